@@ -1,0 +1,25 @@
+from .config import Config as Config
+from .config import ConfigError as ConfigError
+from .config import figures as figures
+from .config import preset as preset
+from .data import DataError as DataError
+from .imp import Level as Level
+from .imp import Ticket as Ticket
+from .imp import iterative_magnitude_pruning as iterative_magnitude_pruning
+from .imp import one_shot_pruning as one_shot_pruning
+from .imp import random_pruning as random_pruning
+from .imp import random_reinitialisation as random_reinitialisation
+from .imp import subnetwork as subnetwork
+from .masks import Mask as Mask
+from .pruning import magnitude as magnitude
+from .pruning import prune_global as prune_global
+from .pruning import prune_layerwise as prune_layerwise
+from .pruning import shuffle_within_layers as shuffle_within_layers
+from .records import MissingRecords as MissingRecords
+from .stability import angle as angle
+from .stability import l2_distance as l2_distance
+from .store import StoreError as StoreError
+from .study import run as run
+from .train import Stopped as Stopped
+
+__version__: str

@@ -1,0 +1,186 @@
+"""The command line: `lth run`, `lth status`, `lth export`, `lth import`.
+
+torch is imported by the commands that train, not here: `lth --help` and `lth status` answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lth_core import __version__
+from lth_core.config import Config, ConfigError, figures, preset
+
+UNFINISHED = 3
+"""Exit status of a run that stopped, at its time limit or on a signal, before everything was done."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Network = Annotated[str, typer.Argument(help="Network, e.g. lenet_300_100.")]
+Recipe = Annotated[str, typer.Option(help="Training recipe of the network.")]
+Profile = Annotated[str, typer.Option(help="Scale: smoke (seconds), laptop (minutes) or paper.")]
+Figure = Annotated[str | None, typer.Option(help="Only the trainings of this figure. Default: all of them.")]
+Rewinds = Annotated[str | None, typer.Option(help="Rewinding iterations, e.g. 0,500.")]
+Levels = Annotated[int | None, typer.Option(help="How many times to prune.")]
+Replicates = Annotated[str | None, typer.Option(help="How many replicates (3), or which (1,4,5).")]
+Orders = Annotated[int | None, typer.Option(help="Data orders per replicate.")]
+DataSet = Annotated[str | None, typer.Option("--dataset", help="Data set, where not the network's own.")]
+Store = Annotated[Path | None, typer.Option(help="Folder of the run store. Default: LTH_STORE, or runs/.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    """Lottery tickets with rewinding, and how stable they are."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command("run")
+def run_command(
+    network: Network,
+    recipe: Recipe = "standard",
+    profile: Profile = "paper",
+    figure: Figure = None,
+    rewinds: Rewinds = None,
+    levels: Levels = None,
+    replicates: Replicates = None,
+    orders: Orders = None,
+    dataset: DataSet = None,
+    store: Store = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one per core.")] = None,
+    time_limit: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after this many seconds.")] = None,
+) -> None:
+    """Train what is missing of a study. Run it again after any interruption: it goes on from where it was.
+
+    Exits with 0 when everything is done and with 3 when it stopped before.
+    """
+    import time
+
+    from lth_core.study import Style, run
+    from lth_core.train import Stopped
+
+    started = time.monotonic()
+    style: Style = "bar" if sys.stderr.isatty() else "lines"
+    for part in _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset):
+        left = None if time_limit is None else max(0.0, time_limit - (time.monotonic() - started))
+        try:
+            run(part, store=store, workers=workers, seconds=left, progress=style)
+        except Stopped as stopped:
+            print(f"{part.name}: {stopped}; the same command goes on from here")
+            raise typer.Exit(UNFINISHED) from None
+
+
+@app.command()
+def status(
+    network: Network,
+    recipe: Recipe = "standard",
+    profile: Profile = "paper",
+    figure: Figure = None,
+    rewinds: Rewinds = None,
+    levels: Levels = None,
+    replicates: Replicates = None,
+    orders: Orders = None,
+    dataset: DataSet = None,
+    store: Store = None,
+) -> None:
+    """How much of a study is recorded, in the results folder or in the run store."""
+    from lth_core import records
+
+    folder = store or records.store_folder()
+    chosen = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset)
+    for part in chosen:
+        absent = set(records.missing(records.known(folder, part), part))
+        wanted = records.trainings(part)
+        print(f"{part.name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded")
+        for rewind in part.rewinds:
+            here = [t for t in wanted if t.rewind == rewind]
+            print(f"  rewound to {rewind}: {sum(t not in absent for t in here)} of {len(here)}")
+
+
+@app.command("export")
+def export_command(
+    destination: Annotated[Path | None, typer.Argument(help="Folder of records. Default: results/.")] = None,
+    store: Store = None,
+) -> None:
+    """Write what the run store has measured as records: small CSV files to commit or to carry elsewhere."""
+    from lth_core import records
+    from lth_core.store import StudyStore
+    from lth_core.worker import measure
+
+    folder = store or records.store_folder()
+    configs = records.studies(folder)
+    if not configs:
+        raise typer.BadParameter(f"{folder} holds no runs; make some with: lth run lenet_300_100 --profile smoke")
+    for config in configs:
+        study = StudyStore(folder, config)
+        measure(study)
+        print(records.add(destination or records.results_folder(), config, *records.of_store(study)))
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[Path, typer.Argument(help="Folder of records that `lth export` wrote, here or elsewhere.")],
+    destination: Annotated[Path | None, typer.Argument(help="Folder of records. Default: results/.")] = None,
+) -> None:
+    """Merge the records made on another machine into ours. Values that disagree are refused."""
+    from lth_core import records
+
+    for folder in records.import_folder(source, destination or records.results_folder()):
+        print(folder)
+
+
+def _parts(
+    network: str,
+    recipe: str,
+    profile: str,
+    figure: str | None,
+    rewinds: str | None,
+    levels: int | None,
+    replicates: str | None,
+    orders: int | None,
+    dataset: str | None,
+) -> list[Config]:
+    """The configurations that the options of a command describe."""
+    config = preset(network, recipe, profile)
+    changes: dict[str, object] = {}
+    if rewinds is not None:
+        changes["rewinds"] = _numbers("rewinds", rewinds)
+    if levels is not None:
+        changes |= {"levels": levels, "compared_levels": (levels,) if levels else ()}
+    if replicates is not None:
+        counts = _numbers("replicates", replicates)
+        changes["replicates"] = counts[0] if len(counts) == 1 else counts
+    changes |= {name: value for name, value in (("orders", orders), ("dataset", dataset)) if value is not None}
+    parts = figures(config.updated(**changes))
+    if figure is None:
+        return list(parts.values())
+    if figure not in parts:
+        raise ConfigError(f"unknown figure {figure!r}; known: {', '.join(parts)}")
+    return [parts[figure]]
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{name}: {text!r} is not a list of whole numbers like 0,500") from None
+
+
+def entry() -> None:
+    """The command `lth`: errors that a user can mend are one line, without a traceback."""
+    from lth_core.records import MissingRecords
+    from lth_core.store import StoreError
+
+    try:
+        app()
+    except (ConfigError, StoreError, MissingRecords, RuntimeError) as error:
+        print(f"lth: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    entry()

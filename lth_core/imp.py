@@ -1,0 +1,117 @@
+"""Iterative magnitude pruning with rewinding (the paper's Algorithm 1), one-shot pruning, and the two controls.
+
+Nothing here knows a network, a data set or an optimiser. Training is a function that you pass:
+
+    train(ticket, stop) -> (weights, result)
+
+It trains the network that `ticket` describes from iteration `ticket.iteration` up to iteration `stop`, or to the end
+of training when `stop` is None, and never lets a pruned weight move from 0.0. It returns the weights it ended with, a
+mapping from name to tensor (a state dict: biases and batch-norm buffers belong in it, optimiser state may), and
+anything else worth keeping, such as the accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lth_core.masks import Mask
+from lth_core.pruning import magnitude, prune_global, shuffle_within_layers
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A subnetwork to train: a mask, the weights it starts from (pruned ones at 0.0), and where it starts.
+
+    The weights are the ticket's own copies: training may change them freely.
+    """
+
+    mask: Mask
+    weights: Weights
+    iteration: int
+    level: int
+
+
+class Level(NamedTuple):
+    """One level: the mask, W_k (unmasked), the trained weights, and what `train` returned beside them."""
+
+    mask: Mask
+    rewound: Weights
+    trained: Weights
+    result: Any
+
+
+Train = Callable[[Ticket, int | None], tuple[Weights, Any]]
+Prune = Callable[[Weights, Mask], Mask]
+
+
+def prune_lowest(weights: Weights, mask: Mask, rate: float = 0.2) -> Mask:
+    """Prune the smallest surviving weights by magnitude, all layers together: 20% of them unless told otherwise."""
+    return prune_global(magnitude({name: weights[name] for name in mask}), mask, rate)
+
+
+def iterative_magnitude_pruning(
+    train: Train, weights: Weights, mask: Mask, *, levels: int, rewind: int = 0, prune: Prune = prune_lowest
+) -> Iterator[Level]:
+    """Find tickets by iterative magnitude pruning with rewinding to iteration `rewind` (Algorithm 1).
+
+    Yields `levels + 1` levels: level 0 is the dense network, level n the ticket after n prunings. `weights` is W_0;
+    `rewind=0` is the original lottery ticket procedure. `prune(trained, mask)` returns the next mask. A level is
+    trained when it is asked for, so a loop that stops early trains nothing further.
+    """
+    rewound = _train_to(rewind, train, weights, mask)
+    for level in range(levels + 1):
+        trained, result = train(subnetwork(rewound, mask, rewind, level), None)
+        yield Level(mask, _copied(rewound), trained, result)
+        if level < levels:
+            mask = prune(trained, mask)
+
+
+def one_shot_pruning(
+    train: Train, weights: Weights, mask: Mask, *, densities: Sequence[float], rewind: int = 0
+) -> Iterator[Level]:
+    """Train once, prune once to each density by global magnitude, rewind to iteration `rewind` and retrain.
+
+    Yields the dense network, then one level for each density (a fraction of the weights that `mask` keeps).
+    """
+    rewound = _train_to(rewind, train, weights, mask)
+    dense, result = train(subnetwork(rewound, mask, rewind, 0), None)
+    yield Level(mask, _copied(rewound), dense, result)
+    for density in densities:
+        pruned = prune_lowest(dense, mask, 1 - density)
+        trained, result = train(subnetwork(rewound, pruned, rewind, 1), None)
+        yield Level(pruned, _copied(rewound), trained, result)
+
+
+def random_pruning(mask: Mask, rewound: Weights, seed: int | torch.Generator, iteration: int, level: int) -> Ticket:
+    """Control: from the same W_k, as many weights in every layer as `mask` keeps, but random ones."""
+    return subnetwork(rewound, shuffle_within_layers(mask, seed), iteration, level)
+
+
+def random_reinitialisation(mask: Mask, fresh: Weights, level: int) -> Ticket:
+    """Control: the same mask on another initialisation, trained in full from iteration 0."""
+    return subnetwork(fresh, mask, 0, level)
+
+
+def subnetwork(weights: Weights, mask: Mask, iteration: int, level: int) -> Ticket:
+    """The ticket (mask . weights) that starts at `iteration`."""
+    copies = _copied(weights)
+    mask.apply_(copies)
+    return Ticket(mask, copies, iteration, level)
+
+
+def _train_to(rewind: int, train: Train, weights: Weights, mask: Mask) -> Weights:
+    """W_k, copied: a training loop may go on using the tensors that it returned."""
+    if rewind < 0:
+        raise ValueError(f"cannot rewind to iteration {rewind}; choose 0 (initialisation) or a later one")
+    return _copied(train(subnetwork(weights, mask, 0, 0), rewind)[0] if rewind else weights)
+
+
+def _copied(weights: Weights) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}

@@ -1,0 +1,107 @@
+"""Pruning masks: which weights of a network are still there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def prunable(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a model that may be pruned, by state-dict name.
+
+    A model can say so itself with a method `prunable()` that returns their names. Otherwise they are the weights of
+    its linear and convolutional layers: never biases, never normalisation.
+    """
+    parameters = dict(model.named_parameters())
+    named = getattr(model, "prunable", None)
+    if named is not None:
+        return {name: parameters[name] for name in named()}
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    names = (f"{path}.weight" if path else "weight" for path, m in model.named_modules() if isinstance(m, layers))
+    return {name: parameters[name] for name in names}
+
+
+class Mask(Mapping[str, Tensor]):
+    """An immutable mapping from weight name to a bool tensor: True where the weight survives."""
+
+    def __init__(self, mapping: Mapping[str, Tensor]) -> None:
+        tensors = {}
+        for name, value in mapping.items():
+            if value.dtype != torch.bool and not bool(((value == 0) | (value == 1)).all()):
+                raise ValueError(f"mask of {name!r}: expected bool, or only zeros and ones, got {value.dtype} values")
+            tensors[name] = value.detach().to("cpu", torch.bool, copy=True)
+        self._tensors = tensors
+
+    @classmethod
+    def ones(cls, model: nn.Module | Mapping[str, Tensor]) -> Mask:
+        """The mask that keeps everything, for a model's prunable weights or for a mapping of weights."""
+        weights = prunable(model) if isinstance(model, nn.Module) else model
+        return cls({name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name].clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return self._tensors.keys() == other._tensors.keys() and all(
+            torch.equal(mine, other._tensors[name]) for name, mine in self._tensors.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Mask({len(self)} layers, {self.survivors:,} of {self.size:,} weights, density {self.density:.4g})"
+
+    @property
+    def size(self) -> int:
+        """How many weights the mask covers."""
+        return sum(tensor.numel() for tensor in self._tensors.values())
+
+    @property
+    def survivors(self) -> int:
+        """How many weights survive."""
+        return sum(int(tensor.sum()) for tensor in self._tensors.values())
+
+    @property
+    def density(self) -> float:
+        """The fraction of weights that survive, over all layers; 1.0 for a mask over no weights."""
+        return self.survivors / self.size if self.size else 1.0
+
+    def density_by_layer(self) -> dict[str, float]:
+        """The fraction of weights that survive, layer by layer."""
+        return {name: float(tensor.double().mean()) for name, tensor in self._tensors.items()}
+
+    @torch.no_grad()
+    def apply_(self, model: nn.Module | Mapping[str, Tensor]) -> None:
+        """Set the pruned weights of a model, or of a mapping of tensors, to exactly 0.0 in place."""
+        weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else model
+        for name, tensor in self._tensors.items():
+            weight = weights[name]
+            if weight.shape != tensor.shape:
+                raise ValueError(f"{name!r}: mask has shape {tuple(tensor.shape)}, weight {tuple(weight.shape)}")
+            weight.masked_fill_(~tensor.to(weight.device), 0.0)
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask as a safetensors file."""
+        save_file(self._tensors, str(path), metadata={"order": "\n".join(self._tensors)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Mask:
+        """Read a mask written by `save`. Raises `ValueError`, naming the file, if it is not one."""
+        try:
+            tensors = load_file(str(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a readable safetensors file ({error}); delete it and save again") from None
+        return cls(tensors)

@@ -1,0 +1,224 @@
+"""Records: the tidy table of a study, where it is kept, and what of it is there.
+
+A study's records are a folder of small text files, `results/<study>/`: `config.json`, `records.csv` with one row for
+each measured value, and `provenance.csv` with one row for each training (device, versions, date, seconds). Committed
+records and the records of the local run store are read the same way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from lth_core.config import Config
+from lth_core.store import StoreError, StudyStore, Training, dense, read_json, write_atomic
+
+STUDY = ["digest", "network", "recipe", "profile", "dataset"]
+TRAINING = ["method", "rewind", "replicate", "level"]
+COLUMNS = [*STUDY, *TRAINING, "density", "order", "metric", "value"]
+"""One value of one metric. `order` is a data order ("0"), or the two that a distance compares ("0-1")."""
+
+PROVENANCE = [*TRAINING, "order", "iterations", "seconds", "device", "lth_core", "torch", "python",
+              "data_fingerprint", "finished"]  # fmt: skip
+NOISE_FLOOR = "l2_noise_floor"
+
+
+class MissingRecords(LookupError):
+    """Trainings that were asked for are not recorded; the message says which and how to make them."""
+
+
+def project_folder() -> Path:
+    """The checkout that this package runs from, or the current folder where it is installed without one."""
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+def results_folder() -> Path:
+    """Where committed records are: `LTH_RESULTS`, or `results/` in the project."""
+    return Path(os.environ.get("LTH_RESULTS", project_folder() / "results"))
+
+
+def store_folder() -> Path:
+    """Where runs are kept: `LTH_STORE`, or `runs/` in the project."""
+    return Path(os.environ.get("LTH_STORE", project_folder() / "runs"))
+
+
+def trainings(config: Config) -> list[Training]:
+    """Every training that a configuration asks for, in the order to do them in.
+
+    First the dense runs; then for each rewinding iteration the IMP chains and what is compared at `compared_levels`,
+    controls and further data orders; last, one repetition that measures the noise floor.
+    """
+    plan = [dense(replicate) for replicate in config.replicates]
+    for rewind in config.rewinds:
+        chain = range(1, config.levels + 1)
+        plan += [Training(r, "imp", rewind, level, 0) for r in config.replicates for level in chain]
+        for level in config.compared_levels:
+            for replicate in config.replicates:
+                for method in config.methods:
+                    orders = 1 if method == "random_reinit" else config.orders
+                    plan += [Training(replicate, method, rewind, level, order) for order in range(orders)]
+    if config.compared_levels and "imp" in config.methods:
+        deepest = max(config.compared_levels)
+        plan += [Training(r, "imp", config.rewinds[0], deepest, 0, again=True) for r in config.replicates]
+    return list(dict.fromkeys(plan))
+
+
+def select(records: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """The rows that a configuration asks for."""
+    wanted = {(t.replicate, t.method, t.rewind, t.level, str(t.order)) for t in trainings(config)}
+    columns = zip(*(records[name] for name in ("replicate", "method", "rewind", "level", "order")), strict=True)
+    keep = [all((*training, end) in wanted for end in order.split("-")) for *training, order in columns]
+    return records[keep].reset_index(drop=True)
+
+
+def missing(records: pd.DataFrame, config: Config) -> list[Training]:
+    """The trainings that a configuration asks for and that are not recorded.
+
+    What lies below a training that diverged is not missing: it cannot be trained.
+    """
+    ends = records[records["metric"].isin(["test_accuracy", "diverged"])]
+    repeated = records[records["metric"] == NOISE_FLOOR].assign(order="0")
+    have = {*_trainings_of(ends), *(replace(t, again=True) for t in _trainings_of(repeated))}
+    last = {}
+    for t in _trainings_of(records[records["metric"] == "diverged"]):
+        for rewind in config.rewinds if t.method == "dense" else (t.rewind,):
+            if t.order == 0 and t.method in ("dense", "imp"):
+                last[t.replicate, rewind] = t.level
+    absent = (t for t in trainings(config) if t not in have)
+    return [t for t in absent if t.level <= last.get((t.replicate, t.rewind), t.level)]
+
+
+def _trainings_of(records: pd.DataFrame) -> list[Training]:
+    columns = [records[name].tolist() for name in ("replicate", "method", "rewind", "level", "order")]
+    return [Training(r, method, k, level, int(order)) for r, method, k, level, order in zip(*columns, strict=True)]
+
+
+def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records and provenance of a study's complete trainings in a run store."""
+    config = study.config
+    about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
+    rows, provenance = [], []
+    for training, result in study.results().items():
+        where = [training.method, training.rewind, training.replicate, training.level]
+        order = f"{training.order}{'-again' if training.again else ''}"
+        provenance.append([*where, order, *(result["provenance"][name] for name in PROVENANCE[5:])])
+        if training.again:
+            continue
+        values = dict(result["metrics"])
+        if result["diverged_at"] is not None:
+            values["diverged"] = result["diverged_at"]
+        rows += [[*about, *where, result["density"], order, metric, value] for metric, value in values.items()]
+        file = study.folder / Path(training.folder).parent / "distances.json"
+        if training.order == 0 and training.method != "dense" and file.exists():
+            for pair, distances in read_json(file).items():
+                rows += [[*about, *where, result["density"], pair, metric, v] for metric, v in distances.items()]
+    records = pd.DataFrame(rows, columns=COLUMNS)
+    return _sorted(records, COLUMNS), _sorted(pd.DataFrame(provenance, columns=PROVENANCE), PROVENANCE)
+
+
+def read(folder: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records and provenance of a study from a folder of records; empty tables where there are none."""
+    study = folder / config.name
+    if not (study / "records.csv").exists():
+        return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PROVENANCE)
+    return _read_csv(study / "records.csv", COLUMNS), _read_csv(study / "provenance.csv", PROVENANCE)
+
+
+def write(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
+    """Write a study's records into a folder of records."""
+    study = folder / config.name
+    write_atomic(study / "config.json", config.to_json().encode())
+    for name, table in (("records", records), ("provenance", provenance)):
+        write_atomic(study / f"{name}.csv", table.to_csv(index=False, float_format="%.7g").encode())
+    return study
+
+
+def merge(old: pd.DataFrame, new: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows of both, an old row winning over a new one of the same place.
+
+    Raises `StoreError` when the two disagree: records of different machines are not mixed unnoticed.
+    """
+    key = [name for name in columns if name not in ("value", "density")]
+    if "value" in columns and len(old) and len(new):
+        both = old.merge(new, on=key, suffixes=("", "_new"))
+        differ = both[(both["value"] - both["value_new"]).abs() > 1e-6 * both["value"].abs()]
+        if len(differ):
+            first = differ.iloc[0]
+            raise StoreError(
+                f"{len(differ)} of {len(both)} values are recorded already with another value, the first being "
+                f"{first['metric']} of {first['method']}, replicate {first['replicate']}, rewind {first['rewind']}, "
+                f"level {first['level']}: {first['value']} against {first['value_new']}. Were they made on another "
+                "device? Keep them in a results folder of their own (LTH_RESULTS)"
+            )
+    if not len(old) or not len(new):
+        return new if len(new) else old
+    return _sorted(pd.concat([old, new]).drop_duplicates(key), columns)
+
+
+def add(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
+    """Merge records into a folder of records and return the study's folder."""
+    old_records, old_provenance = read(folder, config)
+    keys = PROVENANCE[:5]
+    merged = merge(old_records, records, COLUMNS)
+    traced = old_provenance if not len(provenance) else provenance
+    if len(old_provenance) and len(provenance):
+        traced = _sorted(pd.concat([old_provenance, provenance]).drop_duplicates(keys), PROVENANCE)
+    return write(folder, config, merged, traced)
+
+
+def known(store: Path, config: Config) -> pd.DataFrame:
+    """What is recorded of a study in the results folder and, where that has nothing, in a run store."""
+    committed, _ = read(results_folder(), config)
+    own, _ = of_store(StudyStore(store, config))
+    if not len(committed) or not len(own):
+        return committed if len(committed) else own
+    return _sorted(pd.concat([committed, own]).drop_duplicates([*STUDY, *TRAINING, "order", "metric"]), COLUMNS)
+
+
+def studies(folder: Path) -> list[Config]:
+    """The configurations of all studies in a run store or in a folder of records."""
+    return [Config.from_json(file.read_text()) for file in sorted(folder.glob("*/config.json"))]
+
+
+def import_folder(source: Path, destination: Path) -> list[Path]:
+    """Merge the records exported on another machine into a folder of records."""
+    configs = studies(source)
+    if not configs:
+        raise StoreError(f"{source} holds no records; expected <study>/config.json and <study>/records.csv in it")
+    written = []
+    for config in configs:
+        if not (source / config.name / "records.csv").exists():
+            raise StoreError(f"{source}: expected {config.name}/records.csv, as the study's config.json names it")
+        written.append(add(destination, config, *read(source, config)))
+    return written
+
+
+def how_to_make(config: Config, absent: Iterable[Training]) -> str:
+    """The message of `MissingRecords`."""
+    absent = list(absent)
+    examples = "; ".join(map(str, absent[:3])) + ("; ..." if len(absent) > 3 else "")
+    return (
+        f"{len(absent)} of {len(trainings(config))} trainings of {config.name} are not recorded: {examples}. "
+        f"Train them by passing missing='train', or in a terminal with: lth run {config.network} "
+        f"--recipe {config.recipe} --profile {config.profile}"
+    )
+
+
+def _read_csv(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(file, dtype={"order": str, "digest": str})
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} cannot be read: {error}") from None
+    if list(table.columns) != list(columns):
+        raise StoreError(f"{file} has the columns {list(table.columns)}; expected {list(columns)}")
+    return table
+
+
+def _sorted(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    keys = [name for name in (*TRAINING, "order", "metric") if name in columns]
+    return table.sort_values(keys, kind="stable").reset_index(drop=True)

@@ -1,0 +1,23 @@
+"""Named random streams. A replicate is a seed: each of its uses of chance draws from a stream of its own.
+
+A stream is a function of its name and indices alone (never of what was drawn before), so a training resumed at
+iteration 40,000 sees the same data order as one that was never interrupted, and no generator state is saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def stream(replicate: int, purpose: str, *indices: int) -> torch.Generator:
+    """A CPU generator for one purpose of one replicate, e.g. `stream(1, "order", data_order, epoch)`."""
+    key = ":".join([str(replicate), purpose, *map(str, indices)])
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little", signed=True)
+    return torch.Generator().manual_seed(seed)
+
+
+def epoch_order(replicate: int, order: int, epoch: int, examples: int) -> torch.Tensor:
+    """The permutation (int64, shape [examples]) in which data order `order` visits the examples of an epoch."""
+    return torch.randperm(examples, generator=stream(replicate, "order", order, epoch))

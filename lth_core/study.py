@@ -1,0 +1,193 @@
+"""`run`: the records of a configuration, read where they are there and trained, in several processes, where not."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Literal, Self
+
+import pandas as pd
+from tqdm import tqdm
+
+from lth_core import data, records
+from lth_core.config import Config
+from lth_core.store import StudyStore, Training
+from lth_core.train import Stopped
+from lth_core.worker import Worker, measure
+
+Style = Literal["bar", "lines"] | None
+
+WORTH_A_PROCESS = 50_000
+"""Iterations left to train from which further processes pay: each takes seconds to start."""
+
+
+def run(
+    config: Config,
+    *,
+    store: str | Path | None = None,
+    missing: Literal["train", "error"] = "train",
+    workers: int | None = None,
+    seconds: float | None = None,
+    progress: Style = None,
+) -> pd.DataFrame:
+    """The records that a configuration asks for (columns: `records.COLUMNS`), training those that are missing.
+
+    Records come from the results folder and from the run store `store` (default: `LTH_STORE`, or `runs/`). With
+    `missing="error"` nothing is trained: `MissingRecords` says what is missing and how to make it. Where the data set
+    is not to be had, its stand-in is used under its own name (`data.resolve`), with a warning.
+
+    `workers` processes train side by side (default: one per core when there is enough to do). After `seconds`, on
+    Ctrl-C and on SIGTERM, the trainings under way save a checkpoint and `Stopped` is raised; the next call goes on
+    from there.
+    """
+    if missing not in ("train", "error"):
+        raise ValueError(f"missing={missing!r} is not valid; expected 'train' or 'error'")
+    folder = Path(store) if store is not None else records.store_folder()
+    known = records.known(folder, config)
+    absent = records.missing(known, config)
+    if absent and missing == "error":
+        raise records.MissingRecords(records.how_to_make(config, absent))
+    if absent:
+        resolved = data.resolve(config.dataset)
+        if resolved != config.dataset:
+            config = config.updated(dataset=resolved)
+            return run(config, store=store, workers=workers, seconds=seconds, progress=progress)
+        _train(config, folder, absent, workers, seconds, progress)
+        known = records.known(folder, config)
+    return records.select(known, config)
+
+
+def _train(
+    config: Config,
+    store: Path,
+    absent: Sequence[Training],
+    workers: int | None,
+    seconds: float | None,
+    progress: Style,
+) -> None:
+    if workers is None:
+        iterations = sum(config.iterations - t.rewind for t in absent)
+        workers = min(_cores(), len(absent)) if iterations >= WORTH_A_PROCESS else 1
+    study = StudyStore(store, config)
+    study.prepare()
+    with _stop_signals() as stopping, _Progress(study, absent, progress) as shown:
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+
+        def stop_requested() -> bool:
+            shown.update()
+            return stopping.is_set() or time.monotonic() >= deadline
+
+        helpers = [_start_helper(config, store, absent, seconds) for _ in range(workers - 1)]
+        worker = Worker(config, store, stop_requested)
+        try:
+            worker.complete(absent)
+        except Stopped:
+            raise Stopped(f"stopped with {study.count(absent)} of {len(absent)} trainings done") from None
+        finally:
+            for helper in helpers:
+                helper.terminate()
+            for helper in helpers:
+                helper.wait()
+            measure(study)
+
+
+def _start_helper(
+    config: Config, store: Path, absent: Sequence[Training], seconds: float | None
+) -> subprocess.Popen[bytes]:
+    """Another process that does the same trainings, until none is left or this process ends."""
+    order = {"config": config.to_json(), "store": str(store), "absent": [vars(t) for t in absent], "seconds": seconds}
+    path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    helper = subprocess.Popen(
+        [sys.executable, "-m", "lth_core.study"],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+    )
+    assert helper.stdin is not None
+    helper.stdin.write(json.dumps(order).encode())
+    helper.stdin.close()
+    return helper
+
+
+def _help() -> None:
+    """What a helper process does."""
+    order = json.load(sys.stdin)
+    parent = os.getppid()
+    deadline = math.inf if order["seconds"] is None else time.monotonic() + order["seconds"]
+    with _stop_signals() as stopping, suppress(Stopped):
+        worker = Worker(
+            Config.from_json(order["config"]),
+            Path(order["store"]),
+            lambda: stopping.is_set() or time.monotonic() >= deadline or os.getppid() != parent,
+        )
+        worker.complete([Training(**training) for training in order["absent"]])
+
+
+class _Progress:
+    """Shows how many of the wanted trainings are complete, whichever process did them."""
+
+    def __init__(self, study: StudyStore, wanted: Sequence[Training], style: Style) -> None:
+        self.study = study
+        self.waiting = list(wanted)
+        self.total = len(wanted)
+        self.style = style
+        self.next = 0.0
+        self.bar = tqdm(total=self.total, unit="training", disable=style != "bar", smoothing=0.1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.next = 0.0
+        self.update()
+        self.bar.close()
+
+    def update(self) -> None:
+        """Count again, at most once a second."""
+        if self.style is None or time.monotonic() < self.next:
+            return
+        self.next = time.monotonic() + 1
+        finished = [t for t in self.waiting if self.study.saves(t).complete]
+        self.waiting = [t for t in self.waiting if t not in finished]
+        self.bar.update(len(finished))
+        if self.style == "lines":
+            for position, training in enumerate(finished, self.total - len(self.waiting) - len(finished) + 1):
+                print(f"[{position}/{self.total}] {self.study.summary(training)}", flush=True)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that training stops between two updates. A second Ctrl-C interrupts."""
+    stopping = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        if stopping.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stopping.set()
+
+    previous = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    _help()

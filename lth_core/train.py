@@ -1,0 +1,201 @@
+"""Training one network under a mask, from an iteration to an iteration.
+
+The state of a training is one mapping from name to tensor: the network's state dict (weights, biases, buffers) and
+the optimiser's moments under names that start with `optimizer.`. A ticket rewound to W_k gets all of it back, so the
+unpruned network retrained from W_k repeats the dense run bit for bit.
+
+All parameters live in one flat vector, and so do their gradients: the mask is one multiplication of the gradient and
+the update one fused call. A pruned weight stays exactly 0.0: its gradient, its moments and its decay are all zero.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from lth_core.config import Config
+from lth_core.data import Dataset, Split
+from lth_core.imp import Ticket
+from lth_core.masks import Mask
+from lth_core.models import build
+from lth_core.seeds import epoch_order
+
+State = Mapping[str, Tensor]
+EVALUATION_BATCH = 2_500
+CHECKPOINT_SECONDS = 30.0
+
+
+class Stopped(Exception):
+    """The training was asked to stop; its checkpoint is saved and the next call goes on from there."""
+
+
+class Saves(Protocol):
+    """Where a training keeps its checkpoint and the states that were asked for."""
+
+    def load_checkpoint(self) -> tuple[int, float, State] | None:
+        """Iteration, seconds so far and state of the last checkpoint, or None."""
+
+    def save_checkpoint(self, iteration: int, seconds: float, state: State) -> None: ...
+
+    def save_state(self, iteration: int, state: State) -> None: ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The end of a training. `metrics` is empty when it diverged, and `diverged_at` then names an iteration by which
+    it had."""
+
+    state: State
+    metrics: Mapping[str, float]
+    diverged_at: int | None
+    seconds: float
+
+
+def train(
+    config: Config,
+    data: Dataset,
+    ticket: Ticket,
+    *,
+    replicate: int,
+    order: int,
+    stop: int | None = None,
+    keep: Collection[int] = (),
+    saves: Saves | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Train a ticket from `ticket.iteration` to `stop` (default: the end), in the data order `order` of the replicate.
+
+    `keep` names iterations whose state goes to `saves`, which also takes a checkpoint every `CHECKPOINT_SECONDS` and
+    hands it back when the training is called again. `stop_requested()` is asked before every update; when it says
+    yes, the checkpoint is saved and `Stopped` raised. One thread: the bits must not depend on what else runs.
+    """
+    with steady_arithmetic():
+        model = build(config.network)
+        network = FlatNetwork(model, ticket.mask, config)
+        checkpoint = saves.load_checkpoint() if saves else None
+        iteration, seconds, state = checkpoint or (ticket.iteration, 0.0, ticket.weights)
+        network.load(state, iteration)
+        started = saved = time.monotonic() - seconds
+        order_of_epoch: Tensor | None = None
+        batches = len(data.train) // config.batch_size
+        model.train()
+        while iteration < (config.iterations if stop is None else stop):
+            epoch, batch = divmod(iteration, batches)
+            if order_of_epoch is None or batch == 0:
+                if not network.is_finite():
+                    return Trained(network.state(), {}, iteration, time.monotonic() - started)
+                order_of_epoch = epoch_order(replicate, order, epoch, len(data.train))
+            if saves and iteration in keep:
+                saves.save_state(iteration, network.state())
+            stopping = stop_requested()
+            if saves and (stopping or time.monotonic() - saved > CHECKPOINT_SECONDS):
+                saved = time.monotonic()
+                saves.save_checkpoint(iteration, saved - started, network.state())
+            if stopping:
+                raise Stopped
+            chosen = order_of_epoch[batch * config.batch_size : (batch + 1) * config.batch_size]
+            network.update(data.train.images.index_select(0, chosen), data.train.labels.index_select(0, chosen))
+            iteration += 1
+        diverged_at = None if network.is_finite() else iteration
+        metrics = {}
+        if diverged_at is None:
+            metrics = {
+                "test_accuracy": accuracy(model, data.test),
+                "validation_accuracy": accuracy(model, data.validation),
+            }
+        return Trained(network.state(), metrics, diverged_at, time.monotonic() - started)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split) -> float:
+    """The percentage of examples whose largest logit is their label."""
+    model.eval()
+    batches = zip(split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True)
+    correct = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in batches)
+    return 100 * correct / len(split)
+
+
+class FlatNetwork:
+    """A network whose parameters are views of one flat vector, with its mask and its optimiser."""
+
+    def __init__(self, model: nn.Module, mask: Mask, config: Config) -> None:
+        self.model = model
+        self.config = config
+        parameters = dict(model.named_parameters())
+        sizes = [parameter.numel() for parameter in parameters.values()]
+        self.weights, self.gradient = torch.zeros(2, sum(sizes))
+        self.gradients = {}
+        pieces = zip(self.weights.split(sizes), self.gradient.split(sizes), strict=True)
+        for (name, parameter), (weight, gradient) in zip(parameters.items(), pieces, strict=True):
+            parameter.data = weight.view_as(parameter)
+            parameter.grad = self.gradients[name] = gradient.view_as(parameter)
+        keep = [mask[name].flatten() if name in mask else torch.ones(p.numel()) for name, p in parameters.items()]
+        self.mask = torch.cat([piece.to(torch.float32) for piece in keep])
+        names = ("exp_avg", "exp_avg_sq") if config.optimizer == "adam" else ("momentum_buffer",)
+        self.moments = {name: torch.zeros_like(self.weights) for name in names}
+        self.updates = torch.zeros(())
+
+    def load(self, state: State, iteration: int) -> None:
+        """Take over a state; moments that it lacks start at zero, as at initialisation."""
+        names = self.model.state_dict().keys()
+        self.model.load_state_dict({name: state[name] for name in names})
+        self.weights.mul_(self.mask)
+        for name, moment in self.moments.items():
+            key = f"optimizer.{name}"
+            moment.copy_(state[key]).mul_(self.mask) if key in state else moment.zero_()
+        self.updates.fill_(iteration)
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the whole state; later updates do not reach it."""
+        moments = {f"optimizer.{name}": moment for name, moment in self.moments.items()}
+        return {name: tensor.detach().clone() for name, tensor in (self.model.state_dict() | moments).items()}
+
+    def update(self, images: Tensor, labels: Tensor) -> None:
+        """One optimiser update on one batch."""
+        by_hand = getattr(self.model, "backward", None)
+        if by_hand is not None:
+            by_hand(images, labels, self.gradients)
+        else:
+            self.gradient.zero_()
+            F.cross_entropy(self.model(images), labels).backward()
+        self.gradient.mul_(self.mask)
+        config = self.config
+        with torch.no_grad():
+            if config.optimizer == "adam":
+                adam(
+                    [self.weights], [self.gradient], [self.moments["exp_avg"]], [self.moments["exp_avg_sq"]], [],
+                    [self.updates], fused=True, amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False,
+                    lr=config.learning_rate, weight_decay=config.weight_decay,
+                )  # fmt: skip
+            else:
+                sgd(
+                    [self.weights], [self.gradient], [self.moments["momentum_buffer"]], fused=True,
+                    weight_decay=config.weight_decay, momentum=config.momentum, lr=config.learning_rate,
+                    dampening=0.0, nesterov=False, maximize=False,
+                )  # fmt: skip
+
+    def is_finite(self) -> bool:
+        return bool(torch.isfinite(self.weights).all())
+
+
+@contextmanager
+def steady_arithmetic() -> Iterator[None]:
+    """One thread, since how a sum is split over threads changes its rounding, and denormal numbers flushed to zero:
+    Adam's moments decay into them wherever a gradient stays zero, and there the processor is ten times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)

@@ -1,0 +1,229 @@
+"""Doing a study: which network to train next, from which weights, under which mask, and keeping what comes of it."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lth_core import __version__, data, seeds
+from lth_core.config import Config
+from lth_core.imp import (
+    Ticket,
+    iterative_magnitude_pruning,
+    random_pruning,
+    random_reinitialisation,
+    subnetwork,
+)
+from lth_core.masks import Mask
+from lth_core.models import build, initial_weights
+from lth_core.pruning import magnitude, prune_layerwise
+from lth_core.stability import angle, l2_distance
+from lth_core.store import Busy, StoreError, StudyStore, Training, dense, read_json, write_json
+from lth_core.train import Stopped, train
+
+State = Mapping[str, Tensor]
+
+
+class Worker:
+    """One process's share of a study: it does the trainings that are missing and that no other process is doing.
+
+    `stop_requested` is asked before every update; when it says yes, `Stopped` is raised with everything saved.
+    """
+
+    def __init__(self, config: Config, store: Path, stop_requested: Callable[[], bool] = lambda: False) -> None:
+        self.config = config
+        self.store = StudyStore(store, config)
+        self.store.prepare()
+        self.data = data.load(config.dataset)
+        self.fingerprint = self.data.fingerprint()
+        self.stop_requested = stop_requested
+
+    def complete(self, absent: Collection[Training]) -> None:
+        """Do these trainings, with what they need. Waits for those that another process is doing."""
+        remaining = list(absent)
+        while remaining:
+            chains = dict.fromkeys((t.rewind, t.replicate) for t in remaining)
+            for rewind, replicate in chains:
+                here = {t for t in remaining if (t.rewind, t.replicate) == (rewind, replicate)}
+                try:
+                    reachable = self.chain(replicate, rewind, here)
+                except Busy:
+                    continue
+                remaining = [t for t in remaining if t not in here or t in reachable]
+            before = len(remaining)
+            remaining = [t for t in remaining if not self.store.saves(t).complete]
+            if len(remaining) == before:
+                if self.stop_requested():
+                    raise Stopped
+                time.sleep(0.5)  # everything left is being done, or waits for what is being done, by others
+
+    def chain(self, replicate: int, rewind: int, wanted: Collection[Training]) -> set[Training]:
+        """Walk one IMP chain as deep as `wanted` asks and do the wanted trainings at every level.
+
+        Returns the wanted trainings that can be done: none below a training that diverged.
+        """
+
+        def train_level(ticket: Ticket, stop: int | None) -> tuple[State, dict[str, Any]]:
+            if stop is not None:
+                return self.dense_state(replicate, stop), {}
+            if ticket.level == 0:
+                return self.dense_run(replicate)
+            return self.trained(Training(replicate, "imp", rewind, ticket.level, 0), ticket)
+
+        self.dense_run(replicate)
+        ones = Mask.ones(build(self.config.network))
+        deepest = max(t.level for t in wanted)
+        levels = iterative_magnitude_pruning(
+            train_level, self.initial(replicate), ones, levels=deepest, rewind=rewind, prune=self.prune
+        )
+        for level, (mask, rewound, _, result) in enumerate(levels):
+            if result["diverged_at"] is not None:
+                return {t for t in wanted if t.level <= level}
+            for training in sorted(t for t in wanted if t.level == level and t.method != "dense"):
+                try:
+                    self.trained(training, self.ticket(training, mask, rewound))
+                except Busy:
+                    continue
+        return set(wanted)
+
+    def ticket(self, training: Training, mask: Mask, rewound: State) -> Ticket:
+        """What a training starts from, given its level's IMP mask and W_k."""
+        replicate, level = training.replicate, training.level
+        if training.method == "random_pruning":
+            chance = seeds.stream(replicate, "random pruning", training.rewind, level)
+            return random_pruning(mask, rewound, chance, training.rewind, level)
+        if training.method == "random_reinit":
+            fresh = initial_weights(self.config.network, seeds.stream(replicate, "reinit"))
+            return random_reinitialisation(mask, fresh, level)
+        return subnetwork(rewound, mask, training.rewind, level)
+
+    def prune(self, weights: State, mask: Mask) -> Mask:
+        """The next mask by magnitude, layer by layer; the output layer may have a rate of its own."""
+        rates = dict.fromkeys(mask, self.config.pruning_rate)
+        if self.config.output_pruning_rate is not None:
+            rates["output.weight"] = self.config.output_pruning_rate
+        return prune_layerwise(magnitude({name: weights[name] for name in mask}), mask, rates)
+
+    def initial(self, replicate: int) -> dict[str, Tensor]:
+        """W_0 of a replicate."""
+        return initial_weights(self.config.network, seeds.stream(replicate, "init"))
+
+    def dense_run(self, replicate: int) -> tuple[State, dict[str, Any]]:
+        """The end of the dense run; training it leaves W_k for every rewinding iteration behind."""
+        ones = Mask.ones(build(self.config.network))
+        ticket = subnetwork(self.initial(replicate), ones, 0, 0)
+        return self.trained(dense(replicate), ticket, keep=self.config.rewinds)
+
+    def dense_state(self, replicate: int, iteration: int) -> State:
+        """W_k. One that the dense run did not leave behind is trained again from the nearest earlier one."""
+        folder = self.store.saves(dense(replicate))
+        try:
+            return folder.load_state(iteration)
+        except StoreError:
+            pass
+        start, state = folder.nearest_state(iteration)
+        ones = Mask.ones(build(self.config.network))
+        ticket = subnetwork(state or self.initial(replicate), ones, start, 0)
+        trained = train(self.config, self.data, ticket, replicate=replicate, order=0, stop=iteration)
+        folder.save_state(iteration, trained.state)
+        return trained.state
+
+    def trained(self, training: Training, ticket: Ticket, keep: Collection[int] = ()) -> tuple[State, dict[str, Any]]:
+        """The end and the result of a training, done now unless the store has them.
+
+        An end that is damaged is done again. Raises `Busy` when another process is doing it.
+        """
+        folder = self.store.saves(training)
+        if folder.complete:
+            try:
+                return folder.load_end(), folder.result()
+            except StoreError:
+                pass
+        with folder.locked():
+            if folder.complete:  # by another process, since we looked, or damaged
+                try:
+                    return folder.load_end(), folder.result()
+                except StoreError:
+                    folder.discard()
+            trained = train(
+                self.config,
+                self.data,
+                ticket,
+                replicate=training.replicate,
+                order=training.order,
+                keep=keep,
+                saves=folder,
+                stop_requested=self.stop_requested,
+            )
+            result = {
+                "training": vars(training),
+                "density": ticket.mask.density,
+                "density_by_layer": ticket.mask.density_by_layer(),
+                "metrics": dict(trained.metrics),
+                "diverged_at": trained.diverged_at,
+                "provenance": self.provenance(self.config.iterations - ticket.iteration, trained.seconds),
+            }
+            folder.finish(result, trained.state, ticket.mask)
+        return trained.state, result
+
+    def provenance(self, iterations: int, seconds: float) -> dict[str, Any]:
+        """Where a number comes from."""
+        return {
+            "iterations": iterations,
+            "seconds": round(seconds, 1),
+            "device": device_name(),
+            "lth_core": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "data_fingerprint": self.fingerprint,
+            "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
+        }
+
+
+def measure(study: StudyStore) -> None:
+    """Measure every stability that two finished trainings of a study allow and that is not measured yet."""
+    results = {t: r for t, r in study.results().items() if r["diverged_at"] is None}
+    for training in results:
+        if training.order == 0 and not training.again and training.method in ("imp", "random_pruning"):
+            _measure_level(study, training, results)
+
+
+def _measure_level(study: StudyStore, first: Training, finished: Collection[Training]) -> None:
+    file = study.folder / Path(first.folder).parent / "distances.json"
+    measured = read_json(file) if file.exists() else {}
+    level = (first.replicate, first.method, first.rewind, first.level)
+    siblings = sorted(t for t in finished if (t.replicate, t.method, t.rewind, t.level) == level)
+    pairs = {"0": ("pruning", dense(first.replicate), first)} if dense(first.replicate) in finished else {}
+    for a, b in combinations(siblings, 2):
+        if not a.again and not b.again:
+            pairs[f"{a.order}-{b.order}"] = ("data_order", a, b)
+        elif a.order == b.order:
+            pairs[f"{a.order}-{b.order}"] = ("noise_floor", a, b)
+    absent = {name: pair for name, pair in pairs.items() if name not in measured}
+    if not absent:
+        return
+    mask = study.saves(first).load_mask()
+    for name, (kind, a, b) in absent.items():
+        ends = study.saves(a).load_end(), study.saves(b).load_end()
+        measured[name] = {f"l2_{kind}": l2_distance(*ends, mask), f"angle_{kind}": angle(*ends, mask)}
+    write_json(file, measured)
+
+
+@cache
+def device_name() -> str:
+    """The processor, as the operating system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
