@@ -1,8 +1,10 @@
 from .config import Config as Config
 from .config import ConfigError as ConfigError
+from .config import configure as configure
 from .config import figures as figures
 from .config import preset as preset
 from .data import DataError as DataError
+from .files import StoreError as StoreError
 from .imp import Level as Level
 from .imp import Ticket as Ticket
 from .imp import iterative_magnitude_pruning as iterative_magnitude_pruning
@@ -18,8 +20,9 @@ from .pruning import shuffle_within_layers as shuffle_within_layers
 from .records import MissingRecords as MissingRecords
 from .stability import angle as angle
 from .stability import l2_distance as l2_distance
-from .store import StoreError as StoreError
 from .study import run as run
 from .train import Stopped as Stopped
+from .train import trainer as trainer
+from .worker import pruner as pruner
 
 __version__: str

@@ -89,11 +89,12 @@ def status(
 ) -> None:
     """How much of a study is recorded, in the results folder or in the run store."""
     from lth_core import records
+    from lth_core.store import StudyStore
 
     folder = store or records.store_folder()
     chosen = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset)
     for part in chosen:
-        absent = set(records.missing(records.known(folder, part), part))
+        absent = set(records.missing(records.known(StudyStore(folder, part)), part))
         wanted = records.trainings(part)
         print(f"{part.name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded")
         for rewind in part.rewinds:
@@ -108,8 +109,8 @@ def export_command(
 ) -> None:
     """Write what the run store has measured as records: small CSV files to commit or to carry elsewhere."""
     from lth_core import records
+    from lth_core.measure import measure
     from lth_core.store import StudyStore
-    from lth_core.worker import measure
 
     folder = store or records.store_folder()
     configs = records.studies(folder)
@@ -149,12 +150,11 @@ def _parts(
     changes: dict[str, object] = {}
     if rewinds is not None:
         changes["rewinds"] = _numbers("rewinds", rewinds)
-    if levels is not None:
-        changes |= {"levels": levels, "compared_levels": (levels,) if levels else ()}
     if replicates is not None:
         counts = _numbers("replicates", replicates)
         changes["replicates"] = counts[0] if len(counts) == 1 else counts
-    changes |= {name: value for name, value in (("orders", orders), ("dataset", dataset)) if value is not None}
+    others = {"levels": levels, "orders": orders, "dataset": dataset}
+    changes |= {name: value for name, value in others.items() if value is not None}
     parts = figures(config.updated(**changes))
     if figure is None:
         return list(parts.values())
@@ -172,8 +172,8 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
 
 def entry() -> None:
     """The command `lth`: errors that a user can mend are one line, without a traceback."""
+    from lth_core.files import StoreError
     from lth_core.records import MissingRecords
-    from lth_core.store import StoreError
 
     try:
         app()

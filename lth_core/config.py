@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from types import FunctionType, ModuleType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -33,22 +34,23 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    network: str
+    network: Literal["lenet_300_100"]
     recipe: str
     profile: str
-    dataset: str
+    dataset: Literal["mnist", "mnist_embedded"]
     iterations: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     optimizer: Literal["adam", "momentum"]
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     pruning_rate: float = Field(ge=0, le=1)
     output_pruning_rate: float | None = Field(default=None, ge=0, le=1)
 
     rewinds: tuple[int, ...]
     levels: int = Field(ge=0)
-    compared_levels: tuple[int, ...] = ()
+    compared_levels: tuple[int, ...] | None = None
+    """Levels at which controls and further data orders are trained. None: the last one."""
     methods: tuple[Literal["imp", "random_pruning", "random_reinit"], ...] = ("imp", "random_pruning")
     replicates: tuple[int, ...]
     orders: int = Field(ge=1)
@@ -61,7 +63,11 @@ class Config(BaseModel):
     @field_validator("replicates", mode="before")
     @classmethod
     def _count_to_seeds(cls, value: Any) -> Any:
-        return tuple(range(1, value + 1)) if isinstance(value, int) and not isinstance(value, bool) else value
+        if not isinstance(value, int) or isinstance(value, bool):
+            return value
+        if value < 1:
+            raise ValueError(f"replicates: {value} must be how many to run, 1 or more, or a list of seeds")
+        return tuple(range(1, value + 1))
 
     @model_validator(mode="after")
     def _check_extent(self) -> Config:
@@ -71,14 +77,16 @@ class Config(BaseModel):
                     f"rewinds: cannot rewind to iteration {k}; the training has {self.iterations} iterations, "
                     f"so choose 0 <= k <= {self.iterations - 1}"
                 )
-        for level in self.compared_levels:
+        for level in self.compared_levels or ():
             if not 1 <= level <= self.levels:
                 raise ValueError(
                     f"compared_levels: level {level} is not pruned here; choose from 1 to levels={self.levels}"
                 )
-        for name in ("rewinds", "replicates", "methods"):
+        for name in ("rewinds", "replicates", "methods", "compared_levels"):
             values = getattr(self, name)
-            if not values:
+            if values is None:
+                continue
+            if not values and name != "compared_levels":
                 raise ValueError(f"{name}: expected at least one value, got none")
             if len(set(values)) != len(values):
                 raise ValueError(f"{name}: {list(values)} names a value twice; name each once")
@@ -107,9 +115,19 @@ class Config(BaseModel):
         Fields left at a declared default do not count, so a field added later with a default that means "as before"
         changes no digest. Neither `LABELS` nor the extent (`EXTENT`) count.
         """
-        determining = self.model_dump(mode="json", exclude_defaults=True, exclude={*LABELS, *EXTENT})
-        text = json.dumps(determining, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.determining(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def determining(self) -> dict[str, Any]:
+        """The settings that determine a training's bits, without those left at a default."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={*LABELS, *EXTENT})
+
+    @property
+    def compared(self) -> tuple[int, ...]:
+        """The levels at which controls and further data orders are trained."""
+        if self.compared_levels is not None:
+            return self.compared_levels
+        return (self.levels,) if self.levels else ()
 
     @property
     def name(self) -> str:
@@ -125,6 +143,8 @@ class Config(BaseModel):
             fields = json.loads(text)
         except json.JSONDecodeError as error:
             raise ConfigError(f"not a configuration in JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise ConfigError(f"not a configuration: expected a JSON object, got {text[:40]!r}")
         return cls.create(**fields)
 
 
@@ -148,13 +168,13 @@ _PRESETS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
         "standard": {
             "paper": _LENET_300_100
             | {"iterations": 50_000, "rewinds": (0, 100, 500, 1_000, 5_000, 20_000), "levels": 10}
-            | {"compared_levels": (10,), "replicates": 3, "orders": 4},
+            | {"replicates": 3, "orders": 4},
             "laptop": _LENET_300_100
             | {"iterations": 2_000, "rewinds": (0, 100), "levels": 10}
-            | {"compared_levels": (10,), "replicates": 2, "orders": 2},
+            | {"replicates": 2, "orders": 2},
             "smoke": _LENET_300_100
             | {"dataset": "mnist_embedded", "iterations": 120, "rewinds": (0, 20), "levels": 2}
-            | {"compared_levels": (2,), "replicates": 1, "orders": 2, "methods": METHODS},
+            | {"replicates": 1, "orders": 2, "methods": METHODS},
         },
     },
 }
@@ -177,19 +197,51 @@ def preset(network: str, recipe: str = "standard", profile: str = "paper") -> Co
     return Config.create(network=network, recipe=recipe, profile=profile, **fields)
 
 
-def figures(config: Config) -> dict[str, Config]:
-    """The parts of a network's study, named by the figure that each is for; together they are the whole study.
+def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> dict[str, Any]:
+    """A notebook's parameters, from its `globals()` in the first cell after them.
 
-    accuracy: every level of original IMP (k = 0) with its controls and further data orders. stability: every
-    rewinding iteration, compared at the last level. extreme (paper profile only): k = 0 pruned twice as deep.
+    papermill lets through a parameter that the notebook does not have; here it raises a `ConfigError` that names it
+    and the valid ones.
+    """
+    shell = {"In", "Out", "exit", "quit", "get_ipython", "open"}
+    given = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_") and name not in shell and not isinstance(value, (FunctionType, ModuleType))
+    }
+    unknown = [repr(name) for name in given if name not in valid]
+    if unknown:
+        raise ConfigError(f"unknown parameter {', '.join(unknown)}; valid parameters: {', '.join(valid)}")
+    return given
+
+
+def configure(namespace: Mapping[str, Any], network: str, recipe: str = "standard") -> tuple[Config, dict[str, Any]]:
+    """The configuration that a notebook's parameters describe, and what they say beside it for `run`.
+
+    Parameters are `profile`, the fields of `Config`, and `missing` ("train" or "error"); see `given_parameters`.
+    """
+    settings = [name for name in Config.model_fields if name not in ("network", *LABELS)]
+    given = given_parameters(namespace, ["profile", "missing", *settings])
+    options = {"missing": given.pop("missing")} if "missing" in given else {}
+    if options.get("missing", "train") not in ("train", "error"):
+        raise ConfigError(f"missing: {options['missing']!r} is not valid; expected 'train' or 'error'")
+    return preset(network, recipe, given.pop("profile", "paper")).updated(**given), options
+
+
+def figures(config: Config) -> dict[str, Config]:
+    """The parts of a network's study, each named for what it shows; together they are the whole study.
+
+    stability: every rewinding iteration, compared at the last level (Figures 3, 4, 10, 11). accuracy: every level of
+    original IMP and its controls (Figure 1). levels: the stabilities at every level of original IMP. extreme (paper
+    profile): original IMP pruned twice as often.
     """
     every_level = tuple(range(1, config.levels + 1))
+    original = config.updated(rewinds=config.rewinds[:1], compared_levels=every_level)
     parts = {
-        "accuracy": config.updated(rewinds=config.rewinds[:1], compared_levels=every_level, methods=METHODS),
         "stability": config,
+        "accuracy": original.updated(methods=METHODS, orders=1),
+        "levels": original,
     }
     if config.profile == "paper":
-        parts["extreme"] = config.updated(
-            rewinds=config.rewinds[:1], levels=2 * config.levels, compared_levels=(), methods=("imp",)
-        )
+        parts["extreme"] = original.updated(levels=2 * config.levels, compared_levels=(), methods=("imp",))
     return parts

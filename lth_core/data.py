@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lth_core.files import project_folder
 from lth_core.seeds import stream
 
 FALLBACKS = {"mnist": "mnist_embedded"}
@@ -69,8 +70,8 @@ class Dataset:
 
 
 def data_root() -> Path:
-    """The folder data is looked for in: `LTH_DATA`, or `data/` in the current folder."""
-    return Path(os.environ.get("LTH_DATA", "data"))
+    """The folder data is looked for in: `LTH_DATA`, or `data/` in the project."""
+    return Path(os.environ.get("LTH_DATA", project_folder() / "data"))
 
 
 def resolve(name: str) -> str:

@@ -68,7 +68,8 @@ def iterative_magnitude_pruning(
     rewound = _train_to(rewind, train, weights, mask)
     for level in range(levels + 1):
         trained, result = train(subnetwork(rewound, mask, rewind, level), None)
-        yield Level(mask, _copied(rewound), trained, result)
+        trained = _copied(trained)
+        yield Level(mask, _copied(rewound), _copied(trained), result)
         if level < levels:
             mask = prune(trained, mask)
 
@@ -82,11 +83,12 @@ def one_shot_pruning(
     """
     rewound = _train_to(rewind, train, weights, mask)
     dense, result = train(subnetwork(rewound, mask, rewind, 0), None)
-    yield Level(mask, _copied(rewound), dense, result)
+    dense = _copied(dense)
+    yield Level(mask, _copied(rewound), _copied(dense), result)
     for density in densities:
         pruned = prune_lowest(dense, mask, 1 - density)
         trained, result = train(subnetwork(rewound, pruned, rewind, 1), None)
-        yield Level(pruned, _copied(rewound), trained, result)
+        yield Level(pruned, _copied(rewound), _copied(trained), result)
 
 
 def random_pruning(mask: Mask, rewound: Weights, seed: int | torch.Generator, iteration: int, level: int) -> Ticket:

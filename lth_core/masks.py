@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 
@@ -17,7 +17,7 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
     A model can say so itself with a method `prunable()` that returns their names. Otherwise they are the weights of
     its linear and convolutional layers: never biases, never normalisation.
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     named = getattr(model, "prunable", None)
     if named is not None:
         return {name: parameters[name] for name in named()}
@@ -34,7 +34,7 @@ class Mask(Mapping[str, Tensor]):
         for name, value in mapping.items():
             if value.dtype != torch.bool and not bool(((value == 0) | (value == 1)).all()):
                 raise ValueError(f"mask of {name!r}: expected bool, or only zeros and ones, got {value.dtype} values")
-            tensors[name] = value.detach().to("cpu", torch.bool, copy=True)
+            tensors[name] = value.detach().to("cpu", torch.bool, copy=True).contiguous()
         self._tensors = tensors
 
     @classmethod
@@ -101,7 +101,9 @@ class Mask(Mapping[str, Tensor]):
     def load(cls, path: str | Path) -> Mask:
         """Read a mask written by `save`. Raises `ValueError`, naming the file, if it is not one."""
         try:
-            tensors = load_file(str(path))
+            with safe_open(str(path), "pt") as file:
+                names = (file.metadata() or {}).get("order", "\n".join(file.keys()))
+                tensors = {name: file.get_tensor(name) for name in names.split("\n") if name}
         except SafetensorError as error:
             raise ValueError(f"{path} is not a readable safetensors file ({error}); delete it and save again") from None
         return cls(tensors)

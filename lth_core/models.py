@@ -59,7 +59,7 @@ class LeNet300100(nn.Module):
 
 
 def _pixels(images: Tensor) -> Tensor:
-    return images.view(len(images), -1).to(torch.float32).mul_(1 / 255)
+    return images.view(len(images), -1) * (1 / 255)
 
 
 NETWORKS: dict[str, type[LeNet300100]] = {"lenet_300_100": LeNet300100}

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from lth_core.config import Config
-from lth_core.store import StoreError, StudyStore, Training, dense, read_json, write_atomic
+from lth_core.config import Config, preset
+from lth_core.files import StoreError, project_folder, read_json, write_atomic
+from lth_core.store import StudyStore, Training, dense
 
 STUDY = ["digest", "network", "recipe", "profile", "dataset"]
 TRAINING = ["method", "rewind", "replicate", "level"]
@@ -29,12 +30,6 @@ NOISE_FLOOR = "l2_noise_floor"
 
 class MissingRecords(LookupError):
     """Trainings that were asked for are not recorded; the message says which and how to make them."""
-
-
-def project_folder() -> Path:
-    """The checkout that this package runs from, or the current folder where it is installed without one."""
-    checkout = Path(__file__).resolve().parent.parent
-    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
 
 
 def results_folder() -> Path:
@@ -57,23 +52,26 @@ def trainings(config: Config) -> list[Training]:
     for rewind in config.rewinds:
         chain = range(1, config.levels + 1)
         plan += [Training(r, "imp", rewind, level, 0) for r in config.replicates for level in chain]
-        for level in config.compared_levels:
+        for level in config.compared:
             for replicate in config.replicates:
                 for method in config.methods:
                     orders = 1 if method == "random_reinit" else config.orders
                     plan += [Training(replicate, method, rewind, level, order) for order in range(orders)]
-    if config.compared_levels and "imp" in config.methods:
-        deepest = max(config.compared_levels)
+    if config.compared and "imp" in config.methods:
+        deepest = max(config.compared)
         plan += [Training(r, "imp", config.rewinds[0], deepest, 0, again=True) for r in config.replicates]
     return list(dict.fromkeys(plan))
 
 
 def select(records: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The rows that a configuration asks for."""
-    wanted = {(t.replicate, t.method, t.rewind, t.level, str(t.order)) for t in trainings(config)}
-    columns = zip(*(records[name] for name in ("replicate", "method", "rewind", "level", "order")), strict=True)
-    keep = [all((*training, end) in wanted for end in order.split("-")) for *training, order in columns]
-    return records[keep].reset_index(drop=True)
+    """The rows that a configuration asks for: those whose trainings it asks for, both of them where there are two."""
+    wanted = set(trainings(config))
+    columns = [records[name].tolist() for name in ("replicate", "method", "rewind", "level", "order")]
+    keep = [
+        all(Training(r, method, k, level, end, again) in wanted for end, again in _ends(order))
+        for r, method, k, level, order in zip(*columns, strict=True)
+    ]
+    return records.loc[pd.array(keep, dtype=bool)].reset_index(drop=True)
 
 
 def missing(records: pd.DataFrame, config: Config) -> list[Training]:
@@ -81,16 +79,22 @@ def missing(records: pd.DataFrame, config: Config) -> list[Training]:
 
     What lies below a training that diverged is not missing: it cannot be trained.
     """
-    ends = records[records["metric"].isin(["test_accuracy", "diverged"])]
-    repeated = records[records["metric"] == NOISE_FLOOR].assign(order="0")
-    have = {*_trainings_of(ends), *(replace(t, again=True) for t in _trainings_of(repeated))}
+    diverged = set(_trainings_of(records[records["metric"] == "diverged"]))
+    finished = set(_trainings_of(records[records["metric"] == "test_accuracy"])) | diverged
+    repeated = set(_trainings_of(records[records["metric"] == NOISE_FLOOR].assign(order="0"))) | diverged
     last = {}
-    for t in _trainings_of(records[records["metric"] == "diverged"]):
+    for t in diverged:
         for rewind in config.rewinds if t.method == "dense" else (t.rewind,):
             if t.order == 0 and t.method in ("dense", "imp"):
                 last[t.replicate, rewind] = t.level
-    absent = (t for t in trainings(config) if t not in have)
+    absent = (t for t in trainings(config) if replace(t, again=False) not in (repeated if t.again else finished))
     return [t for t in absent if t.level <= last.get((t.replicate, t.rewind), t.level)]
+
+
+def _ends(order: str) -> list[tuple[int, bool]]:
+    """The data orders that a row compares, and whether each is a repetition: "0-0" compares order 0 with itself."""
+    orders = [int(end) for end in order.split("-")]
+    return [(end, position == 1 and end == orders[0]) for position, end in enumerate(orders)]
 
 
 def _trainings_of(records: pd.DataFrame) -> list[Training]:
@@ -171,10 +175,10 @@ def add(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.Data
     return write(folder, config, merged, traced)
 
 
-def known(store: Path, config: Config) -> pd.DataFrame:
+def known(study: StudyStore) -> pd.DataFrame:
     """What is recorded of a study in the results folder and, where that has nothing, in a run store."""
-    committed, _ = read(results_folder(), config)
-    own, _ = of_store(StudyStore(store, config))
+    committed, _ = read(results_folder(), study.config)
+    own, _ = of_store(study)
     if not len(committed) or not len(own):
         return committed if len(committed) else own
     return _sorted(pd.concat([committed, own]).drop_duplicates([*STUDY, *TRAINING, "order", "metric"]), COLUMNS)
@@ -202,10 +206,16 @@ def how_to_make(config: Config, absent: Iterable[Training]) -> str:
     """The message of `MissingRecords`."""
     absent = list(absent)
     examples = "; ".join(map(str, absent[:3])) + ("; ..." if len(absent) > 3 else "")
+    standard = preset(config.network, config.recipe, config.profile)
+    command = f"lth run {config.network} --recipe {config.recipe} --profile {config.profile}"
+    for name in ("rewinds", "levels", "replicates", "orders", "dataset"):
+        value = getattr(config, name)
+        if value != getattr(standard, name):
+            command += f" --{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+    same = config.updated(dataset=standard.dataset).digest() == standard.digest()
     return (
         f"{len(absent)} of {len(trainings(config))} trainings of {config.name} are not recorded: {examples}. "
-        f"Train them by passing missing='train', or in a terminal with: lth run {config.network} "
-        f"--recipe {config.recipe} --profile {config.profile}"
+        f"Train them by passing missing='train'{f', or in a terminal with: {command}' if same else ''}"
     )
 
 

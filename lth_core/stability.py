@@ -19,7 +19,7 @@ Weights = Mapping[str, Tensor]
 
 
 def l2_distance(a: Weights, b: Weights, mask: Mask) -> float:
-    """The Euclidean distance ||a - b|| between two sets of weights over the entries that `mask` keeps.
+    """The Euclidean distance `||a - b||` between two sets of weights over the entries that `mask` keeps.
 
     It is not normalised (the paper's section 2), and is computed in float64.
     """
@@ -29,7 +29,7 @@ def l2_distance(a: Weights, b: Weights, mask: Mask) -> float:
 def angle(a: Weights, b: Weights, mask: Mask) -> float:
     """The angle in degrees, from 0 to 180, between two sets of weights over the entries that `mask` keeps.
 
-    The paper's appendix B. Equal vectors are at exactly 0: the half-angle form 2 atan2(|u - v|, |u + v|) of the unit
+    The paper's appendix B. Equal vectors are at exactly 0: the half-angle form `2 atan2(|u - v|, |u + v|)` of the unit
     vectors keeps the digits that the arc cosine loses near 0 and 180 (Kahan, "How Futile are Mindless Assessments of
     Roundoff", 2006, section 12). Raises `ValueError` when either vector is zero or not finite: it has no direction.
     """
@@ -43,5 +43,10 @@ def angle(a: Weights, b: Weights, mask: Mask) -> float:
 
 
 def _surviving(weights: Weights, mask: Mask) -> Tensor:
+    for name in mask:
+        if weights[name].shape != mask[name].shape:
+            raise ValueError(
+                f"{name!r}: weights {tuple(weights[name].shape)} do not fit mask {tuple(mask[name].shape)}"
+            )
     pieces = [weights[name].detach().to("cpu", torch.float64)[mask[name]] for name in mask]
     return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.float64)

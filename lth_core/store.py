@@ -11,10 +11,6 @@ machine or on many that share the folder, work through one store together.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,15 +20,12 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from lth_core.config import Config
+from lth_core.files import StoreError, make_folder, read_json, read_state, write_atomic, write_json, write_state
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lth_core.masks import Mask
-
-
-class StoreError(RuntimeError):
-    """The store cannot be used; the message says which file and why."""
 
 
 class Busy(Exception):
@@ -81,6 +74,7 @@ class StudyStore:
     """The trainings of one study (one digest) in a store."""
 
     def __init__(self, store: Path, config: Config) -> None:
+        self.store = store
         self.folder = store / config.name
         self.config = config
 
@@ -126,7 +120,7 @@ class TrainingFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the training's lock. Raises `Busy` when another process holds it."""
-        _make_folder(self.folder)
+        make_folder(self.folder)
         lock = FileLock(self.folder / ".lock")
         try:
             lock.acquire(blocking=False)
@@ -191,72 +185,3 @@ class TrainingFolder:
     def save_checkpoint(self, iteration: int, seconds: float, state: Mapping[str, Tensor]) -> None:
         about = {"iteration": str(iteration), "seconds": f"{seconds:.3f}"}
         write_state(self.folder / "checkpoint.safetensors", state, about)
-
-
-def write_state(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors with a checksum of their bytes."""
-    from safetensors.torch import save
-
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_atomic(path, save(tensors, {**(about or {}), "sha256": _checksum(tensors)}))
-
-
-def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and notes of a file. Raises `StoreError` when it is missing, truncated or altered."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise StoreError(f"{path} cannot be read ({error})") from None
-    if about.get("sha256") != _checksum(tensors):
-        raise StoreError(f"{path} is damaged: its contents do not match its checksum")
-    return tensors, about
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there: readers see the old file or the whole new one, nothing else."""
-    _make_folder(path.parent)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StoreError(
-                f"cannot write {path}: {error.strerror}. What was finished is kept; make room and run again"
-            ) from None
-        raise
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomic(path, json.dumps(content, indent=1).encode() + b"\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); delete it and that training is done again") from None
-    return content
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make the folder {folder}: {error.strerror}; choose another store") from None
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()

@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from lth_core import data, records
 from lth_core.config import Config
+from lth_core.measure import measure
 from lth_core.store import StudyStore, Training
 from lth_core.train import Stopped
-from lth_core.worker import Worker, measure
+from lth_core.worker import Worker
 
 Style = Literal["bar", "lines"] | None
 
@@ -53,32 +54,31 @@ def run(
     if missing not in ("train", "error"):
         raise ValueError(f"missing={missing!r} is not valid; expected 'train' or 'error'")
     folder = Path(store) if store is not None else records.store_folder()
-    known = records.known(folder, config)
-    absent = records.missing(known, config)
-    if absent and missing == "error":
-        raise records.MissingRecords(records.how_to_make(config, absent))
-    if absent:
+    while True:
+        study = StudyStore(folder, config)
+        measure(study)
+        known = records.known(study)
+        absent = records.missing(known, config)
+        if not absent:
+            return records.select(known, config)
+        if missing == "error":
+            raise records.MissingRecords(records.how_to_make(config, absent))
         resolved = data.resolve(config.dataset)
-        if resolved != config.dataset:
-            config = config.updated(dataset=resolved)
-            return run(config, store=store, workers=workers, seconds=seconds, progress=progress)
-        _train(config, folder, absent, workers, seconds, progress)
-        known = records.known(folder, config)
-    return records.select(known, config)
+        if resolved == config.dataset:
+            _train(study, absent, workers, seconds, progress)
+        config = config.updated(dataset=resolved)
 
 
 def _train(
-    config: Config,
-    store: Path,
+    study: StudyStore,
     absent: Sequence[Training],
     workers: int | None,
     seconds: float | None,
     progress: Style,
 ) -> None:
     if workers is None:
-        iterations = sum(config.iterations - t.rewind for t in absent)
+        iterations = sum(study.config.iterations - t.rewind for t in absent)
         workers = min(_cores(), len(absent)) if iterations >= WORTH_A_PROCESS else 1
-    study = StudyStore(store, config)
     study.prepare()
     with _stop_signals() as stopping, _Progress(study, absent, progress) as shown:
         deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -87,8 +87,8 @@ def _train(
             shown.update()
             return stopping.is_set() or time.monotonic() >= deadline
 
-        helpers = [_start_helper(config, store, absent, seconds) for _ in range(workers - 1)]
-        worker = Worker(config, store, stop_requested)
+        helpers = [_start_helper(study, absent, seconds) for _ in range(workers - 1)]
+        worker = Worker(study, stop_requested)
         try:
             worker.complete(absent)
         except Stopped:
@@ -98,14 +98,16 @@ def _train(
                 helper.terminate()
             for helper in helpers:
                 helper.wait()
-            measure(study)
 
 
-def _start_helper(
-    config: Config, store: Path, absent: Sequence[Training], seconds: float | None
-) -> subprocess.Popen[bytes]:
+def _start_helper(study: StudyStore, absent: Sequence[Training], seconds: float | None) -> subprocess.Popen[bytes]:
     """Another process that does the same trainings, until none is left or this process ends."""
-    order = {"config": config.to_json(), "store": str(store), "absent": [vars(t) for t in absent], "seconds": seconds}
+    order = {
+        "store": str(study.store),
+        "config": study.config.to_json(),
+        "absent": [vars(training) for training in absent],
+        "seconds": seconds,
+    }
     path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     helper = subprocess.Popen(
         [sys.executable, "-m", "lth_core.study"],
@@ -125,8 +127,7 @@ def _help() -> None:
     deadline = math.inf if order["seconds"] is None else time.monotonic() + order["seconds"]
     with _stop_signals() as stopping, suppress(Stopped):
         worker = Worker(
-            Config.from_json(order["config"]),
-            Path(order["store"]),
+            StudyStore(Path(order["store"]), Config.from_json(order["config"])),
             lambda: stopping.is_set() or time.monotonic() >= deadline or os.getppid() != parent,
         )
         worker.complete([Training(**training) for training in order["absent"]])

@@ -24,7 +24,7 @@ from torch.optim.sgd import sgd
 
 from lth_core.config import Config
 from lth_core.data import Dataset, Split
-from lth_core.imp import Ticket
+from lth_core.imp import Ticket, Train
 from lth_core.masks import Mask
 from lth_core.models import build
 from lth_core.seeds import epoch_order
@@ -113,6 +113,16 @@ def train(
                 "validation_accuracy": accuracy(model, data.validation),
             }
         return Trained(network.state(), metrics, diverged_at, time.monotonic() - started)
+
+
+def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) -> Train:
+    """A training function for `imp`, made of `train`: it returns the state, and the accuracies in percent."""
+
+    def train_ticket(ticket: Ticket, stop: int | None) -> tuple[State, Mapping[str, float]]:
+        trained = train(config, data, ticket, replicate=replicate, order=order, stop=stop)
+        return trained.state, trained.metrics
+
+    return train_ticket
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from functools import cache
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ import torch
 from torch import Tensor
 
 from lth_core import __version__, data, seeds
-from lth_core.config import Config
+from lth_core.config import Config, ConfigError
+from lth_core.files import StoreError
 from lth_core.imp import (
+    Prune,
     Ticket,
     iterative_magnitude_pruning,
     random_pruning,
@@ -26,8 +27,7 @@ from lth_core.imp import (
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
 from lth_core.pruning import magnitude, prune_layerwise
-from lth_core.stability import angle, l2_distance
-from lth_core.store import Busy, StoreError, StudyStore, Training, dense, read_json, write_json
+from lth_core.store import Busy, StudyStore, Training, dense
 from lth_core.train import Stopped, train
 
 State = Mapping[str, Tensor]
@@ -39,18 +39,22 @@ class Worker:
     `stop_requested` is asked before every update; when it says yes, `Stopped` is raised with everything saved.
     """
 
-    def __init__(self, config: Config, store: Path, stop_requested: Callable[[], bool] = lambda: False) -> None:
-        self.config = config
-        self.store = StudyStore(store, config)
-        self.store.prepare()
+    def __init__(self, store: StudyStore, stop_requested: Callable[[], bool] = lambda: False) -> None:
+        self.config = config = store.config
+        self.store = store
         self.data = data.load(config.dataset)
         self.fingerprint = self.data.fingerprint()
+        if config.batch_size > len(self.data.train):
+            raise ConfigError(
+                f"batch_size: {config.batch_size} is more than the {len(self.data.train)} training images"
+            )
         self.stop_requested = stop_requested
 
     def complete(self, absent: Collection[Training]) -> None:
         """Do these trainings, with what they need. Waits for those that another process is doing."""
         remaining = list(absent)
         while remaining:
+            before = len(remaining)
             chains = dict.fromkeys((t.rewind, t.replicate) for t in remaining)
             for rewind, replicate in chains:
                 here = {t for t in remaining if (t.rewind, t.replicate) == (rewind, replicate)}
@@ -59,7 +63,6 @@ class Worker:
                 except Busy:
                     continue
                 remaining = [t for t in remaining if t not in here or t in reachable]
-            before = len(remaining)
             remaining = [t for t in remaining if not self.store.saves(t).complete]
             if len(remaining) == before:
                 if self.stop_requested():
@@ -83,16 +86,16 @@ class Worker:
         ones = Mask.ones(build(self.config.network))
         deepest = max(t.level for t in wanted)
         levels = iterative_magnitude_pruning(
-            train_level, self.initial(replicate), ones, levels=deepest, rewind=rewind, prune=self.prune
+            train_level, self.initial(replicate), ones, levels=deepest, rewind=rewind, prune=pruner(self.config)
         )
         for level, (mask, rewound, _, result) in enumerate(levels):
-            if result["diverged_at"] is not None:
-                return {t for t in wanted if t.level <= level}
             for training in sorted(t for t in wanted if t.level == level and t.method != "dense"):
                 try:
                     self.trained(training, self.ticket(training, mask, rewound))
                 except Busy:
                     continue
+            if result["diverged_at"] is not None:
+                return {t for t in wanted if t.level <= level}
         return set(wanted)
 
     def ticket(self, training: Training, mask: Mask, rewound: State) -> Ticket:
@@ -105,13 +108,6 @@ class Worker:
             fresh = initial_weights(self.config.network, seeds.stream(replicate, "reinit"))
             return random_reinitialisation(mask, fresh, level)
         return subnetwork(rewound, mask, training.rewind, level)
-
-    def prune(self, weights: State, mask: Mask) -> Mask:
-        """The next mask by magnitude, layer by layer; the output layer may have a rate of its own."""
-        rates = dict.fromkeys(mask, self.config.pruning_rate)
-        if self.config.output_pruning_rate is not None:
-            rates["output.weight"] = self.config.output_pruning_rate
-        return prune_layerwise(magnitude({name: weights[name] for name in mask}), mask, rates)
 
     def initial(self, replicate: int) -> dict[str, Tensor]:
         """W_0 of a replicate."""
@@ -133,7 +129,15 @@ class Worker:
         start, state = folder.nearest_state(iteration)
         ones = Mask.ones(build(self.config.network))
         ticket = subnetwork(state or self.initial(replicate), ones, start, 0)
-        trained = train(self.config, self.data, ticket, replicate=replicate, order=0, stop=iteration)
+        trained = train(
+            self.config,
+            self.data,
+            ticket,
+            replicate=replicate,
+            order=0,
+            stop=iteration,
+            stop_requested=self.stop_requested,
+        )
         folder.save_state(iteration, trained.state)
         return trained.state
 
@@ -189,33 +193,16 @@ class Worker:
         }
 
 
-def measure(study: StudyStore) -> None:
-    """Measure every stability that two finished trainings of a study allow and that is not measured yet."""
-    results = {t: r for t, r in study.results().items() if r["diverged_at"] is None}
-    for training in results:
-        if training.order == 0 and not training.again and training.method in ("imp", "random_pruning"):
-            _measure_level(study, training, results)
+def pruner(config: Config) -> Prune:
+    """The pruning function of a configuration, for `imp`: by magnitude, layer by layer, at the layers' own rates."""
 
+    def prune(weights: State, mask: Mask) -> Mask:
+        rates = dict.fromkeys(mask, config.pruning_rate)
+        if config.output_pruning_rate is not None:
+            rates["output.weight"] = config.output_pruning_rate
+        return prune_layerwise(magnitude({name: weights[name] for name in mask}), mask, rates)
 
-def _measure_level(study: StudyStore, first: Training, finished: Collection[Training]) -> None:
-    file = study.folder / Path(first.folder).parent / "distances.json"
-    measured = read_json(file) if file.exists() else {}
-    level = (first.replicate, first.method, first.rewind, first.level)
-    siblings = sorted(t for t in finished if (t.replicate, t.method, t.rewind, t.level) == level)
-    pairs = {"0": ("pruning", dense(first.replicate), first)} if dense(first.replicate) in finished else {}
-    for a, b in combinations(siblings, 2):
-        if not a.again and not b.again:
-            pairs[f"{a.order}-{b.order}"] = ("data_order", a, b)
-        elif a.order == b.order:
-            pairs[f"{a.order}-{b.order}"] = ("noise_floor", a, b)
-    absent = {name: pair for name, pair in pairs.items() if name not in measured}
-    if not absent:
-        return
-    mask = study.saves(first).load_mask()
-    for name, (kind, a, b) in absent.items():
-        ends = study.saves(a).load_end(), study.saves(b).load_end()
-        measured[name] = {f"l2_{kind}": l2_distance(*ends, mask), f"angle_{kind}": angle(*ends, mask)}
-    write_json(file, measured)
+    return prune
 
 
 @cache

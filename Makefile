@@ -1,0 +1,53 @@
+# make help lists the targets. The environment .venv is made by the first target that needs it and brought up to date
+# when pyproject.toml or constraints.txt changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+NETWORK = lenet_300_100
+RECIPE = standard
+PROFILE = paper
+REPLICATES =
+TIME_LIMIT =
+
+# One data folder, whichever folder a notebook runs in.
+export LTH_DATA ?= $(CURDIR)/data
+
+.DEFAULT_GOAL := help
+.PHONY: help book test notebooks study lint bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+book: $(INSTALLED)  ## execute the notebooks and build the book into _build/html
+	$(BIN)/python book/build.py
+
+test: $(INSTALLED)  ## run the tests, then every notebook against its stored outputs
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
+
+notebooks: $(INSTALLED)  ## execute the notebooks and store their outputs in them
+	$(BIN)/python book/build.py --store
+
+study: $(INSTALLED)  ## train what is missing (NETWORK= RECIPE= PROFILE= REPLICATES= TIME_LIMIT=seconds)
+	$(BIN)/lth run $(NETWORK) --recipe $(RECIPE) --profile $(PROFILE) \
+	    $(if $(REPLICATES),--replicates $(REPLICATES)) $(if $(TIME_LIMIT),--time-limit $(TIME_LIMIT))
+
+lint: $(INSTALLED)  ## check style and types of the code and the notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)  ## measure the speed of training on this machine
+	$(BIN)/python benchmarks/bench.py
+
+clean:  ## remove what was built; keeps .venv, data/ and runs/
+	rm -rf _build book/executed book/executed.part .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find lth_core tests book benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test,dev]'
+	touch $@

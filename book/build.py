@@ -1,0 +1,128 @@
+"""Build the book: execute every notebook through papermill, then Jupyter Book with warnings as errors.
+
+    python book/build.py            # what `make book` does
+    python book/build.py --stored   # with the outputs that are stored in the notebooks, executing nothing
+    python book/build.py --store    # `make notebooks`: execute them and store their outputs, building no page
+
+The pages are written to _build/html. A notebook that fails stops the build before any page is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = Path("notebooks")
+EXECUTED = Path("book/executed")
+PART = Path("book/executed.part")
+MATHJAX = Path("book/_static/mathjax")
+INDEX = Path("_build/html/index.html")
+
+IPC = Config({manager: {"transport": "ipc"} for manager in ("KernelManager", "AsyncKernelManager")})
+"""Kernels talk through sockets in the file system: many builds on one machine cannot race for ports."""
+
+
+def check_jupyter_book() -> None:
+    """Refuse Jupyter Book 2, which ignores `_config.yml` and `_toc.yml`."""
+    found = version("jupyter-book")
+    if found.split(".")[0] != "1":
+        sys.exit(f"this book needs jupyter-book 1.x, found {found}; install it with: "
+                 "pip install -c constraints.txt -e '.[book]'")  # fmt: skip
+
+
+def place_mathjax() -> None:
+    """Put MathJax beside the pages, from the package django-static-mathjax: the book loads nothing from elsewhere.
+
+    The parts that are loaded on demand come too, the speech for screen readers among them; the other formats stay out.
+    """
+    package = Path(str(files("mathjax"))) / "static" / "mathjax"
+    others = shutil.ignore_patterns("*chtml*", "*-full*.js", "node-main.js", "output", "adaptors")
+    shutil.rmtree(MATHJAX, ignore_errors=True)
+    shutil.copytree(package / "es5", MATHJAX, ignore=others)
+    shutil.copyfile(package / "LICENSE", MATHJAX / "LICENSE")
+
+
+def execute(notebook: Path, destination: Path) -> None:
+    """Run a notebook with its default parameters."""
+    started = time.monotonic()
+    print(f"executing {notebook}", flush=True)
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(destination), kernel_name="python3", progress_bar=False, config=IPC
+        )
+    except PapermillExecutionError as error:
+        sys.exit(f"{notebook} failed, so the book is not built: {error}")
+    print(f"executed {notebook} in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def collect(stored: bool) -> None:
+    """Fill `book/executed` with all notebooks, or leave it as it was."""
+    notebooks = sorted(NOTEBOOKS.glob("*.ipynb"))
+    if not notebooks:
+        sys.exit(f"no notebooks in {ROOT / NOTEBOOKS}")
+    shutil.rmtree(PART, ignore_errors=True)
+    PART.mkdir()
+    for notebook in notebooks:
+        if stored:
+            shutil.copyfile(notebook, PART / notebook.name)
+        else:
+            execute(notebook, PART / notebook.name)
+    shutil.rmtree(EXECUTED, ignore_errors=True)
+    PART.rename(EXECUTED)
+
+
+def store_outputs() -> None:
+    """Put the executed notebooks in the place of the notebooks, without papermill's notes on the run."""
+    for executed in sorted(EXECUTED.glob("*.ipynb")):
+        notebook = nbformat.read(executed, as_version=4)
+        notebook.metadata.pop("papermill", None)
+        for cell in notebook.cells:
+            cell.metadata.pop("papermill", None)
+            cell.metadata.pop("execution", None)
+            if not cell.metadata.get("tags", True):
+                del cell.metadata["tags"]
+        nbformat.write(notebook, NOTEBOOKS / executed.name)
+
+
+def build_pages() -> int:
+    """Run Jupyter Book; any warning is an error."""
+    shutil.rmtree("_build", ignore_errors=True)
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", ".", "--all", "-W", "-n", "--keep-going"]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Build the book into _build/html.")
+    parser.add_argument("--stored", action="store_true", help="take the notebooks' stored outputs, execute nothing")
+    parser.add_argument("--store", action="store_true", help="execute the notebooks and store their outputs, no more")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    check_jupyter_book()
+    os.chdir(ROOT)
+    collect(arguments.stored)
+    if arguments.store:
+        store_outputs()
+        return
+    place_mathjax()
+    status = build_pages()
+    if status or not INDEX.exists():
+        sys.exit(f"jupyter-book failed with exit status {status}; its messages are above")
+    print(f"the book: {ROOT / INDEX}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Files that are never half written and never read damaged: JSON, and tensors in safetensors with a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class StoreError(RuntimeError):
+    """The store cannot be used; the message says which file and why."""
+
+
+def project_folder() -> Path:
+    """The checkout that this package runs from, or the current folder where it is installed without one."""
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+def write_state(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
+    """Write tensors, and notes about them, as safetensors with a checksum of both."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_atomic(path, save(tensors, {**(about or {}), "sha256": _checksum(tensors, about or {})}))
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and notes of a file. Raises `StoreError` when it is missing, truncated or altered."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            about = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"{path} cannot be read ({error})") from None
+    if about.pop("sha256", None) != _checksum(tensors, about):
+        raise StoreError(f"{path} is damaged: its contents do not match its checksum")
+    return tensors, about
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there: readers see the old file or the whole new one, nothing else."""
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise StoreError(
+                f"cannot write {path}: {error.strerror}. What was finished is kept; make room and run again"
+            ) from None
+        raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomic(path, json.dumps(content, indent=1).encode() + b"\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); delete it and that training is done again") from None
+    return content
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {folder}: {error.strerror}; choose another store") from None
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().view(-1).numpy().tobytes())
+    for name in sorted(about):
+        digest.update(f"{name}={about[name]};".encode())
+    return digest.hexdigest()

@@ -1,0 +1,60 @@
+"""Measuring stability: the distances between the trainings that a run store holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from itertools import combinations
+from pathlib import Path
+
+from lth_core.files import StoreError, read_json, write_json
+from lth_core.stability import angle, l2_distance
+from lth_core.store import Busy, StudyStore, Training, TrainingFolder, dense
+
+
+def measure(study: StudyStore) -> None:
+    """Measure every stability that two finished trainings of a study allow and that is not measured yet.
+
+    A training whose files turn out to be damaged is discarded: it is missing then, and can be done again.
+    """
+    finished = [t for t, result in study.results().items() if result["diverged_at"] is None]
+    for training in finished:
+        if training.order == 0 and not training.again and training.method in ("imp", "random_pruning"):
+            _measure_level(study, training, finished)
+
+
+def _measure_level(study: StudyStore, first: Training, finished: Collection[Training]) -> None:
+    file = study.folder / Path(first.folder).parent / "distances.json"
+    measured = read_json(file) if file.exists() else {}
+    level = (first.replicate, first.method, first.rewind, first.level)
+    siblings = sorted(t for t in finished if (t.replicate, t.method, t.rewind, t.level) == level)
+    pairs = {"0": ("pruning", dense(first.replicate), first)} if dense(first.replicate) in finished else {}
+    for a, b in combinations(siblings, 2):
+        if not a.again and not b.again:
+            pairs[f"{a.order}-{b.order}"] = ("data_order", a, b)
+        elif a.order == b.order:
+            pairs[f"{a.order}-{b.order}"] = ("noise_floor", a, b)
+    absent = {name: pair for name, pair in pairs.items() if name not in measured}
+    if not absent:
+        return
+    try:
+        mask = _read(study, first).load_mask()
+        for name, (kind, a, b) in absent.items():
+            ends = _read(study, a).load_end(), _read(study, b).load_end()
+            measured[name] = {f"l2_{kind}": l2_distance(*ends, mask), f"angle_{kind}": angle(*ends, mask)}
+    except StoreError:
+        return
+    write_json(file, measured)
+
+
+def _read(study: StudyStore, training: Training) -> TrainingFolder:
+    """A finished training's folder. One that cannot be read is discarded before the error goes on."""
+    folder = study.saves(training)
+    try:
+        folder.load_end()
+        folder.load_mask()
+    except StoreError:
+        with suppress(Busy), folder.locked():
+            folder.discard()
+        raise
+    return folder

@@ -1,0 +1,84 @@
+"""Verdicts: does a claim of the paper hold in our records?
+
+A claim is about an effect measured once in every replicate (a seed), such as the difference in accuracy between a
+ticket and a random subnetwork of the same replicate. The verdict compares the 95% interval of its mean with the range
+that the claim allows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a claim of the paper holds in our records: the effect, its 95% interval over replicates, and a word."""
+
+    claim: str
+    paper: str
+    ours: str
+    interval: str
+    replicates: int
+    verdict: str
+
+
+def difference(
+    records: pd.DataFrame, one: dict[str, Any], other: dict[str, Any], *, metric: str = "test_accuracy"
+) -> pd.Series:
+    """The paired difference of a metric between two selections of records, a value for each replicate."""
+    return (_per_replicate(records, one, metric) - _per_replicate(records, other, metric)).dropna()
+
+
+def log_ratio(records: pd.DataFrame, one: dict[str, Any], other: dict[str, Any], *, metric: str) -> pd.Series:
+    """The paired logarithm of the ratio of a metric between two selections, a value for each replicate."""
+    ratio = _per_replicate(records, one, metric) / _per_replicate(records, other, metric)
+    return np.log(ratio).dropna()
+
+
+def judge(
+    claim: str, sample: pd.Series, *, paper: str, above: float = -math.inf, below: float = math.inf, ratio: bool = False
+) -> Verdict:
+    """Judge the claim that the expected effect lies between `above` and `below`.
+
+    The interval is Student's t over replicates at 95%. Supported: the whole interval lies between the bounds. Not
+    supported: all of it lies outside. Undecided: neither. With fewer than two replicates nothing is judged. With
+    `ratio=True` the sample holds logarithms of ratios, and bounds and interval are ratios.
+    """
+    if len(sample) < 2:
+        return Verdict(claim, paper, "", "", len(sample), "not yet tested at this scale")
+    unit = math.exp if ratio else float
+    mean = float(sample.mean())
+    low, high = mean, mean
+    if sample.std() > 0:
+        low, high = stats.ttest_1samp(sample, 0).confidence_interval(0.95)
+    mean, low, high = unit(mean), unit(low), unit(high)
+    if above < low and high < below:
+        word = "supported"
+    elif high < above or low > below:
+        word = "not supported"
+    else:
+        word = "undecided"
+    style = "{:.2f}x" if ratio else "{:+.2f}"
+    interval = f"{style.format(low)} to {style.format(high)}"
+    return Verdict(claim, paper, style.format(mean), interval, len(sample), word)
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
+    """Verdicts as a table."""
+    return pd.DataFrame([vars(verdict) for verdict in verdicts]).set_index("claim")
+
+
+def _per_replicate(records: pd.DataFrame, where: dict[str, Any], metric: str) -> pd.Series:
+    rows = records[records["metric"] == metric]
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    if metric == "test_accuracy":
+        rows = rows[rows["order"] == "0"]
+    return rows.groupby("replicate")["value"].mean()

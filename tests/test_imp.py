@@ -1,0 +1,322 @@
+from collections.abc import Callable
+from itertools import islice
+
+import pytest
+import torch
+
+from lth_core import (
+    Mask,
+    Ticket,
+    iterative_magnitude_pruning,
+    one_shot_pruning,
+    random_pruning,
+    random_reinitialisation,
+    subnetwork,
+)
+
+END = 9
+SIZES = {"first": 30, "second": 20}
+Numbers = dict[str, list[float]]
+
+
+def drift(position: int, iteration: int) -> float:
+    """What one update adds to a weight, different at every position and iteration."""
+    return ((position * 7 + iteration * 13) % 31 - 15) / 64
+
+
+def initial() -> Numbers:
+    values = {name: [((i * 11 + 5) % 23 - 11) / 16 for i in range(size)] for name, size in SIZES.items()}
+    return values | {"bias": [0.5, -0.5], "updates_seen": [0.0]}
+
+
+def tensors(numbers: Numbers) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in numbers.items()}
+
+
+def numbers(weights: dict[str, torch.Tensor]) -> Numbers:
+    return {name: tensor.tolist() for name, tensor in weights.items()}
+
+
+def ones() -> Mask:
+    return Mask.ones({name: torch.zeros(size) for name, size in SIZES.items()})
+
+
+class Trainer:
+    """A deterministic training: weights, a bias and a buffer move, pruned weights do not. It notes its calls.
+
+    It works in the ticket's own tensors and hands these out as its result. `spoil` is called with them when the next
+    training starts: by then they belong to nobody.
+    """
+
+    def __init__(self, spoil: Callable[[dict[str, torch.Tensor]], None] | None = None) -> None:
+        self.calls: list[tuple[int, int | None, int]] = []
+        self.started_from: list[Numbers] = []
+        self.spoil = spoil
+        self.handed_out: list[dict[str, torch.Tensor]] = []
+
+    def __call__(self, ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], str]:
+        if self.spoil is not None:
+            for weights in self.handed_out:
+                self.spoil(weights)
+        self.calls.append((ticket.iteration, stop, ticket.level))
+        self.started_from.append(numbers(ticket.weights))
+        weights = ticket.weights
+        for iteration in range(ticket.iteration, END if stop is None else stop):
+            for name, size in SIZES.items():
+                step = torch.tensor([drift(i, iteration) for i in range(size)], dtype=torch.float64)
+                weights[name].mul_(0.75).add_(step).mul_(ticket.mask[name])
+            weights["bias"].mul_(0.5).add_(iteration)
+            weights["updates_seen"].add_(1)
+        self.handed_out.append(weights)
+        return weights, f"call {len(self.calls)}"
+
+
+def fill_with_nan(weights: dict[str, torch.Tensor]) -> None:
+    for tensor in weights.values():
+        tensor.fill_(float("nan"))
+
+
+def trained_by_hand(start: Numbers, kept: dict[str, list[bool]], first: int, last: int) -> Numbers:
+    weights = {name: list(values) for name, values in start.items()}
+    for iteration in range(first, last):
+        for name in SIZES:
+            moved = [0.75 * w + drift(i, iteration) for i, w in enumerate(weights[name])]
+            weights[name] = [w if keep else 0.0 for w, keep in zip(moved, kept[name], strict=True)]
+        weights["bias"] = [0.5 * b + iteration for b in weights["bias"]]
+        weights["updates_seen"] = [weights["updates_seen"][0] + 1]
+    return weights
+
+
+def masked_by_hand(weights: Numbers, kept: dict[str, list[bool]]) -> Numbers:
+    masked = {n: [w if keep else 0.0 for w, keep in zip(weights[n], kept[n], strict=True)] for n in kept}
+    return {**weights, **masked}
+
+
+def pruned_by_hand(weights: Numbers, kept: dict[str, list[bool]], remove: int) -> dict[str, list[bool]]:
+    alive = [(abs(weights[n][i]), layer, i) for layer, n in enumerate(SIZES) for i in range(SIZES[n]) if kept[n][i]]
+    fallen = {(layer, i) for _, layer, i in sorted(alive)[:remove]}
+    return {n: [k and (layer, i) not in fallen for i, k in enumerate(kept[n])] for layer, n in enumerate(SIZES)}
+
+
+def algorithm_1(rewind: int, levels: int) -> list[tuple[dict[str, list[bool]], Numbers, Numbers]]:
+    """Mask, W_k and trained weights of every level, in plain Python."""
+    kept = {name: [True] * size for name, size in SIZES.items()}
+    rewound = trained_by_hand(initial(), kept, 0, rewind)
+    found = []
+    for level in range(levels + 1):
+        if level > 0:
+            survivors = sum(map(sum, kept.values()))
+            kept = pruned_by_hand(found[-1][2], kept, round(0.2 * survivors))
+        found.append((kept, rewound, trained_by_hand(masked_by_hand(rewound, kept), kept, rewind, END)))
+    return found
+
+
+def as_lists(mask: Mask) -> dict[str, list[bool]]:
+    return {name: mask[name].tolist() for name in mask}
+
+
+@pytest.mark.parametrize("rewind", [0, 1, 4, END - 1])
+def test_imp_is_algorithm_1(rewind):
+    found = iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), levels=5, rewind=rewind)
+    seen = [(as_lists(mask), numbers(rewound), numbers(trained)) for mask, rewound, trained, _ in found]
+    assert seen == algorithm_1(rewind, levels=5)
+
+
+def test_level_zero_is_dense_and_each_level_prunes_a_fifth():
+    levels = iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), levels=4)
+    assert [level.mask.survivors for level in levels] == [50, 40, 32, 26, 21]
+
+
+def test_levels_hold_what_train_returned():
+    first, second = iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), levels=1, rewind=3)
+    assert (first.result, second.result) == ("call 2", "call 3")
+
+
+def test_training_starts_at_k_and_goes_to_the_end():
+    trainer = Trainer()
+    list(iterative_magnitude_pruning(trainer, tensors(initial()), ones(), levels=2, rewind=4))
+    assert trainer.calls == [(0, 4, 0), (4, None, 0), (4, None, 1), (4, None, 2)]
+
+
+def test_rewinding_to_zero_trains_nothing_beforehand():
+    trainer = Trainer()
+    list(iterative_magnitude_pruning(trainer, tensors(initial()), ones(), levels=1, rewind=0))
+    assert trainer.calls == [(0, None, 0), (0, None, 1)]
+
+
+@pytest.mark.parametrize("rewind", [0, 4])
+def test_every_ticket_starts_at_the_same_masked_w_k_whatever_was_done_to_the_tensors_handed_around(rewind):
+    trainer = Trainer(spoil=fill_with_nan)
+    levels = iterative_magnitude_pruning(trainer, tensors(initial()), ones(), levels=4, rewind=rewind)
+    masks = []
+    for level in levels:
+        masks.append(as_lists(level.mask))
+        fill_with_nan(level.rewound)
+    w_k = trained_by_hand(initial(), as_lists(ones()), 0, rewind)
+    assert trainer.started_from[-5:] == [masked_by_hand(w_k, kept) for kept in masks]
+
+
+def test_biases_and_buffers_are_rewound_too():
+    trainer = Trainer()
+    list(iterative_magnitude_pruning(trainer, tensors(initial()), ones(), levels=3, rewind=2))
+    retrained = trainer.started_from[1:]
+    assert [(start["bias"], start["updates_seen"]) for start in retrained] == [([1.125, 0.875], [2.0])] * 4
+
+
+def test_the_weights_handed_in_are_not_changed():
+    weights = tensors(initial())
+    list(iterative_magnitude_pruning(Trainer(spoil=fill_with_nan), weights, ones(), levels=2, rewind=3))
+    assert numbers(weights) == initial()
+
+
+def test_what_a_level_holds_outlives_later_trainings():
+    levels = list(iterative_magnitude_pruning(Trainer(spoil=fill_with_nan), tensors(initial()), ones(), levels=3))
+    assert [numbers(level.trained) for level in levels] == [trained for _, _, trained in algorithm_1(0, levels=3)]
+
+
+@pytest.mark.parametrize("part", ["rewound", "trained"])
+def test_changing_a_level_that_was_yielded_does_not_change_the_next(part):
+    seen = []
+    for level in iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), levels=3, rewind=4):
+        seen.append(as_lists(level.mask))
+        fill = getattr(level, part)
+        for name in fill:
+            fill[name].copy_(torch.arange(len(fill[name])))
+    assert seen == [kept for kept, _, _ in algorithm_1(4, levels=3)]
+
+
+def test_a_loop_that_stops_early_trains_nothing_further():
+    trainer = Trainer()
+    levels = iterative_magnitude_pruning(trainer, tensors(initial()), ones(), levels=10, rewind=4)
+    assert trainer.calls == []
+    next(levels)
+    assert len(trainer.calls) == 2
+    list(islice(levels, 2))
+    assert len(trainer.calls) == 4
+
+
+def test_a_late_k_leaves_only_the_remaining_iterations():
+    levels = list(iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), levels=2, rewind=END - 1))
+    assert [level.rewound["updates_seen"].item() for level in levels] == [END - 1] * 3
+    assert [level.trained["updates_seen"].item() for level in levels] == [END] * 3
+
+
+def test_another_pruning_can_be_passed_and_gets_the_trained_weights():
+    def first_half(trained: dict[str, torch.Tensor], mask: Mask) -> Mask:
+        assert trained["updates_seen"].item() == END
+        return Mask({"first": torch.arange(30) >= 15, "second": mask["second"]})
+
+    levels = iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), levels=1, prune=first_half)
+    assert [level.mask.survivors for level in levels] == [50, 35]
+
+
+def test_pruning_can_start_from_a_mask_that_is_sparse_already():
+    sparse = Mask({"first": torch.arange(30) < 10, "second": torch.arange(20) < 10})
+    dense, pruned = iterative_magnitude_pruning(Trainer(), tensors(initial()), sparse, levels=1, rewind=2)
+    assert dense.mask == sparse
+    assert pruned.mask.survivors == 16
+    assert not any(bool((pruned.mask[name] & ~sparse[name]).any()) for name in sparse)
+
+
+@pytest.mark.parametrize("procedure", [iterative_magnitude_pruning, one_shot_pruning])
+def test_a_negative_rewinding_iteration_is_refused(procedure):
+    trainer = Trainer()
+    extent = {"levels": 1} if procedure is iterative_magnitude_pruning else {"densities": [0.5]}
+    with pytest.raises(ValueError, match="-3"):
+        next(procedure(trainer, tensors(initial()), ones(), rewind=-3, **extent))
+    assert trainer.calls == []
+
+
+DENSITIES = (0.8, 0.5, 0.1, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("rewind", [0, 4])
+def test_one_shot_pruning_prunes_one_dense_network_to_each_density(rewind):
+    everything = as_lists(ones())
+    w_k = trained_by_hand(initial(), everything, 0, rewind)
+    dense = trained_by_hand(w_k, everything, rewind, END)
+    masks = [everything, *(pruned_by_hand(dense, everything, 50 - round(50 * density)) for density in DENSITIES)]
+    expected = [(m, w_k, trained_by_hand(masked_by_hand(w_k, m), m, rewind, END)) for m in masks]
+    levels = one_shot_pruning(Trainer(), tensors(initial()), ones(), densities=DENSITIES, rewind=rewind)
+    assert [(as_lists(mask), numbers(rewound), numbers(trained)) for mask, rewound, trained, _ in levels] == expected
+
+
+def test_one_shot_densities_are_exact_and_in_the_order_asked_for():
+    levels = one_shot_pruning(Trainer(), tensors(initial()), ones(), densities=DENSITIES)
+    assert [level.mask.density for level in levels] == [1.0, *DENSITIES]
+
+
+def test_one_shot_trains_the_dense_network_once_and_each_density_when_it_is_asked_for():
+    trainer = Trainer()
+    levels = one_shot_pruning(trainer, tensors(initial()), ones(), densities=(0.5, 0.25), rewind=4)
+    assert trainer.calls == []
+    next(levels)
+    assert trainer.calls == [(0, 4, 0), (4, None, 0)]
+    next(levels)
+    assert trainer.calls == [(0, 4, 0), (4, None, 0), (4, None, 1)]
+
+
+def every_one_shot_mask() -> list[dict[str, list[bool]]]:
+    levels = one_shot_pruning(Trainer(), tensors(initial()), ones(), densities=DENSITIES, rewind=4)
+    return [as_lists(level.mask) for level in levels]
+
+
+def test_one_shot_masks_come_from_the_dense_network_even_when_training_reuses_its_tensors():
+    def overwrite(weights: dict[str, torch.Tensor]) -> None:
+        for tensor in weights.values():
+            tensor.copy_(torch.arange(len(tensor)))
+
+    trainer = Trainer(spoil=overwrite)
+    levels = one_shot_pruning(trainer, tensors(initial()), ones(), densities=DENSITIES, rewind=4)
+    assert [as_lists(level.mask) for level in levels] == every_one_shot_mask()
+
+
+@pytest.mark.parametrize("part", ["rewound", "trained"])
+def test_one_shot_masks_do_not_change_with_what_was_yielded(part):
+    seen = []
+    for level in one_shot_pruning(Trainer(), tensors(initial()), ones(), densities=DENSITIES, rewind=4):
+        seen.append(as_lists(level.mask))
+        fill = getattr(level, part)
+        for name in fill:
+            fill[name].copy_(torch.arange(len(fill[name])))
+    assert seen == every_one_shot_mask()
+
+
+@pytest.fixture
+def sparse() -> Mask:
+    return Mask({"first": torch.arange(30) < 6, "second": torch.arange(20) < 10})
+
+
+def test_a_subnetwork_is_the_masked_weights_in_tensors_of_its_own(sparse):
+    weights = tensors(initial())
+    ticket = subnetwork(weights, sparse, 4, 2)
+    assert numbers(ticket.weights) == masked_by_hand(initial(), as_lists(sparse))
+    assert (ticket.mask, ticket.iteration, ticket.level) == (sparse, 4, 2)
+    fill_with_nan(ticket.weights)
+    assert numbers(weights) == initial()
+
+
+def test_random_pruning_changes_the_mask_and_keeps_counts_iteration_and_w_k_on_survivors(sparse):
+    ticket = random_pruning(sparse, tensors(initial()), 3, 4, 2)
+    kept = as_lists(ticket.mask)
+    assert all(kept[name] != as_lists(sparse)[name] for name in SIZES)
+    assert {name: sum(values) for name, values in kept.items()} == {"first": 6, "second": 10}
+    assert numbers(ticket.weights) == masked_by_hand(initial(), kept)
+    assert (ticket.iteration, ticket.level) == (4, 2)
+
+
+def test_random_pruning_repeats_with_its_seed_and_differs_between_seeds(sparse):
+    drawn = [random_pruning(sparse, tensors(initial()), seed, 4, 2).mask for seed in (3, 3, 4)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+
+
+def test_random_reinitialisation_keeps_the_mask_and_starts_fresh_weights_from_the_beginning(sparse):
+    fresh = {name: [value + 1 / 3 for value in values] for name, values in initial().items()}
+    given_in = tensors(fresh)
+    ticket = random_reinitialisation(sparse, given_in, 2)
+    assert ticket.mask == sparse
+    assert (ticket.iteration, ticket.level) == (0, 2)
+    assert numbers(ticket.weights) == masked_by_hand(fresh, as_lists(sparse))
+    fill_with_nan(ticket.weights)
+    assert numbers(given_in) == fresh

@@ -1,0 +1,145 @@
+"""The notebooks: what is stored is one clean run, they hold no machinery, and they refuse wrong parameters."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+WRONG_VALUES: dict[str, dict[str, Any]] = {
+    "lenet_mnist": {"levels": -1},
+    "provenance": {"study": "no such study"},
+    "quickstart": {"profile": "enormous"},
+}
+"""Notebook -> a value that its parameter does not admit. Every notebook with parameters needs one."""
+
+IPC = Config({manager: {"transport": "ipc"} for manager in ("KernelManager", "AsyncKernelManager")})
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path: Path) -> list[Any]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def is_parameters(cell: Any) -> bool:
+    return "parameters" in cell.metadata.get("tags", [])
+
+
+def parameters(path: Path) -> list[str]:
+    """The names that the parameters cell assigns."""
+    (cell,) = [cell for cell in code_cells(path) if is_parameters(cell)]
+    targets = [target for node in ast.parse(cell.source).body for target in getattr(node, "targets", [])]
+    return [target.id for target in targets]
+
+
+def refusal(path: Path, tmp_path: Path, values: dict[str, Any]) -> PapermillExecutionError:
+    """Execute a notebook with parameters that it must refuse."""
+    with pytest.raises(PapermillExecutionError) as refused:
+        papermill.execute_notebook(
+            str(path), str(tmp_path / "out.ipynb"), values, kernel_name="python3", progress_bar=False, config=IPC
+        )
+    return refused.value
+
+
+def first_after_parameters(path: Path) -> int:
+    """The execution count of the first code cell after the parameters, the cell that papermill inserts counted."""
+    (position,) = [i for i, cell in enumerate(code_cells(path)) if is_parameters(cell)]
+    return position + 3
+
+
+def test_there_are_notebooks() -> None:
+    assert NOTEBOOKS
+
+
+@every_notebook
+def test_outputs_are_of_one_run_in_order(path: Path) -> None:
+    cells = [cell for cell in code_cells(path) if cell.source.strip()]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert len(cells) == len(code_cells(path)), "an empty code cell"
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert [output for output in outputs if output.output_type == "error"] == []
+    assert [output for output in outputs if output.get("name") == "stderr"] == []
+
+
+@every_notebook
+def test_kernel_is_python3(path: Path) -> None:
+    assert read(path).metadata.kernelspec.name == "python3"
+
+
+@every_notebook
+def test_no_widget_state_and_no_trace_of_an_execution_by_papermill(path: Path) -> None:
+    text = path.read_text()
+    assert "application/vnd.jupyter.widget" not in text
+    metadata = read(path).metadata
+    assert "widgets" not in metadata
+    assert "papermill" not in metadata
+
+
+@every_notebook
+def test_no_relative_paths_and_no_absolute_ones(path: Path) -> None:
+    for cell in code_cells(path):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "open", cell.source
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.match(r"\.{0,2}/", node.value), f"a path: {node.value!r}"
+    assert str(Path.home()) not in path.read_text()
+    assert str(ROOT) not in path.read_text()
+
+
+@every_notebook
+def test_no_training_loop_and_no_mask_arithmetic(path: Path) -> None:
+    for cell in code_cells(path):
+        assert not re.search(r"\.backward\(|optimi[sz]er\.step|torch\.optim|masked_fill", cell.source), cell.source
+
+
+@every_notebook
+def test_every_parameter_is_used_later(path: Path) -> None:
+    cells = code_cells(path)
+    (position,) = [i for i, cell in enumerate(cells) if is_parameters(cell)]
+    later = [node for cell in cells[position + 1 :] for node in ast.walk(ast.parse(cell.source))]
+    names = {node.id for node in later if isinstance(node, ast.Name)}
+    fields = {node.attr for node in later if isinstance(node, ast.Attribute)}
+    handed_over = "globals" in names  # every parameter becomes a setting of the configuration
+    assert handed_over or set(parameters(path)) <= names | fields
+
+
+@every_notebook
+def test_an_unknown_parameter_is_refused(path: Path, tmp_path: Path) -> None:
+    error = refusal(path, tmp_path, {"bogus": 1})
+    assert error.exec_count == first_after_parameters(path)
+    assert "bogus" in error.evalue
+    assert [name for name in parameters(path) if name not in error.evalue] == []
+
+
+@every_notebook
+def test_a_wrong_value_is_refused(path: Path, tmp_path: Path) -> None:
+    ((name, value),) = WRONG_VALUES[path.stem].items()
+    error = refusal(path, tmp_path, {name: value})
+    assert error.exec_count == first_after_parameters(path)
+    assert name in error.evalue
+    assert str(value) in error.evalue
+
+
+def test_papermill_exits_with_an_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), str(tmp_path / "out.ipynb"), "-p", "bogus", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "bogus" in done.stderr

@@ -1,0 +1,362 @@
+"""Records: what a configuration asks for, what of it is there, and tables that come back as they were written."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lth_core import records
+from lth_core.config import Config, ConfigError, preset
+from lth_core.records import COLUMNS, PROVENANCE, add, import_folder, merge, missing, read, select, trainings, write
+from lth_core.store import StoreError, Training
+
+SMOKE = preset("lenet_300_100", profile="smoke")
+SMALL = SMOKE.updated(rewinds=(0,), levels=2, compared_levels=(2,), methods=("imp",), replicates=1, orders=2)
+SMALL_TRAININGS = {
+    Training(1, "dense", 0, 0, 0),
+    Training(1, "imp", 0, 1, 0),
+    Training(1, "imp", 0, 2, 0),
+    Training(1, "imp", 0, 2, 1),
+    Training(1, "imp", 0, 2, 0, again=True),
+}
+Place = tuple[str, int, int, int, str]  # method, rewind, replicate, level, order
+
+
+def table(places: Iterable[tuple[Place, str, float]], config: Config = SMALL) -> pd.DataFrame:
+    about = (config.digest(), config.network, config.recipe, config.profile, config.dataset)
+    rows = [
+        (*about, method, rewind, replicate, level, 0.8**level, order, metric, value)
+        for (method, rewind, replicate, level, order), metric, value in places
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+COMPLETE = [
+    (("dense", 0, 1, 0, "0"), "test_accuracy", 97.25),
+    (("imp", 0, 1, 1, "0"), "l2_pruning", 4.321987),
+    (("imp", 0, 1, 1, "0"), "test_accuracy", 97.5),
+    (("imp", 0, 1, 2, "0"), "test_accuracy", 97.75),
+    (("imp", 0, 1, 2, "0-0"), "l2_noise_floor", 0.0),
+    (("imp", 0, 1, 2, "0-1"), "l2_data_order", 12.3456789),
+    (("imp", 0, 1, 2, "1"), "test_accuracy", 97.0),
+]
+
+
+def provenance(places: Iterable[Place]) -> pd.DataFrame:
+    about = (120, 0.3, "a processor", "0.1.0", "2.14.1", "3.11.7", "0123456789abcdef", "2026-01-02T03:04Z")
+    return pd.DataFrame([(*place, *about) for place in places], columns=PROVENANCE)
+
+
+TRACED = [("dense", 0, 1, 0, "0"), ("imp", 0, 1, 1, "0"), ("imp", 0, 1, 2, "0"), ("imp", 0, 1, 2, "0-again")]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_trainings_of_a_small_study_are_those_written_down_by_hand():
+    plan = trainings(SMALL)
+    assert len(plan) == 5
+    assert set(plan) == SMALL_TRAININGS
+    assert plan[0] == Training(1, "dense", 0, 0, 0)
+    assert plan[-1].again
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # 1 dense; at each of 2 rewinds 2 imp levels, 1 further order, 2 random prunings, 1 reinitialisation; 1 again
+        ({}, 1 + 2 * (2 + 1 + 2 + 1) + 1),
+        ({"replicates": 3}, 3 * 14),
+        ({"orders": 1}, 1 + 2 * (2 + 1 + 1) + 1),
+        ({"orders": 4}, 1 + 2 * (2 + 3 + 4 + 1) + 1),
+        ({"compared_levels": (1, 2)}, 1 + 2 * (2 + 2 * (1 + 2 + 1)) + 1),
+        ({"compared_levels": ()}, 1 + 2 * 2),
+        ({"levels": 0, "compared_levels": ()}, 1),
+        ({"methods": ("random_pruning",)}, 1 + 2 * (2 + 2)),
+        # 3 dense; 3 replicates x (3 levels + 2 compared x (3 further orders + 4 random prunings)); 3 again
+        (
+            {"rewinds": (0,), "levels": 3, "compared_levels": (1, 3), "replicates": 3, "orders": 4}
+            | {"methods": ("imp", "random_pruning")},
+            3 + 3 * (3 + 2 * (3 + 4)) + 3,
+        ),
+    ],
+)
+def test_the_number_of_trainings_is_that_counted_by_hand(changes: dict[str, object], expected: int):
+    plan = trainings(SMOKE.updated(**changes))
+    assert len(plan) == expected
+    assert len(set(plan)) == expected
+
+
+def test_what_a_training_needs_stands_before_it():
+    plan = trainings(SMOKE.updated(replicates=2, levels=3, compared_levels=(1, 3)))
+    for t in plan:
+        needed = [u for u in plan if u.replicate == t.replicate and u.method == "dense" and u != t]
+        needed += [Training(t.replicate, "imp", t.rewind, level, 0) for level in range(1, t.level)]
+        assert all(plan.index(u) < plan.index(t) for u in needed)
+
+
+def test_select_gives_every_row_of_what_is_asked_for():
+    assert select(table(COMPLETE), SMALL).equals(table(COMPLETE))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (("imp", 0, 1, 3, "0"), "test_accuracy", 1.0),
+        (("imp", 0, 2, 2, "0"), "test_accuracy", 1.0),
+        (("dense", 0, 2, 0, "0"), "test_accuracy", 1.0),
+        (("imp", 20, 1, 2, "0"), "test_accuracy", 1.0),
+        (("imp", 0, 1, 2, "2"), "test_accuracy", 1.0),
+        (("imp", 0, 1, 1, "1"), "test_accuracy", 1.0),
+        (("imp", 0, 1, 2, "0-2"), "l2_data_order", 1.0),
+        (("imp", 0, 1, 2, "1-2"), "l2_data_order", 1.0),
+        (("imp", 0, 1, 1, "0-1"), "l2_data_order", 1.0),
+        (("random_pruning", 0, 1, 2, "0"), "test_accuracy", 1.0),
+        (("random_pruning", 0, 1, 2, "0-1"), "l2_data_order", 1.0),
+        (("imp", 0, 1, 1, "0-0"), "l2_noise_floor", 0.0),
+    ],
+    ids=lambda row: "-".join(map(str, (*row[0], row[1]))),
+)
+def test_select_leaves_out_what_is_not_asked_for(row: tuple[Place, str, float]):
+    assert select(table([row, *COMPLETE]), SMALL).equals(table(COMPLETE))
+
+
+def test_select_of_nothing_is_nothing_with_the_same_columns():
+    selected = select(table([]), SMALL)
+    assert len(selected) == 0
+    assert list(selected.columns) == COLUMNS
+
+
+def test_nothing_is_missing_from_complete_records():
+    assert missing(table(COMPLETE), SMALL) == []
+
+
+def test_everything_is_missing_from_no_records():
+    assert set(missing(table([]), SMALL)) == SMALL_TRAININGS
+
+
+@pytest.mark.parametrize(
+    ("row", "training"),
+    [
+        (0, Training(1, "dense", 0, 0, 0)),
+        (2, Training(1, "imp", 0, 1, 0)),
+        (3, Training(1, "imp", 0, 2, 0)),
+        (4, Training(1, "imp", 0, 2, 0, again=True)),
+        (6, Training(1, "imp", 0, 2, 1)),
+    ],
+)
+def test_the_training_without_its_row_is_missing(row: int, training: Training):
+    assert missing(table(COMPLETE).drop(index=row), SMALL) == [training]
+
+
+def test_what_is_asked_for_beyond_the_records_is_missing():
+    wider = SMALL.updated(orders=3, replicates=2)
+    second = {Training(2, t.method, t.rewind, t.level, t.order, t.again) for t in SMALL_TRAININGS}
+    further = {Training(r, "imp", 0, 2, 2) for r in (1, 2)}
+    assert set(missing(table(COMPLETE), wider)) == second | further
+
+
+def test_nothing_below_a_dense_run_that_diverged_is_missing():
+    rows = [(("dense", 0, 1, 0, "0"), "diverged", 66)]
+    assert missing(table(rows), SMALL) == []
+    assert missing(table(rows), SMOKE) == []
+    assert {t.replicate for t in missing(table(rows), SMALL.updated(replicates=2))} == {2}
+
+
+def test_below_a_level_that_diverged_only_the_other_rewinds_are_missing():
+    config = SMALL.updated(rewinds=(0, 20))
+    rows = [
+        (("dense", 0, 1, 0, "0"), "test_accuracy", 97.25),
+        (("imp", 20, 1, 1, "0"), "diverged", 66),
+    ]
+    assert set(missing(table(rows), config)) == SMALL_TRAININGS - {Training(1, "dense", 0, 0, 0)}
+
+
+def test_a_control_or_a_further_order_that_diverged_hides_nothing():
+    config = SMALL.updated(compared_levels=(1, 2), methods=("imp", "random_pruning"), orders=2)
+    rows = [
+        (("dense", 0, 1, 0, "0"), "test_accuracy", 97.25),
+        (("random_pruning", 0, 1, 1, "0"), "diverged", 66),
+        (("imp", 0, 1, 1, "1"), "diverged", 66),
+    ]
+    recorded = {Training(1, "random_pruning", 0, 1, 0), Training(1, "imp", 0, 1, 1), Training(1, "dense", 0, 0, 0)}
+    assert set(missing(table(rows), config)) == set(trainings(config)) - recorded
+
+
+def test_the_noise_floor_of_a_level_that_diverged_is_not_missing():
+    rows = [*COMPLETE[:3], (("imp", 0, 1, 2, "0"), "diverged", 66), COMPLETE[6]]
+    assert missing(table(rows), SMALL) == []
+
+
+def test_records_come_back_as_they_were_written(tmp_path: Path):
+    folder = write(tmp_path / "records", SMALL, table(COMPLETE), provenance(TRACED))
+    assert folder == tmp_path / "records" / SMALL.name
+    back, traced = read(tmp_path / "records", SMALL)
+    pd.testing.assert_frame_equal(back, table(COMPLETE), check_dtype=False, rtol=1e-6)
+    pd.testing.assert_frame_equal(traced, provenance(TRACED), check_dtype=False)
+    assert list(back["order"]) == ["0", "0", "0", "0", "0-0", "0-1", "1"]
+    assert all(isinstance(order, str) for order in (*back["order"], *traced["order"]))
+
+
+def test_orders_and_digests_that_look_like_numbers_stay_text(tmp_path: Path):
+    rows = table(COMPLETE[:2]).assign(digest="012345678901")
+    write(tmp_path / "records", SMALL, rows, provenance(TRACED[:2]))
+    back, traced = read(tmp_path / "records", SMALL)
+    assert list(back["digest"]) == ["012345678901"] * 2
+    assert list(back["order"]) == list(traced["order"]) == ["0", "0"]
+
+
+def test_the_columns_are_those_of_the_contract(tmp_path: Path):
+    folder = write(tmp_path / "records", SMALL, table(COMPLETE), provenance(TRACED))
+    header = (folder / "records.csv").read_text().splitlines()[0]
+    assert header == "digest,network,recipe,profile,dataset,method,rewind,replicate,level,density,order,metric,value"
+    assert {file.name for file in folder.iterdir()} == {"config.json", "records.csv", "provenance.csv"}
+
+
+def test_records_that_are_not_there_are_empty_tables_with_the_same_columns(tmp_path: Path):
+    back, traced = read(tmp_path / "records", SMALL)
+    assert (len(back), len(traced)) == (0, 0)
+    assert list(back.columns) == COLUMNS
+    assert list(traced.columns) == PROVENANCE
+
+
+def test_a_table_with_other_columns_is_refused(tmp_path: Path):
+    folder = write(tmp_path / "records", SMALL, table(COMPLETE), provenance(TRACED))
+    (folder / "records.csv").write_text("method,value\nimp,97\n")
+    with pytest.raises(StoreError, match=r"records\.csv has the columns"):
+        read(tmp_path / "records", SMALL)
+
+
+def test_adding_the_same_records_again_changes_nothing(tmp_path: Path):
+    folder = add(tmp_path / "records", SMALL, table(COMPLETE), provenance(TRACED))
+    before = contents(folder)
+    add(tmp_path / "records", SMALL, table(COMPLETE), provenance(TRACED))
+    assert contents(folder) == before
+    back, _ = read(tmp_path / "records", SMALL)
+    add(tmp_path / "records", SMALL, back, provenance(TRACED))
+    assert contents(folder) == before
+
+
+def test_adding_new_records_keeps_the_old_ones(tmp_path: Path):
+    add(tmp_path / "records", SMALL, table(COMPLETE[:3]), provenance(TRACED[:2]))
+    add(tmp_path / "records", SMALL, table(COMPLETE[3:]), provenance(TRACED[2:]))
+    back, traced = read(tmp_path / "records", SMALL)
+    assert len(back) == len(COMPLETE)
+    assert len(traced) == len(TRACED)
+    assert missing(back, SMALL) == []
+
+
+def test_adding_nothing_to_nothing_is_nothing(tmp_path: Path):
+    add(tmp_path / "records", SMALL, table([]), provenance([]))
+    back, traced = read(tmp_path / "records", SMALL)
+    assert (len(back), len(traced)) == (0, 0)
+
+
+def test_merging_is_idempotent_and_does_not_depend_on_who_comes_first():
+    a, b = table(COMPLETE[:5]), table(COMPLETE[2:])
+    merged = merge(a, b, COLUMNS)
+    assert len(merged) == len(COMPLETE)
+    pd.testing.assert_frame_equal(merge(merged, b, COLUMNS), merged)
+    pd.testing.assert_frame_equal(merge(b, a, COLUMNS), merged)
+    for one, other in ((a, table([])), (table([]), a)):
+        pd.testing.assert_frame_equal(merge(one, other, COLUMNS), a, check_dtype=False)
+
+
+def test_a_conflict_is_refused_names_the_first_value_and_changes_nothing(tmp_path: Path):
+    folder = add(tmp_path / "records", SMALL, table(COMPLETE), provenance(TRACED))
+    before = contents(folder)
+    other = table(COMPLETE)
+    other.loc[3, "value"] = 42.0
+    other.loc[5, "value"] = 43.0
+    with pytest.raises(StoreError) as raised:
+        add(tmp_path / "records", SMALL, other, provenance(TRACED))
+    message = str(raised.value)
+    assert message.startswith(f"2 of {len(COMPLETE)} values")
+    for part in ("test_accuracy", "imp", "replicate 1", "rewind 0", "level 2", "97.75", "42"):
+        assert part in message
+    assert contents(folder) == before
+
+
+def test_a_noise_floor_that_is_not_zero_conflicts_with_one_that_is():
+    other = table([(*COMPLETE[4][:2], 0.5)])
+    with pytest.raises(StoreError, match="l2_noise_floor"):
+        merge(table(COMPLETE), other, COLUMNS)
+
+
+def test_values_rounded_in_writing_do_not_conflict(tmp_path: Path):
+    rows = [(("imp", 0, 1, 2, f"0-{n}"), "l2_data_order", 1 / n) for n in range(1, 400)]
+    add(tmp_path / "records", SMALL, table(rows), provenance(TRACED))
+    add(tmp_path / "records", SMALL, table(rows), provenance(TRACED))
+    assert len(read(tmp_path / "records", SMALL)[0]) == len(rows)
+
+
+def test_importing_a_folder_gives_the_same_records(tmp_path: Path):
+    write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
+    other = SMALL.updated(learning_rate=1e-4)
+    write(tmp_path / "theirs", other, table(COMPLETE, other), provenance(TRACED))
+    written = import_folder(tmp_path / "theirs", tmp_path / "ours")
+    assert sorted(folder.name for folder in written) == sorted([SMALL.name, other.name])
+    for config in (SMALL, other):
+        for mine, theirs in zip(read(tmp_path / "ours", config), read(tmp_path / "theirs", config), strict=True):
+            assert sorted(mine.itertuples(index=False)) == sorted(theirs.itertuples(index=False))
+    before = contents(tmp_path / "ours")
+    import_folder(tmp_path / "theirs", tmp_path / "ours")
+    assert contents(tmp_path / "ours") == before
+
+
+def test_importing_an_empty_folder_or_none_is_refused(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    for source in ("empty", "nowhere"):
+        with pytest.raises(StoreError, match=f"{source} holds no records"):
+            import_folder(tmp_path / source, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_importing_records_whose_configuration_was_altered_is_refused(tmp_path: Path):
+    folder = write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
+    (folder / "config.json").write_text(SMALL.updated(learning_rate=0.5).to_json())
+    with pytest.raises(StoreError, match=r"config\.json"):
+        import_folder(tmp_path / "theirs", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"network": "lenet_300_100"}'])
+def test_importing_a_folder_with_an_unreadable_configuration_is_refused(text: str, tmp_path: Path):
+    folder = write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
+    (folder / "config.json").write_text(text)
+    with pytest.raises((ConfigError, StoreError)):
+        import_folder(tmp_path / "theirs", tmp_path / "ours")
+
+
+def test_the_message_on_missing_records_counts_them_and_gives_the_command():
+    absent = missing(table(COMPLETE[:3]), SMALL)
+    message = records.how_to_make(SMALL, absent)
+    assert message.startswith("3 of 5 trainings")
+    assert "replicate 1, imp, rewound to 0, level 2, data order 0" in message
+    assert "lth run lenet_300_100" in message
+    assert "--profile smoke" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"levels": 3, "compared_levels": (3,)}, "--levels 3"),
+        ({"replicates": 2}, "--replicates"),
+        ({"orders": 3}, "--orders 3"),
+        ({"rewinds": (0, 5)}, "--rewinds 0,5"),
+    ],
+)
+def test_the_command_on_missing_records_asks_for_what_is_missing(changes: dict[str, object], option: str):
+    config = SMOKE.updated(**changes)
+    assert option in records.how_to_make(config, trainings(config))
+
+
+def test_folders_are_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert records.results_folder() == tmp_path / "results"
+    assert records.store_folder() == tmp_path / "store"
+    monkeypatch.delenv("LTH_RESULTS")
+    monkeypatch.delenv("LTH_STORE")
+    assert records.results_folder() == records.project_folder() / "results"
+    assert records.store_folder() == records.project_folder() / "runs"

@@ -1,0 +1,377 @@
+"""The run store: whole files or none, damage noticed, one process at a training."""
+
+import builtins
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lth_core import seeds
+from lth_core.config import preset
+from lth_core.data import Dataset
+from lth_core.imp import subnetwork
+from lth_core.masks import Mask
+from lth_core.models import build, initial_weights
+from lth_core.store import (
+    Busy,
+    StoreError,
+    StudyStore,
+    Training,
+    TrainingFolder,
+    dense,
+    read_json,
+    read_state,
+    write_atomic,
+    write_json,
+    write_state,
+)
+from lth_core.train import Stopped, train
+
+SMOKE = preset("lenet_300_100", profile="smoke")
+STATE = {"weight": torch.tensor([[1.0, -2.0], [0.0, 3.5]]), "bias": torch.tensor([0.25])}
+MASK = Mask({"weight": torch.tensor([[True, False], [True, True]])})
+RESULT = {"training": vars(Training(1, "imp", 0, 1, 0)), "metrics": {"test_accuracy": 97.5}, "diverged_at": None}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """An empty folder."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    return folder
+
+
+def full_disk(*args: object, **named: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def flip(file: Path, position: int, bit: int = 0) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1 << bit
+    file.write_bytes(content)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a)
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("module", "function"), [(os, "fsync"), (os, "replace"), (builtins, "open")])
+def test_a_full_disk_is_a_store_error_and_leaves_the_old_file_alone(
+    module: object, function: str, place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = place / "folder"
+    write_atomic(folder / "file", b"old")
+    monkeypatch.setattr(module, function, full_disk)
+    with pytest.raises(StoreError, match="No space left on device") as raised:
+        write_atomic(folder / "file", b"new")
+    monkeypatch.undo()
+    assert str(folder / "file") in str(raised.value)
+    assert (folder / "file").read_bytes() == b"old"
+    assert names(folder) == {"file"}
+
+
+def test_any_other_failure_leaves_no_temporary_file_either(place: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = place / "folder"
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(folder / "file", b"new")
+    assert names(folder) == set()
+
+
+def test_a_folder_that_cannot_be_made_is_a_store_error(place: Path):
+    (place / "file").write_text("not a folder")
+    with pytest.raises(StoreError, match="cannot make the folder"):
+        write_atomic(place / "file" / "below" / "name", b"content")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        STATE,
+        {"mask": torch.tensor([True, False]), "count": torch.tensor(3), "none": torch.zeros(0, 4)},
+        {"special": torch.tensor([float("nan"), float("inf"), -0.0, 1e-40]).view(2, 2).t()},
+        {},
+    ],
+    ids=["floats", "other types and shapes", "special values, transposed", "empty"],
+)
+def test_a_state_comes_back_as_it_was(state: dict[str, Tensor], place: Path):
+    write_state(place / "state.safetensors", state, {"iteration": "7"})
+    tensors, about = read_state(place / "state.safetensors")
+    assert about["iteration"] == "7"
+    assert tensors.keys() == state.keys()
+    for name, tensor in state.items():
+        assert tensors[name].dtype == tensor.dtype
+        assert tensors[name].shape == tensor.shape
+        assert tensors[name].contiguous().numpy().tobytes() == tensor.contiguous().numpy().tobytes()
+
+
+def test_a_flipped_bit_in_the_middle_of_a_state_is_noticed(place: Path):
+    file = place / "end.safetensors"
+    write_state(file, {"weight": torch.randn(100, 100)})
+    flip(file, file.stat().st_size // 2)
+    with pytest.raises(StoreError, match=r"end\.safetensors"):
+        read_state(file)
+
+
+def test_a_state_truncated_anywhere_is_noticed(place: Path):
+    file = place / "end.safetensors"
+    write_state(file, STATE)
+    content = file.read_bytes()
+    for length in range(len(content)):
+        file.write_bytes(content[:length])
+        with pytest.raises(StoreError, match=r"end\.safetensors"):
+            read_state(file)
+
+
+def test_a_state_that_is_not_there_is_a_store_error_that_names_it(place: Path):
+    with pytest.raises(StoreError, match=r"iteration_3\.safetensors"):
+        TrainingFolder(place).load_state(3)
+
+
+def test_any_flipped_bit_of_a_checkpoint_is_noticed_or_harmless(place: Path):
+    folder = TrainingFolder(place)
+    file = place / "checkpoint.safetensors"
+    folder.save_checkpoint(40, 1.5, STATE)
+    content = file.read_bytes()
+    unnoticed = []
+    for position in range(len(content)):
+        file.write_bytes(content)
+        flip(file, position, bit=position % 8)
+        try:
+            loaded = folder.load_checkpoint()
+        except Exception as error:
+            unnoticed.append((position, repr(error)))
+            continue
+        if loaded is not None and not (loaded[:2] == (40, 1.5) and same(dict(loaded[2]), STATE)):
+            unnoticed.append((position, str(loaded[:2])))
+    assert unnoticed == []
+
+
+def test_a_damaged_checkpoint_is_dropped(place: Path):
+    folder = TrainingFolder(place)
+    assert folder.load_checkpoint() is None
+    folder.save_checkpoint(40, 1.5, STATE)
+    iteration, seconds, state = folder.load_checkpoint() or pytest.fail("the checkpoint was not read")
+    assert (iteration, seconds) == (40, 1.5)
+    assert same(dict(state), STATE)
+    flip(place / "checkpoint.safetensors", (place / "checkpoint.safetensors").stat().st_size - 2)
+    assert folder.load_checkpoint() is None
+    assert names(place) == set()
+
+
+def test_a_training_whose_checkpoint_is_damaged_starts_over_with_the_same_bits(place: Path, embedded_mnist: Dataset):
+    config, folder = SMOKE.updated(iterations=20, rewinds=(0,)), TrainingFolder(place)
+    mask = Mask.ones(build("lenet_300_100"))
+    start = subnetwork(initial_weights("lenet_300_100", seeds.stream(1, "init")), mask, 0, 0)
+    calls: list[int] = []
+
+    def at_tenth() -> bool:
+        calls.append(1)
+        return len(calls) == 11
+
+    whole = train(config, embedded_mnist, start, replicate=1, order=0)
+    with pytest.raises(Stopped):
+        train(config, embedded_mnist, start, replicate=1, order=0, saves=folder, stop_requested=at_tenth)
+    flip(place / "checkpoint.safetensors", 100_000)
+    calls.clear()
+    again = train(
+        config,
+        embedded_mnist,
+        start,
+        replicate=1,
+        order=0,
+        saves=folder,
+        stop_requested=lambda: calls.append(1) is not None,
+    )
+    assert len(calls) == 20
+    assert same(dict(again.state), dict(whole.state))
+
+
+def test_a_second_holder_of_the_lock_is_told_that_the_training_is_busy(place: Path):
+    first, second = TrainingFolder(place), TrainingFolder(place)
+    with first.locked(), pytest.raises(Busy), second.locked():
+        pass
+    with second.locked():
+        pass
+
+
+def test_another_thread_is_told_that_the_training_is_busy(place: Path):
+    outcome = []
+
+    def other() -> None:
+        try:
+            with TrainingFolder(place).locked():
+                outcome.append("locked")
+        except Busy:
+            outcome.append("busy")
+
+    with TrainingFolder(place).locked():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert outcome == ["busy"]
+
+
+def test_the_lock_is_free_after_an_error(place: Path):
+    with pytest.raises(ZeroDivisionError), TrainingFolder(place).locked():
+        raise ZeroDivisionError
+    with TrainingFolder(place).locked():
+        pass
+
+
+def test_another_process_holds_the_lock_until_it_is_killed(place: Path):
+    script = (
+        "import sys, time; from pathlib import Path; from lth_core.store import TrainingFolder\n"
+        "with TrainingFolder(Path(sys.argv[1])).locked(): print('locked', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(place)], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "locked\n"
+            with pytest.raises(Busy), TrainingFolder(place).locked():
+                pass
+        finally:
+            other.kill()
+    with TrainingFolder(place).locked():
+        pass
+
+
+def test_a_finished_training_is_complete_and_has_no_checkpoint(place: Path):
+    folder = TrainingFolder(place)
+    folder.save_checkpoint(1, 0.1, STATE)
+    assert not folder.complete
+    folder.finish(RESULT, STATE, MASK)
+    assert folder.complete
+    assert folder.result() == RESULT
+    assert same(folder.load_end(), STATE)
+    assert folder.load_mask() == MASK
+    assert names(place) == {"result.json", "end.safetensors", "mask.safetensors"}
+
+
+def test_a_discarded_training_is_not_complete_but_keeps_what_others_rewind_to(place: Path):
+    folder = TrainingFolder(place)
+    folder.save_state(5, STATE)
+    folder.finish(RESULT, STATE, MASK)
+    folder.discard()
+    assert not folder.complete
+    assert names(place) == {"iteration_5.safetensors"}
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_training_is_complete_only_when_everything_is_written(
+    writes: int, place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, done, replace = TrainingFolder(place), [], os.replace
+
+    def fill_up(source: str, destination: Path) -> None:
+        if len(done) == writes:
+            full_disk()
+        done.append(destination)
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", fill_up)
+    with pytest.raises(StoreError):
+        folder.finish(RESULT, STATE, MASK)
+    assert not folder.complete
+    assert len(names(place)) == writes
+
+
+def test_results_are_those_of_the_complete_trainings(place: Path):
+    study = StudyStore(place, SMOKE)
+    study.prepare()
+    assert study.results() == {}
+    expected = {}
+    for training in (dense(1), Training(1, "imp", 20, 2, 1), Training(1, "imp", 20, 2, 0, again=True)):
+        expected[training] = {**RESULT, "training": vars(training)}
+        study.saves(training).finish(expected[training], STATE, MASK)
+    study.saves(dense(2)).save_checkpoint(3, 0.1, STATE)
+    assert study.results() == expected
+    assert study.count([*expected, dense(2)]) == 3
+    assert json.loads((study.folder / "config.json").read_text()) == json.loads(SMOKE.to_json())
+
+
+def test_a_damaged_result_is_a_store_error_that_names_it(place: Path):
+    study = StudyStore(place, SMOKE)
+    study.saves(dense(1)).finish(RESULT, STATE, MASK)
+    (study.saves(dense(1)).folder / "result.json").write_text('{"training": {"repl')
+    with pytest.raises(StoreError, match=r"replicate_1/dense/result\.json"):
+        study.results()
+
+
+def test_every_training_has_a_folder_of_its_own():
+    trainings = [dense(1), dense(2)] + [
+        Training(replicate, method, rewind, level, order, again)
+        for replicate in (1, 11)
+        for method in ("imp", "random_pruning", "random_reinit")
+        for rewind in (0, 1, 10)
+        for level in (1, 2, 12)
+        for order in (0, 1)
+        for again in (False, True)
+    ]
+    assert len({training.folder for training in trainings}) == len(trainings)
+    assert len({str(training) for training in trainings}) == len(trainings)
+
+
+def test_the_nearest_state_is_the_latest_one_not_after_the_iteration(place: Path):
+    folder = TrainingFolder(place)
+    assert folder.nearest_state(50) == (0, None)
+    for iteration in (5, 20, 100):
+        folder.save_state(iteration, {"weight": torch.tensor([float(iteration)])})
+    for asked, expected in ((5, 5), (19, 5), (20, 20), (99, 20), (1_000, 100)):
+        found, state = folder.nearest_state(asked)
+        assert found == expected
+        assert state is not None
+        assert float(state["weight"]) == expected
+    assert folder.nearest_state(4) == (0, None)
+
+
+def test_a_damaged_nearest_state_is_passed_over(place: Path):
+    folder = TrainingFolder(place)
+    for iteration in (5, 20):
+        folder.save_state(iteration, STATE)
+    flip(place / "iteration_20.safetensors", (place / "iteration_20.safetensors").stat().st_size - 1)
+    assert folder.nearest_state(30)[0] == 5
+    (place / "iteration_5.safetensors").write_bytes(b"")
+    assert folder.nearest_state(30) == (0, None)
+
+
+def test_json_comes_back_as_it_was_and_a_missing_one_is_a_store_error(place: Path):
+    write_json(place / "file.json", RESULT)
+    assert read_json(place / "file.json") == RESULT
+    with pytest.raises(StoreError, match=r"other\.json"):
+        read_json(place / "other.json")
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one_whatever_the_moment(place: Path):
+    file, contents, stop = place / "file", [bytes([n]) * 50_000 for n in range(60)], threading.Event()
+    write_atomic(file, contents[0])
+    seen: list[bytes] = []
+
+    def keep_reading(read: Callable[[], bytes]) -> None:
+        while not stop.is_set():
+            seen.append(read())
+
+    reader = threading.Thread(target=keep_reading, args=(file.read_bytes,))
+    reader.start()
+    for content in contents[1:]:
+        write_atomic(file, content)
+    stop.set()
+    reader.join()
+    assert set(seen) <= set(contents)
+    assert all(a <= b for a, b in pairwise(seen))

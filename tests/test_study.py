@@ -1,0 +1,602 @@
+"""`run`: nothing trained twice, the same bits whatever happens on the way, and distances that can be recomputed."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from lth_core import data, records, seeds, study, worker
+from lth_core import train as training
+from lth_core.config import Config, preset
+from lth_core.data import Dataset
+from lth_core.imp import Ticket
+from lth_core.masks import Mask
+from lth_core.models import initial_weights
+from lth_core.records import COLUMNS, MissingRecords
+from lth_core.store import StoreError
+from lth_core.study import run
+from lth_core.train import Stopped, Trained, train
+
+PROJECT = Path(__file__).resolve().parents[1]
+SMOKE = preset("lenet_300_100", profile="smoke")
+TINY = SMOKE.updated(iterations=70, rewinds=(0,), levels=1, compared_levels=(1,), methods=("imp",), orders=2)
+"""Four trainings: dense, level 1 in two data orders, and the first of them again."""
+
+LAYERS = ("fc1.weight", "fc2.weight", "output.weight")
+
+
+class Done(NamedTuple):
+    """A finished study: its store, its records, and the tickets that it trained."""
+
+    config: Config
+    store: Path
+    records: pd.DataFrame
+    trained: list[Ticket]
+
+    @property
+    def folder(self) -> Path:
+        return self.store / self.config.name
+
+
+def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[Ticket]:
+    """The tickets that the study hands to `train` from now on."""
+    trained: list[Ticket] = []
+
+    def counted(config: Config, dataset: Dataset, ticket: Ticket, **options: Any) -> Trained:
+        trained.append(ticket)
+        return train(config, dataset, ticket, **options)
+
+    monkeypatch.setattr(worker, "train", counted)
+    return trained
+
+
+def read_once(monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
+    """Hand out the embedded images without reading them again."""
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda name: dataset if name == "mnist_embedded" else load(name))
+
+
+def finished(config: Config, folder: Path, dataset: Dataset) -> Done:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("LTH_RESULTS", str(folder / "results"))
+        read_once(monkeypatch, dataset)
+        trained = count_trainings(monkeypatch)
+        return Done(config, folder / "store", run(config, store=folder / "store"), trained)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory, embedded_mnist: Dataset) -> Done:
+    """The whole smoke profile, done once; not to be changed."""
+    return finished(SMOKE, tmp_path_factory.mktemp("smoke"), embedded_mnist)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, embedded_mnist: Dataset) -> Done:
+    """The smallest study, done once; not to be changed."""
+    return finished(TINY, tmp_path_factory.mktemp("tiny"), embedded_mnist)
+
+
+@pytest.fixture
+def copy(tiny: Done, tmp_path: Path) -> Done:
+    """A finished smallest study to change."""
+    shutil.copytree(tiny.store, tmp_path / "store")
+    return tiny._replace(store=tmp_path / "store")
+
+
+@pytest.fixture(autouse=True)
+def quick_data(monkeypatch: pytest.MonkeyPatch, embedded_mnist: Dataset) -> None:
+    read_once(monkeypatch, embedded_mnist)
+
+
+def files(folder: Path, *patterns: str) -> dict[str, Path]:
+    found = [file for pattern in patterns for file in folder.rglob(pattern)]
+    return {str(file.relative_to(folder)): file for file in found}
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    """Every state and mask in a store."""
+    kept = files(folder, "end.safetensors", "mask.safetensors", "iteration_*.safetensors", "distances.json")
+    return {name: file.read_bytes() for name, file in kept.items()}
+
+
+def times(folder: Path, *patterns: str) -> dict[str, int]:
+    return {name: file.stat().st_mtime_ns for name, file in files(folder, *patterns).items()}
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+# Records
+
+
+def test_records_have_the_columns_of_the_contract_and_plausible_values(smoke: Done):
+    assert list(smoke.records.columns) == COLUMNS
+    accuracies = smoke.records[smoke.records["metric"] == "test_accuracy"]
+    assert len(accuracies) == 13  # the repetition for the noise floor is no further measurement
+    assert accuracies["value"].between(70, 100).all()
+    assert not smoke.records.duplicated([name for name in COLUMNS if name != "value"]).any()
+    assert set(smoke.records["digest"]) == {SMOKE.digest()}
+    assert set(smoke.records["order"]) == {"0", "1", "0-1", "0-0"}
+
+
+def test_densities_follow_from_the_rates(smoke: Done):
+    # 20% of 235,200 and of 30,000 weights, and 10% of 1,000, each level rounded
+    sizes = {0: 266_200, 1: 188_160 + 24_000 + 900, 2: 150_528 + 19_200 + 810}
+    for level, kept in sizes.items():
+        found = smoke.records[smoke.records["level"] == level]["density"]
+        assert (found == kept / 266_200).all()
+
+
+def test_each_training_is_done_once_and_the_dense_one_once_for_all_rewinds(smoke: Done):
+    assert len(smoke.trained) == 14
+    assert sum(ticket.mask.density == 1 for ticket in smoke.trained) == 1
+    assert len(files(smoke.folder, "result.json")) == 14
+    assert set(files(smoke.folder / "replicate_1" / "dense", "iteration_*")) == {
+        "iteration_0.safetensors",
+        "iteration_20.safetensors",
+    }
+
+
+def test_every_training_runs_from_its_rewind_to_the_end(smoke: Done):
+    for name, file in files(smoke.folder, "result.json").items():
+        late = "rewind_20" in name and "random_reinit" not in name
+        assert json.loads(file.read_text())["provenance"]["iterations"] == (100 if late else 120), name
+
+
+def test_the_noise_floor_is_exactly_zero(smoke: Done):
+    floor = smoke.records[smoke.records["metric"].str.endswith("noise_floor")]
+    assert sorted(floor["metric"]) == ["angle_noise_floor", "l2_noise_floor"]
+    assert (floor["value"] == 0.0).all()
+
+
+def level_folder(row: Any) -> str:
+    return f"replicate_{row.replicate}/{row.method}/rewind_{row.rewind}/level_{row.level:02d}"
+
+
+def test_distances_are_those_recomputed_from_the_stored_weights(smoke: Done):
+    rows = [row for row in smoke.records.itertuples() if row.metric.startswith(("l2_", "angle_"))]
+    assert len(rows) == 2 * (4 + 2 + 2 + 2 + 1)
+    for row in rows:
+        level = smoke.folder / level_folder(row)
+        mask = load_file(level / "order_0" / "mask.safetensors")
+        if row.metric.endswith("_pruning"):
+            folders = [smoke.folder / "replicate_1" / "dense", level / f"order_{row.order}"]
+        elif row.metric.endswith("_noise_floor"):
+            folders = [level / "order_0", level / "order_0_again"]
+        else:
+            folders = [level / f"order_{order}" for order in row.order.split("-")]
+        ends = [load_file(folder / "end.safetensors") for folder in folders]
+        a, b = (np.concatenate([end[name].astype(np.float64)[mask[name]] for name in LAYERS]) for end in ends)
+        if row.metric.startswith("l2_"):
+            assert row.value == pytest.approx(np.sqrt(((a - b) ** 2).sum()), rel=1e-9)
+        else:
+            cosine = a @ b / np.sqrt((a @ a) * (b @ b))
+            assert row.value == pytest.approx(np.degrees(np.arccos(min(cosine, 1.0))), abs=1e-5)
+
+
+def test_the_first_ticket_keeps_the_largest_weights_of_the_dense_end_in_every_layer(smoke: Done):
+    end = load_file(smoke.folder / "replicate_1" / "dense" / "end.safetensors")
+    for rewind in (0, 20):
+        mask = load_file(smoke.folder / f"replicate_1/imp/rewind_{rewind}/level_01/order_0/mask.safetensors")
+        for name, kept in zip(LAYERS, (188_160, 24_000, 900), strict=True):
+            size = np.abs(end[name])
+            assert mask[name].sum() == kept
+            assert size[mask[name]].min() >= size[~mask[name]].max()
+
+
+def test_masks_are_nested_along_a_chain(smoke: Done):
+    for rewind in (0, 20):
+        first, second = (
+            load_file(smoke.folder / f"replicate_1/imp/rewind_{rewind}/level_{level:02d}/order_0/mask.safetensors")
+            for level in (1, 2)
+        )
+        assert all((first[name] | ~second[name]).all() for name in LAYERS)
+
+
+def test_random_pruning_keeps_as_many_weights_in_every_layer_but_others(smoke: Done):
+    for rewind in (0, 20):
+        masks = {
+            method: load_file(smoke.folder / f"replicate_1/{method}/rewind_{rewind}/level_02/order_0/mask.safetensors")
+            for method in ("imp", "random_pruning", "random_reinit")
+        }
+        for name in LAYERS:
+            assert masks["random_pruning"][name].sum() == masks["imp"][name].sum()
+            assert (masks["random_pruning"][name] != masks["imp"][name]).any()
+            assert (masks["random_reinit"][name] == masks["imp"][name]).all()
+
+
+def test_pruned_weights_are_zero_at_the_end_of_every_training(smoke: Done):
+    for file in files(smoke.folder, "end.safetensors").values():
+        end, mask = load_file(file), load_file(file.with_name("mask.safetensors"))
+        assert all((end[name][~mask[name]] == 0).all() for name in LAYERS)
+
+
+def by_hand(done: Done, path: str, ticket: Ticket, dataset: Dataset) -> None:
+    expected = train(SMOKE, dataset, ticket, replicate=1, order=0).state
+    end = load_file(done.folder / path / "end.safetensors")
+    assert all(np.array_equal(end[name], expected[name].numpy()) for name in end)
+
+
+def test_a_ticket_starts_from_the_weights_of_the_dense_run_at_its_rewind(smoke: Done, embedded_mnist: Dataset):
+    path = "replicate_1/imp/rewind_20/level_02/order_0"
+    kept = load_file(smoke.folder / "replicate_1" / "dense" / "iteration_20.safetensors")
+    mask = load_file(smoke.folder / path / "mask.safetensors")
+    weights = {name: torch.from_numpy(value * mask.get(name, True)) for name, value in kept.items()}
+    ticket = Ticket(Mask({name: torch.from_numpy(mask[name]) for name in LAYERS}), weights, 20, 2)
+    by_hand(smoke, path, ticket, embedded_mnist)
+
+
+def test_the_dense_run_is_one_training_from_the_initial_weights(smoke: Done, embedded_mnist: Dataset):
+    weights = initial_weights("lenet_300_100", seeds.stream(1, "init"))
+    ticket = Ticket(Mask.ones({name: weights[name] for name in LAYERS}), weights, 0, 0)
+    by_hand(smoke, "replicate_1/dense", ticket, embedded_mnist)
+
+
+# Nothing twice
+
+
+def test_a_second_run_trains_nothing_and_writes_nothing(copy: Done, monkeypatch: pytest.MonkeyPatch):
+    before, trained = times(copy.store, "*"), count_trainings(monkeypatch)
+    pd.testing.assert_frame_equal(run(TINY, store=copy.store), copy.records)
+    pd.testing.assert_frame_equal(run(TINY, store=str(copy.store), missing="error"), copy.records)
+    assert trained == []
+    assert times(copy.store, "*") == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "new"),
+    [
+        ({"levels": 2, "compared_levels": (2,)}, 3),
+        ({"levels": 2, "compared_levels": (1, 2)}, 3),
+        ({"replicates": 2}, 4),
+        ({"replicates": (3,)}, 4),
+        ({"orders": 3}, 1),
+        ({"rewinds": (0, 5)}, 2),
+        ({"methods": ("imp", "random_pruning", "random_reinit")}, 3),
+    ],
+    ids=str,
+)
+def test_asking_for_more_trains_only_what_is_new(
+    changes: dict[str, object], new: int, copy: Done, monkeypatch: pytest.MonkeyPatch
+):
+    wider = TINY.updated(**changes)
+    before, trained = times(copy.store, "result.json", "end.safetensors"), count_trainings(monkeypatch)
+    table = run(wider, store=copy.store)
+    after = times(copy.store, "result.json", "end.safetensors")
+    assert {name: after[name] for name in before} == before
+    assert len(after) - len(before) == 2 * new
+    assert len(trained) in (new, new + ("rewinds" in changes))  # W_5 was not kept: the dense run is repeated up to it
+    assert records.missing(table, wider) == []
+
+
+def test_a_later_wish_for_a_rewind_gives_the_same_bits_as_an_early_one(copy: Done, tmp_path: Path):
+    config = TINY.updated(rewinds=(0, 5), orders=1)
+    run(config, store=copy.store)
+    run(config, store=tmp_path / "fresh")
+    late, early = bits(copy.store), bits(tmp_path / "fresh")
+    shared = [name for name in early if not name.endswith("distances.json")]
+    assert {name: late[name] for name in shared} == {name: early[name] for name in shared}
+
+
+def test_what_run_returns_does_not_depend_on_what_else_is_in_the_store(copy: Done, tmp_path: Path):
+    config = TINY.updated(levels=2, compared_levels=(2,))
+    pd.testing.assert_frame_equal(run(config, store=copy.store), run(config, store=tmp_path / "fresh"))
+
+
+def test_missing_records_are_an_error_where_training_is_not_wanted(tmp_path: Path):
+    with pytest.raises(MissingRecords, match=r"4 of 4 trainings") as raised:
+        run(TINY, store=tmp_path / "store", missing="error")
+    assert "missing='train'" in str(raised.value)
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_unknown_wish_for_what_is_missing_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="bogus"):
+        run(TINY, store=tmp_path / "store", missing="bogus")  # type: ignore[arg-type]
+
+
+def test_distances_that_a_killed_run_did_not_measure_are_measured_by_the_next(
+    copy: Done, monkeypatch: pytest.MonkeyPatch
+):
+    wider = TINY.updated(orders=3)
+    with monkeypatch.context() as killed:
+        killed.setattr(study, "measure", lambda _: None)
+        run(wider, store=copy.store)
+    table = run(wider, store=copy.store)
+    assert set(table[table["metric"] == "l2_data_order"]["order"]) == {"0-1", "0-2", "1-2"}
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    ("damaged", "changes"),
+    [
+        ("dense/end", {"orders": 3}),
+        ("imp/rewind_0/level_01/order_0/end", {"orders": 3}),
+        ("imp/rewind_0/level_01/order_0/end", {"levels": 2, "compared_levels": (1,)}),
+        ("imp/rewind_0/level_01/order_1/end", {"orders": 3}),
+        ("imp/rewind_0/level_01/order_0/mask", {"orders": 3}),
+    ],
+)
+def test_a_damaged_file_is_noticed_when_it_is_needed_and_only_it_is_made_again(
+    damaged: str, changes: dict[str, object], copy: Done, monkeypatch: pytest.MonkeyPatch
+):
+    expected, before = bits(copy.store), times(copy.store, "result.json")
+    flip_a_bit(copy.folder / "replicate_1" / f"{damaged}.safetensors")
+    trained = count_trainings(monkeypatch)
+    run(TINY.updated(**changes), store=copy.store)
+    after, now = times(copy.store, "result.json"), bits(copy.store)
+    again = {name for name in before if after[name] != before[name]}
+    assert again <= {f"{TINY.name}/replicate_1/{Path(damaged).parent}/result.json"}
+    assert len(trained) <= 2  # the new one and the damaged one
+    states = [name for name in expected if name.endswith(".safetensors")]
+    assert {name: now[name] for name in states} == {name: expected[name] for name in states}
+
+
+def test_a_damaged_state_to_rewind_to_is_made_again_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config, store = TINY.updated(rewinds=(5,), orders=1), tmp_path / "store"
+    run(config, store=store)
+    expected, before = bits(store), times(store, "result.json")
+    flip_a_bit(store / config.name / "replicate_1" / "dense" / "iteration_5.safetensors")
+    trained = count_trainings(monkeypatch)
+    run(config.updated(orders=2), store=store)
+    states = [name for name in expected if name.endswith(".safetensors")]
+    assert {name: bits(store)[name] for name in states} == {name: expected[name] for name in states}
+    assert {name: times(store, "result.json")[name] for name in before} == before
+    assert len(trained) == 2  # the dense run up to iteration 5, and the new data order
+
+
+def full_after(calls: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`os.fsync` or `os.replace` on a disk that is full after some calls."""
+    left = iter(range(calls))
+
+    def limited(*arguments: Any) -> Any:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return function(*arguments)
+
+    return limited
+
+
+@pytest.mark.parametrize(
+    ("function", "calls"), [("fsync", 0), ("fsync", 1), ("replace", 2), ("fsync", 6), ("replace", 14)]
+)
+def test_a_full_disk_is_said_and_the_next_run_gives_the_same_bits(
+    function: str, calls: int, tiny: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as full:
+        full.setattr(os, function, full_after(calls, getattr(os, function)))
+        with pytest.raises(StoreError, match="No space left on device"):
+            run(TINY, store=tmp_path / "store")
+    table = run(TINY, store=tmp_path / "store")
+    pd.testing.assert_frame_equal(table, tiny.records)
+    assert bits(tmp_path / "store") == bits(tiny.store)
+    assert not files(tmp_path / "store", ".*.safetensors.*", ".*.json.*")
+
+
+# Stopping
+
+
+def test_a_run_out_of_time_says_how_far_it_came_and_goes_on_with_the_same_bits(tiny: Done, tmp_path: Path):
+    with pytest.raises(Stopped, match="0 of 4"):
+        run(TINY, store=tmp_path / "store", seconds=0)
+    with pytest.raises(Stopped, match="of 4"):
+        run(TINY, store=tmp_path / "store", seconds=0.1)
+    assert files(tmp_path / "store", "checkpoint.safetensors")
+    run(TINY, store=tmp_path / "store")
+    assert bits(tmp_path / "store") == bits(tiny.store)
+    assert not files(tmp_path / "store", "checkpoint.safetensors")
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(PROJECT)}
+
+
+def start(*arguments: str, env: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not files(folder, pattern):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import lth_core.train
+from lth_core import run
+from lth_core.config import Config
+lth_core.train.CHECKPOINT_SECONDS = 0.05
+run(Config.from_json(sys.stdin.read()), store=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_killed_at_a_random_moment_and_started_again_gives_the_same_bits(seed: int, tiny: Done, tmp_path: Path):
+    store = tmp_path / "store"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(store)], env=environment(), stdin=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdin is not None
+        process.stdin.write(TINY.to_json())
+        process.stdin.close()
+        wait_for(".lock", store, process)
+        time.sleep(random.Random(seed).uniform(0, 1.0))
+        process.kill()
+    run(TINY, store=store)
+    assert bits(store) == bits(tiny.store)
+
+
+def test_sigterm_stops_a_run_with_a_checkpoint_a_message_and_status_3(smoke: Done, tmp_path: Path):
+    store = tmp_path / "store"
+    options = ("--profile", "smoke", "--figure", "stability", "--store", str(store))
+    with start("-m", "lth_core.cli", "run", "lenet_300_100", *options, env=environment()) as process:
+        wait_for(".lock", store, process)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+        out, err = process.communicate(timeout=30)
+    assert time.monotonic() - asked < 10
+    assert process.returncode == 3, err
+    assert "of 14 trainings done; the same command goes on from here" in out
+    assert "Traceback" not in err
+    assert files(store, "checkpoint.safetensors")
+    few = SMOKE.updated(rewinds=(0,), levels=1, compared_levels=(), methods=("imp",))
+    run(few, store=store)
+    mine, theirs = bits(store), bits(smoke.store)
+    ends = [name for name in mine if name.endswith("end.safetensors")]
+    assert len(ends) >= 2
+    assert {name: mine[name] for name in ends} == {name: theirs[name] for name in ends}
+
+
+# Several processes
+
+SPY = """
+import os
+replace = os.replace
+def spy(source, destination, **options):
+    replace(source, destination, **options)
+    if str(destination).endswith("result.json"):
+        with open(os.environ["LTH_TEST_LOG"], "a") as log:
+            log.write(f"{os.getpid()} {destination}\\n")
+os.replace = spy
+"""
+"""Runs at the start of every Python process and logs each training that it finishes."""
+
+
+@pytest.fixture
+def finishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The log of the trainings that processes started from here finish."""
+    (tmp_path / "spy").mkdir()
+    (tmp_path / "spy" / "sitecustomize.py").write_text(SPY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "spy"), str(PROJECT)]))
+    monkeypatch.setenv("LTH_TEST_LOG", str(tmp_path / "log"))
+    return tmp_path / "log"
+
+
+def check_shared(log: Path, store: Path, alone: Done) -> None:
+    lines = [line.split(" ", 1) for line in log.read_text().splitlines()]
+    done = Counter(path for _, path in lines)
+    assert len(done) == len(alone.trained)
+    assert set(done.values()) == {1}
+    assert bits(store) == bits(alone.store)
+    assert not files(store, "checkpoint.safetensors")
+
+
+def test_two_commands_on_one_store_do_each_training_once_with_the_same_bits(
+    finishes: Path, smoke: Done, tmp_path: Path
+):
+    store = tmp_path / "store"
+    options = ("--profile", "smoke", "--figure", "stability", "--workers", "1", "--store", str(store))
+    both = [start("-m", "lth_core.cli", "run", "lenet_300_100", *options, env=dict(os.environ)) for _ in range(2)]
+    for process in both:
+        with process:
+            _, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err
+    check_shared(finishes, store, smoke)
+    pd.testing.assert_frame_equal(run(SMOKE, store=store, missing="error"), smoke.records)
+
+
+def test_two_workers_do_each_training_once_with_the_same_bits(finishes: Path, smoke: Done, tmp_path: Path):
+    store = tmp_path / "store"
+    script = (
+        "import sys; from lth_core import run; from lth_core.config import Config\n"
+        "run(Config.from_json(sys.argv[1]), store=sys.argv[2], workers=2)"
+    )
+    with start("-c", script, SMOKE.to_json(), str(store), env=dict(os.environ)) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    check_shared(finishes, store, smoke)
+    pd.testing.assert_frame_equal(run(SMOKE, store=store, missing="error"), smoke.records)
+
+
+# Data that is not there, and training that fails
+
+
+def test_without_mnist_the_embedded_images_stand_in_under_their_own_name(tmp_path: Path):
+    laptop = preset("lenet_300_100", profile="laptop")
+    config = laptop.updated(iterations=100, levels=1, compared_levels=(1,), replicates=1, rewinds=(0,), orders=1)
+    with pytest.warns(UserWarning, match="mnist_embedded"):
+        table = run(config, store=tmp_path / "store")
+    assert set(table["dataset"]) == {"mnist_embedded"}
+    assert set(table["digest"]) == {config.updated(dataset="mnist_embedded").digest()}
+    assert config.digest() not in set(table["digest"])
+    with pytest.raises(MissingRecords):
+        run(config, store=tmp_path / "store", missing="error")
+
+
+def test_a_diverged_dense_run_is_a_record_and_nothing_is_missing_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = TINY.updated(learning_rate=1e30, rewinds=(0, 69))
+    table = run(config, store=tmp_path / "store", seconds=20)
+    assert list(table["metric"]) == ["diverged"]
+    assert list(table["method"]) == ["dense"]
+    assert 0 < table["value"].item() <= 70
+    assert records.missing(table, config) == []
+    trained = count_trainings(monkeypatch)
+    pd.testing.assert_frame_equal(run(config, store=tmp_path / "store", missing="error"), table)
+    assert trained == []
+
+
+@pytest.mark.parametrize("compared", [(), (1,), (2,), (1, 2)], ids=str)
+def test_a_level_that_diverges_is_a_record_and_nothing_is_missing_after_it(
+    compared: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def diverging(config: Config, dataset: Dataset, ticket: Ticket, **options: Any) -> Trained:
+        trained = train(config, dataset, ticket, **options)
+        return trained if ticket.level == 0 else Trained(trained.state, {}, 66, trained.seconds)
+
+    monkeypatch.setattr(worker, "train", diverging)
+    config = TINY.updated(levels=2, compared_levels=compared)
+    table = run(config, store=tmp_path / "store", seconds=8)
+    diverged = table[table["metric"] == "diverged"]
+    assert set(diverged["level"]) == {1}
+    assert set(diverged["order"]) == ({"0", "1"} if 1 in compared else {"0"})
+    assert set(table[table["metric"] == "test_accuracy"]["method"]) == {"dense"}
+    assert records.missing(table, config) == []
+    pd.testing.assert_frame_equal(run(config, store=tmp_path / "store", missing="error"), table)
+
+
+def test_a_control_that_diverges_does_not_keep_the_rest_from_being_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = TINY.updated(methods=("imp", "random_pruning"))
+    trained = training.train
+
+    def diverging(config: Config, dataset: Dataset, ticket: Ticket, **options: Any) -> Trained:
+        end = trained(config, dataset, ticket, **options)
+        control = "random_pruning" in str(options["saves"].folder)
+        return Trained(end.state, {}, 66, end.seconds) if control else end
+
+    monkeypatch.setattr(worker, "train", diverging)
+    table = run(config, store=tmp_path / "store", seconds=8)
+    assert set(table[table["method"] == "random_pruning"]["metric"]) == {"diverged"}
+    assert records.missing(table, config) == []
+    assert "l2_data_order" in set(table[table["method"] == "imp"]["metric"])
