@@ -4,7 +4,7 @@ The variants take turns, round after round, so that a machine whose speed drifts
 is the median over rounds, with the smallest and the largest.
 
     ours           lth_core's training of LeNet-300-100 under a mask (the repository's own `train`)
-    loader loop    what a textbook does: torch's DataLoader over torchvision's MNIST with ToTensor, an nn.Module, Adam
+    loader loop    what a textbook does: torch's DataLoader over torchvision's MNIST, an nn.Module, Adam
     products       the eight matrix products of an iteration and nothing else: the floor
 
 Run it on a machine that does nothing else.
@@ -112,12 +112,13 @@ def loader_variant() -> Callable[[], float]:
     from torchvision import transforms
     from torchvision.datasets import MNIST
 
+    usual = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     folder = Path(tempfile.mkdtemp())
     images = mnist().train
     for part in ("train", "t10k"):
         write_idx(folder / "MNIST" / "raw" / f"{part}-images-idx3-ubyte", images.images.numpy())
         write_idx(folder / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte", images.labels.to(torch.uint8).numpy())
-    loader = DataLoader(MNIST(str(folder), transform=transforms.ToTensor()), BATCH, shuffle=True, drop_last=True)
+    loader = DataLoader(MNIST(str(folder), transform=usual), BATCH, shuffle=True, drop_last=True)
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
     )
