@@ -58,20 +58,17 @@ def run_command(
 
     Exits with 0 when everything is done and with 3 when it stopped before.
     """
-    import time
-
-    from lth_core.study import Style, run
+    from lth_core.records import store_folder
+    from lth_core.study import Style, train_missing
     from lth_core.train import Stopped
 
-    started = time.monotonic()
+    parts = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset)
     style: Style = "bar" if sys.stderr.isatty() else "lines"
-    for part in _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset):
-        left = None if time_limit is None else max(0.0, time_limit - (time.monotonic() - started))
-        try:
-            run(part, store=store, workers=workers, seconds=left, progress=style)
-        except Stopped as stopped:
-            print(f"{part.name}: {stopped}; the same command goes on from here")
-            raise typer.Exit(UNFINISHED) from None
+    try:
+        train_missing(parts, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
+    except Stopped as stopped:
+        print(f"{parts[0].name}: {stopped}; the same command goes on from here")
+        raise typer.Exit(UNFINISHED) from None
 
 
 @app.command()

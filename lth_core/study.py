@@ -54,19 +54,42 @@ def run(
     if missing not in ("train", "error"):
         raise ValueError(f"missing={missing!r} is not valid; expected 'train' or 'error'")
     folder = Path(store) if store is not None else records.store_folder()
-    while True:
-        study = StudyStore(folder, config)
-        measure(study)
-        known = records.known(study)
-        absent = records.missing(known, config)
-        if not absent:
-            return records.select(known, config)
-        if missing == "error":
+    if missing == "error":
+        absent = records.missing(_known(folder, config), config)
+        if absent:
             raise records.MissingRecords(records.how_to_make(config, absent))
-        resolved = data.resolve(config.dataset)
-        if resolved == config.dataset:
-            _train(study, absent, workers, seconds, progress)
-        config = config.updated(dataset=resolved)
+    else:
+        config = train_missing([config], folder, workers=workers, seconds=seconds, progress=progress)[0]
+    return records.select(_known(folder, config), config)
+
+
+def train_missing(
+    configs: Sequence[Config],
+    store: Path,
+    *,
+    workers: int | None = None,
+    seconds: float | None = None,
+    progress: Style = None,
+) -> list[Config]:
+    """Train what is missing from configurations of one study, all of it together; for the options see `run`.
+
+    Returns the configurations with the data set that was used.
+    """
+    while True:
+        known = _known(store, configs[0])
+        absent = list(dict.fromkeys(t for config in configs for t in records.missing(known, config)))
+        if not absent:
+            return list(configs)
+        resolved = data.resolve(configs[0].dataset)
+        if resolved == configs[0].dataset:
+            _train(StudyStore(store, configs[0]), absent, workers, seconds, progress)
+        configs = [config.updated(dataset=resolved) for config in configs]
+
+
+def _known(store: Path, config: Config) -> pd.DataFrame:
+    study = StudyStore(store, config)
+    measure(study)
+    return records.known(study)
 
 
 def _train(

@@ -43,6 +43,7 @@ class Worker:
         self.config = config = store.config
         self.store = store
         self.data = data.load(config.dataset)
+        self.rewinds: Collection[int] = ()
         self.fingerprint = self.data.fingerprint()
         if config.batch_size > len(self.data.train):
             raise ConfigError(
@@ -53,6 +54,7 @@ class Worker:
     def complete(self, absent: Collection[Training]) -> None:
         """Do these trainings, with what they need. Waits for those that another process is doing."""
         remaining = list(absent)
+        self.rewinds = {training.rewind for training in absent}
         while remaining:
             before = len(remaining)
             chains = dict.fromkeys((t.rewind, t.replicate) for t in remaining)
@@ -117,7 +119,7 @@ class Worker:
         """The end of the dense run; training it leaves W_k for every rewinding iteration behind."""
         ones = Mask.ones(build(self.config.network))
         ticket = subnetwork(self.initial(replicate), ones, 0, 0)
-        return self.trained(dense(replicate), ticket, keep=self.config.rewinds)
+        return self.trained(dense(replicate), ticket, keep=self.rewinds)
 
     def dense_state(self, replicate: int, iteration: int) -> State:
         """W_k. One that the dense run did not leave behind is trained again from the nearest earlier one."""
