@@ -101,8 +101,8 @@ def ours_variant() -> Callable[[], float]:
     nothing = data.Split(images.test.images[:1], images.test.labels[:1])
     images = data.Dataset(images.name, images.train, nothing, nothing)
     config = preset("lenet_300_100").updated(iterations=ITERATIONS, rewinds=(0,))
-    mask = Mask({name: torch.rand(ones.shape) < 0.5 for name, ones in Mask.ones(build(config.network)).items()})
-    ticket = subnetwork(initial_weights(config.network, seeds.stream(1, "init")), mask, 0, 1)
+    mask = Mask({name: torch.rand(ones.shape) < 0.5 for name, ones in Mask.ones(build(config)).items()})
+    ticket = subnetwork(initial_weights(config, seeds.stream(1, "init")), mask, 0, 1)
     return timed(lambda: train(config, images, ticket, replicate=1, order=0))
 
 

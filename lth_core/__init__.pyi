@@ -1,8 +1,5 @@
 from .config import Config as Config
 from .config import ConfigError as ConfigError
-from .config import configure as configure
-from .config import figures as figures
-from .config import preset as preset
 from .data import DataError as DataError
 from .files import StoreError as StoreError
 from .imp import Level as Level
@@ -13,6 +10,9 @@ from .imp import random_pruning as random_pruning
 from .imp import random_reinitialisation as random_reinitialisation
 from .imp import subnetwork as subnetwork
 from .masks import Mask as Mask
+from .parameters import configure as configure
+from .presets import figures as figures
+from .presets import preset as preset
 from .pruning import magnitude as magnitude
 from .pruning import prune_global as prune_global
 from .pruning import prune_layerwise as prune_layerwise

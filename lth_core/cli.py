@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from lth_core import __version__
-from lth_core.config import Config, ConfigError, figures, preset
+from lth_core.config import Config, ConfigError
+from lth_core.presets import figures, preset
 
 UNFINISHED = 3
 """Exit status of a run that stopped, at its time limit or on a signal, before everything was done."""

@@ -1,11 +1,10 @@
-"""What an experiment is: a frozen, validated configuration with a stable digest, and the presets of the study."""
+"""What an experiment is: a frozen, validated configuration with a stable digest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
-from types import FunctionType, ModuleType
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -16,7 +15,8 @@ METHODS = ("imp", "random_pruning", "random_reinit")
 LABELS = ("recipe", "profile")
 """Fields that only name other fields' values; a study is what its settings make it, whatever they are called."""
 
-EXTENT = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders")
+EXTENT = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "curve_levels",
+          "curve_rewinds")  # fmt: skip
 """Fields that say how much of a study is asked for. They do not change the bits of any one training, so they stay out
 of the digest: asking for more levels or replicates adds trainings to a study instead of starting another one."""
 
@@ -34,16 +34,31 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    network: Literal["lenet_300_100"]
+    network: Literal["lenet_300_100", "resnet20", "vgg19"]
     recipe: str
     profile: str
-    dataset: Literal["mnist", "mnist_embedded"]
+    dataset: Literal["mnist", "cifar10", "cifar10_jpeg", "mnist_embedded"]
+    width: float = Field(default=1.0, gt=0, le=4)
+    """Factor on the number of filters in every layer of a convolutional network."""
+    image_size: int | None = Field(default=None, ge=8)
+    """Side in pixels to which images are reduced. None: as they are."""
+    augment: bool = False
+    """Random crops of images padded by 4 pixels, and random horizontal flips."""
     iterations: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     optimizer: Literal["adam", "momentum"]
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    warmup: int = Field(default=0, ge=0)
+    """Iterations over which the learning rate grows from 0 to `learning_rate`, in a straight line."""
+    drops: tuple[int, ...] = ()
+    """Iterations at which the learning rate is divided by 10."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    rewind_optimizer: Literal["restored", "fresh"] = "restored"
+    """Whether the optimiser's moments are rewound with the weights, or start at zero."""
+    reinit_length: Literal["full", "remaining"] = "full"
+    """Whether the reinitialised control trains for all iterations, or for those from the rewinding iteration on."""
+    pruning_scope: Literal["layerwise", "global"] = "layerwise"
     pruning_rate: float = Field(ge=0, le=1)
     output_pruning_rate: float | None = Field(default=None, ge=0, le=1)
 
@@ -54,8 +69,12 @@ class Config(BaseModel):
     methods: tuple[Literal["imp", "random_pruning", "random_reinit"], ...] = ("imp", "random_pruning")
     replicates: tuple[int, ...]
     orders: int = Field(ge=1)
+    curve_levels: int | None = Field(default=None, ge=0)
+    """How many times accuracy curves prune. None: `levels`."""
+    curve_rewinds: tuple[int, ...] | None = None
+    """The rewinding iterations that accuracy curves show. None: the first of `rewinds`."""
 
-    @field_validator("rewinds", "compared_levels", "methods", "replicates", mode="before")
+    @field_validator("rewinds", "compared_levels", "methods", "replicates", "drops", "curve_rewinds", mode="before")
     @classmethod
     def _as_tuple(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
@@ -71,7 +90,7 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _check_extent(self) -> Config:
-        for k in self.rewinds:
+        for k in {*self.rewinds, *(self.curve_rewinds or ())}:
             if not 0 <= k < self.iterations:
                 raise ValueError(
                     f"rewinds: cannot rewind to iteration {k}; the training has {self.iterations} iterations, "
@@ -153,95 +172,3 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return str(problem["ctx"]["error"])
     where = ".".join(map(str, problem["loc"]))
     return f"{where}: {problem['input']!r} is not valid: {problem['msg'].lower()}"
-
-
-_LENET_300_100: dict[str, Any] = {
-    "dataset": "mnist",
-    "optimizer": "adam",
-    "learning_rate": 1.2e-3,
-    "batch_size": 60,
-    "pruning_rate": 0.2,
-    "output_pruning_rate": 0.1,
-}
-_PRESETS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
-    "lenet_300_100": {
-        "standard": {
-            "paper": _LENET_300_100
-            | {"iterations": 50_000, "rewinds": (0, 100, 500, 1_000, 5_000, 20_000), "levels": 10}
-            | {"replicates": 3, "orders": 4},
-            "laptop": _LENET_300_100
-            | {"iterations": 2_000, "rewinds": (0, 100), "levels": 10}
-            | {"replicates": 2, "orders": 2},
-            "smoke": _LENET_300_100
-            | {"dataset": "mnist_embedded", "iterations": 120, "rewinds": (0, 20), "levels": 2}
-            | {"replicates": 1, "orders": 2, "methods": METHODS},
-        },
-    },
-}
-"""Network -> recipe -> profile -> settings."""
-
-
-def _choose(what: str, value: str, known: Mapping[str, Any]) -> Any:
-    if value not in known:
-        raise ConfigError(f"unknown {what} {value!r}; known: {', '.join(known)}")
-    return known[value]
-
-
-def preset(network: str, recipe: str = "standard", profile: str = "paper") -> Config:
-    """A setting of the study: a network, one of its recipes, at one of the profiles (smoke, laptop, paper).
-
-    Raises `ConfigError` (a `ValueError`) that lists the known names when one is unknown.
-    """
-    recipes = _choose("network", network, _PRESETS)
-    fields = _choose("profile", profile, _choose("recipe", recipe, recipes))
-    return Config.create(network=network, recipe=recipe, profile=profile, **fields)
-
-
-def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> dict[str, Any]:
-    """A notebook's parameters, from its `globals()` in the first cell after them.
-
-    papermill lets through a parameter that the notebook does not have; here it raises a `ConfigError` that names it
-    and the valid ones.
-    """
-    shell = {"In", "Out", "exit", "quit", "get_ipython", "open"}
-    given = {
-        name: value
-        for name, value in namespace.items()
-        if not name.startswith("_") and name not in shell and not isinstance(value, (FunctionType, ModuleType))
-    }
-    unknown = [repr(name) for name in given if name not in valid]
-    if unknown:
-        raise ConfigError(f"unknown parameter {', '.join(unknown)}; valid parameters: {', '.join(valid)}")
-    return given
-
-
-def configure(namespace: Mapping[str, Any], network: str, recipe: str = "standard") -> tuple[Config, dict[str, Any]]:
-    """The configuration that a notebook's parameters describe, and what they say beside it for `run`.
-
-    Parameters are `profile`, the fields of `Config`, and `missing` ("train" or "error"); see `given_parameters`.
-    """
-    settings = [name for name in Config.model_fields if name not in ("network", *LABELS)]
-    given = given_parameters(namespace, ["profile", "missing", *settings])
-    options = {"missing": given.pop("missing")} if "missing" in given else {}
-    if options.get("missing", "train") not in ("train", "error"):
-        raise ConfigError(f"missing: {options['missing']!r} is not valid; expected 'train' or 'error'")
-    return preset(network, recipe, given.pop("profile", "paper")).updated(**given), options
-
-
-def figures(config: Config) -> dict[str, Config]:
-    """The parts of a network's study, each named for what it shows; together they are the whole study.
-
-    stability: every rewinding iteration, compared at the last level (Figures 3, 4, 10, 11). accuracy: every level of
-    original IMP and its controls (Figure 1). levels: the stabilities at every level of original IMP. extreme (paper
-    profile): original IMP pruned twice as often.
-    """
-    every_level = tuple(range(1, config.levels + 1))
-    original = config.updated(rewinds=config.rewinds[:1], compared_levels=every_level)
-    parts = {
-        "stability": config,
-        "accuracy": original.updated(methods=METHODS, orders=1),
-        "levels": original,
-    }
-    if config.profile == "paper":
-        parts["extreme"] = original.updated(levels=2 * config.levels, compared_levels=(), methods=("imp",))
-    return parts

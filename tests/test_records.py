@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from lth_core import records
-from lth_core.config import Config, ConfigError, preset
+from lth_core.config import Config, ConfigError
+from lth_core.presets import preset
 from lth_core.records import COLUMNS, PROVENANCE, add, import_folder, merge, missing, read, select, trainings, write
 from lth_core.store import StoreError, Training
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lth_core.models import initial_weights
+from lth_core.presets import preset
 from lth_core.seeds import epoch_order, stream
 
 
@@ -73,6 +74,6 @@ def test_data_orders_are_those_the_records_were_made_with():
 
 
 def test_initial_weights_are_those_the_records_were_made_with():
-    weights = initial_weights("lenet_300_100", stream(1, "init"))
+    weights = initial_weights(preset("lenet_300_100"), stream(1, "init"))
     expected = [0.01611296832561493, -0.006845918018370867, -0.047907087951898575]
     assert weights["fc1.weight"][0, :3].tolist() == pytest.approx(expected, rel=1e-6)

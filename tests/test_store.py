@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from lth_core import seeds
-from lth_core.config import preset
 from lth_core.data import Dataset
 from lth_core.imp import subnetwork
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
+from lth_core.presets import preset
 from lth_core.store import (
     Busy,
     StoreError,
@@ -177,8 +177,8 @@ def test_a_damaged_checkpoint_is_dropped(place: Path):
 
 def test_a_training_whose_checkpoint_is_damaged_starts_over_with_the_same_bits(place: Path, embedded_mnist: Dataset):
     config, folder = SMOKE.updated(iterations=20, rewinds=(0,)), TrainingFolder(place)
-    mask = Mask.ones(build("lenet_300_100"))
-    start = subnetwork(initial_weights("lenet_300_100", seeds.stream(1, "init")), mask, 0, 0)
+    mask = Mask.ones(build(preset("lenet_300_100")))
+    start = subnetwork(initial_weights(preset("lenet_300_100"), seeds.stream(1, "init")), mask, 0, 0)
     calls: list[int] = []
 
     def at_tenth() -> bool:

@@ -22,11 +22,12 @@ from safetensors.numpy import load_file
 
 from lth_core import data, records, seeds, study, worker
 from lth_core import train as training
-from lth_core.config import Config, preset
+from lth_core.config import Config
 from lth_core.data import Dataset
 from lth_core.imp import Ticket
 from lth_core.masks import Mask
 from lth_core.models import initial_weights
+from lth_core.presets import preset
 from lth_core.records import COLUMNS, MissingRecords
 from lth_core.store import StoreError
 from lth_core.study import run
@@ -245,7 +246,7 @@ def test_a_ticket_starts_from_the_weights_of_the_dense_run_at_its_rewind(smoke: 
 
 
 def test_the_dense_run_is_one_training_from_the_initial_weights(smoke: Done, embedded_mnist: Dataset):
-    weights = initial_weights("lenet_300_100", seeds.stream(1, "init"))
+    weights = initial_weights(preset("lenet_300_100"), seeds.stream(1, "init"))
     ticket = Ticket(Mask.ones({name: weights[name] for name in LAYERS}), weights, 0, 0)
     by_hand(smoke, "replicate_1/dense", ticket, embedded_mnist)
 

@@ -9,11 +9,12 @@ from torch.nn import functional as F
 
 from lth_core import seeds
 from lth_core import train as training
-from lth_core.config import Config, preset
+from lth_core.config import Config
 from lth_core.data import Dataset, Split
 from lth_core.imp import Ticket, subnetwork
 from lth_core.masks import Mask
 from lth_core.models import LeNet300100, build, initial_weights
+from lth_core.presets import preset
 from lth_core.store import TrainingFolder
 from lth_core.train import Stopped, Trained, accuracy, train
 
@@ -30,7 +31,7 @@ OPTIMISERS = pytest.mark.parametrize(
 
 
 def ones() -> Mask:
-    return Mask.ones(build("lenet_300_100"))
+    return Mask.ones(build(preset("lenet_300_100")))
 
 
 def sparse(density: float = 0.3) -> Mask:
@@ -40,7 +41,7 @@ def sparse(density: float = 0.3) -> Mask:
 
 
 def ticket(mask: Mask) -> Ticket:
-    return subnetwork(initial_weights("lenet_300_100", seeds.stream(1, "init")), mask, 0, 0)
+    return subnetwork(initial_weights(preset("lenet_300_100"), seeds.stream(1, "init")), mask, 0, 0)
 
 
 def same_bits(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
@@ -125,7 +126,7 @@ def test_pruned_weights_and_their_moments_are_zero_after_every_update(config: Co
     mask, kept = sparse(), Kept()
     end = train(config, embedded_mnist, ticket(mask), replicate=1, order=0, keep=range(12), saves=kept)
     assert sorted(kept.states) == list(range(12))
-    shapes = {name: weight.shape for name, weight in build("lenet_300_100").named_parameters()}
+    shapes = {name: weight.shape for name, weight in build(preset("lenet_300_100")).named_parameters()}
     pruned = {n: ~mask[n] if n in mask else torch.zeros(shape, dtype=torch.bool) for n, shape in shapes.items()}
     flat = torch.cat([where.flatten() for where in pruned.values()])
     for state in (*kept.states.values(), end.state):
@@ -137,7 +138,7 @@ def test_pruned_weights_and_their_moments_are_zero_after_every_update(config: Co
 
 def test_a_pruned_weight_that_the_ticket_wrongly_holds_is_zeroed(embedded_mnist: Dataset):
     mask = sparse()
-    full = initial_weights("lenet_300_100", seeds.stream(1, "init"))
+    full = initial_weights(preset("lenet_300_100"), seeds.stream(1, "init"))
     unmasked = train(ADAM, embedded_mnist, Ticket(mask, full, 0, 0), replicate=1, order=0, stop=3)
     masked = train(ADAM, embedded_mnist, ticket(mask), replicate=1, order=0, stop=3)
     assert same_bits(unmasked.state, masked.state)

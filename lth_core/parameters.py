@@ -1,0 +1,41 @@
+"""A notebook's parameters: what papermill lets through is checked here, in the first cell after them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import FunctionType, ModuleType
+from typing import Any
+
+from lth_core.config import LABELS, Config, ConfigError
+from lth_core.presets import preset
+
+
+def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> dict[str, Any]:
+    """A notebook's parameters, from its `globals()` in the first cell after them.
+
+    papermill lets through a parameter that the notebook does not have; here it raises a `ConfigError` that names it
+    and the valid ones.
+    """
+    shell = {"In", "Out", "exit", "quit", "get_ipython", "open"}
+    given = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_") and name not in shell and not isinstance(value, (FunctionType, ModuleType))
+    }
+    unknown = [repr(name) for name in given if name not in valid]
+    if unknown:
+        raise ConfigError(f"unknown parameter {', '.join(unknown)}; valid parameters: {', '.join(valid)}")
+    return given
+
+
+def configure(namespace: Mapping[str, Any], network: str, recipe: str = "standard") -> tuple[Config, dict[str, Any]]:
+    """The configuration that a notebook's parameters describe, and what they say beside it for `run`.
+
+    Parameters are `profile`, the fields of `Config`, and `missing` ("train" or "error"); see `given_parameters`.
+    """
+    settings = [name for name in Config.model_fields if name not in ("network", *LABELS)]
+    given = given_parameters(namespace, ["profile", "missing", *settings])
+    options = {"missing": given.pop("missing")} if "missing" in given else {}
+    if options.get("missing", "train") not in ("train", "error"):
+        raise ConfigError(f"missing: {options['missing']!r} is not valid; expected 'train' or 'error'")
+    return preset(network, recipe, given.pop("profile", "paper")).updated(**given), options
