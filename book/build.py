@@ -10,6 +10,7 @@ The pages are written to _build/html. A notebook that fails stops the build befo
 from __future__ import annotations
 
 import argparse
+import base64
 import logging
 import os
 import shutil
@@ -86,7 +87,10 @@ def collect(stored: bool) -> None:
 
 
 def store_outputs() -> None:
-    """Put the executed notebooks in the place of the notebooks, without papermill's notes on the run."""
+    """Put the executed notebooks in the place of the notebooks, without papermill's notes on the run.
+
+    The README shows the first figure of the LeNet chapter.
+    """
     for executed in sorted(EXECUTED.glob("*.ipynb")):
         notebook = nbformat.read(executed, as_version=4)
         notebook.metadata.pop("papermill", None)
@@ -96,6 +100,11 @@ def store_outputs() -> None:
             if not cell.metadata.get("tags", True):
                 del cell.metadata["tags"]
         nbformat.write(notebook, NOTEBOOKS / executed.name)
+    lenet = nbformat.read(NOTEBOOKS / "lenet_mnist.ipynb", as_version=4)
+    pictures = (
+        o["data"]["image/png"] for c in lenet.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+    )
+    (Path("book/_static") / "lenet_accuracy.png").write_bytes(base64.b64decode(next(pictures)))
 
 
 def build_pages() -> int:

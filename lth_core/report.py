@@ -191,6 +191,12 @@ def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
     return rows[["study", *(name for name in rows.columns if name != "study")]]
 
 
+def benchmark() -> pd.DataFrame:
+    """What `make bench` measured last: medians, smallest and largest of its rounds, on the device that it names."""
+    table = pd.read_csv(results_folder() / "benchmark.csv")
+    return table.drop(columns="unit").set_index("measure")
+
+
 def settings_table(configs: Sequence[Config]) -> pd.DataFrame:
     """The settings that determine each study's trainings: a column for each study, headed by its digest."""
     return pd.DataFrame({config.digest(): config.determining() for config in configs}).fillna("")

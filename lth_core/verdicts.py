@@ -55,9 +55,8 @@ def judge(
         return Verdict(claim, paper, "", "", len(sample), "not yet tested at this scale")
     unit = math.exp if ratio else float
     mean = float(sample.mean())
-    low, high = mean, mean
-    if sample.std() > 0:
-        low, high = stats.ttest_1samp(sample, 0).confidence_interval(0.95)
+    error = float(stats.sem(sample))
+    low, high = stats.t.interval(0.95, len(sample) - 1, mean, error) if error else (mean, mean)
     mean, low, high = unit(mean), unit(low), unit(high)
     if above < low and high < below:
         word = "supported"
