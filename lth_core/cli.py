@@ -63,7 +63,7 @@ def run_command(
     from lth_core.study import Style, train_missing
     from lth_core.train import Stopped
 
-    parts = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset)
+    parts = list(_parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset).values())
     style: Style = "bar" if sys.stderr.isatty() else "lines"
     try:
         train_missing(parts, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
@@ -90,11 +90,14 @@ def status(
     from lth_core.store import StudyStore
 
     folder = store or records.store_folder()
-    chosen = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset)
-    for part in chosen:
-        absent = set(records.missing(records.known(StudyStore(folder, part)), part))
+    parts = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset)
+    config = next(iter(parts.values()))
+    known = records.known(StudyStore(folder, config))
+    print(config.name)
+    for name, part in parts.items():
+        absent = set(records.missing(known, part))
         wanted = records.trainings(part)
-        print(f"{part.name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded")
+        print(f"{name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded")
         for rewind in part.rewinds:
             here = [t for t in wanted if t.rewind == rewind]
             print(f"  rewound to {rewind}: {sum(t not in absent for t in here)} of {len(here)}")
@@ -142,8 +145,8 @@ def _parts(
     replicates: str | None,
     orders: int | None,
     dataset: str | None,
-) -> list[Config]:
-    """The configurations that the options of a command describe."""
+) -> dict[str, Config]:
+    """The parts of a study that the options of a command describe, by figure."""
     config = preset(network, recipe, profile)
     changes: dict[str, object] = {}
     if rewinds is not None:
@@ -155,10 +158,10 @@ def _parts(
     changes |= {name: value for name, value in others.items() if value is not None}
     parts = figures(config.updated(**changes))
     if figure is None:
-        return list(parts.values())
+        return parts
     if figure not in parts:
         raise ConfigError(f"unknown figure {figure!r}; known: {', '.join(parts)}")
-    return [parts[figure]]
+    return {figure: parts[figure]}
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:

