@@ -104,18 +104,6 @@ def test_a_changed_image_is_decoded_again(folder):
     )
 
 
-def test_an_image_of_another_class_in_its_place_is_noticed(folder):
-    load()
-    source, target = folder / "train" / "cat" / "0001.png", folder / "train" / "dog" / "0001.png"
-    exchanged = source.read_bytes(), target.read_bytes()
-    times = [file.stat().st_mtime_ns for file in (source, target)]
-    for file, pixels, time in zip((target, source), exchanged, times, strict=True):
-        file.write_bytes(pixels)
-        os.utime(file, ns=(time, time))
-    moved = (picture("train", CLASSES.index("cat"), 1).transpose(2, 0, 1).tobytes(), CLASSES.index("dog"))
-    assert moved in content(load().train)
-
-
 def test_a_damaged_cache_is_made_again(folder):
     first = load()
     (cache,) = folder.glob(".decoded-*")
@@ -331,10 +319,7 @@ def test_the_images_that_are_held_out_are_always_the_same():
     second = held_out()
     assert torch.equal(first.train.images, second.train.images)
     assert torch.equal(first.validation.images, second.validation.images)
-    assert first.validation.images[:3].tolist() == HELD_OUT
-
-
-HELD_OUT: list[int] = []
+    assert first.validation.images[:3].tolist() == [37950, 12144, 33606]
 
 
 # Which data set is used
@@ -508,9 +493,5 @@ def test_draws_leave_the_global_generator_alone():
 
 def test_draws_are_those_the_records_were_made_with():
     shifts, flips = epoch_augmentation(1, 0, 0, 45_000)
-    assert shifts[:3].tolist() == SHIFTS
-    assert flips[:5].tolist() == FLIPS
-
-
-SHIFTS: list[list[int]] = []
-FLIPS: list[bool] = []
+    assert shifts[:3].tolist() == [[8, 3], [2, 3], [4, 5]]
+    assert flips[:5].tolist() == [True, True, False, False, False]

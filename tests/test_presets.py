@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from lth_core import ConfigError, Mask, figures, preset
+from lth_core import ConfigError, figures, preset
 from lth_core.config import METHODS, Config
 from lth_core.models import build
 
@@ -153,12 +153,3 @@ def test_without_levels_and_rewinds_of_their_own_accuracy_curves_take_those_of_t
     config = preset("resnet20").updated(curve_levels=None, curve_rewinds=None, rewinds=(7, 9), levels=3)
     part = figures(config)["accuracy"]
     assert (part.rewinds, part.levels, part.compared) == ((7,), 3, (1, 2, 3))
-
-
-@deep
-def test_the_mask_covers_what_the_paper_prunes(network):
-    with torch.device("meta"):
-        model = build(preset(network))
-    sizes = [dict(model.named_parameters())[name].numel() for name in model.prunable()]
-    assert sum(sizes) == {"resnet20": 267_696, "vgg19": 20_018_880}[network]
-    assert Mask.ones(build(preset(network, profile="smoke"))).size == {"resnet20": 16_812, "vgg19": 78_660}[network]
