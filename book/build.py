@@ -31,6 +31,7 @@ NOTEBOOKS = Path("notebooks")
 EXECUTED = Path("book/executed")
 PART = Path("book/executed.part")
 MATHJAX = Path("book/_static/mathjax")
+FIGURE = Path("book/_static/lenet_accuracy.png")
 INDEX = Path("_build/html/index.html")
 
 IPC = Config({manager: {"transport": "ipc"} for manager in ("KernelManager", "AsyncKernelManager")})
@@ -104,7 +105,8 @@ def store_outputs() -> None:
     pictures = (
         o["data"]["image/png"] for c in lenet.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
     )
-    (Path("book/_static") / "lenet_accuracy.png").write_bytes(base64.b64decode(next(pictures)))
+    FIGURE.parent.mkdir(exist_ok=True)
+    FIGURE.write_bytes(base64.b64decode(next(pictures)))
 
 
 def build_pages() -> int:
