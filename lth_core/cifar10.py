@@ -22,7 +22,8 @@ def load_batches(root: Path) -> Dataset:
     from torchvision.datasets import CIFAR10
 
     folder = root / CIFAR10.base_folder
-    for file, expected in CIFAR10.train_list + CIFAR10.test_list:
+    meta = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
+    for file, expected in [*CIFAR10.train_list, *CIFAR10.test_list, meta]:
         path = folder / file
         if not path.exists():
             raise DataError(f"{path} is missing; CIFAR-10 in Python's format has six batches in {folder}")
@@ -46,9 +47,9 @@ def load_images(root: Path) -> Dataset:
             files = sorted((folder / part / name).glob("[!.]*"))
             if not files:
                 raise DataError(f"{folder / part / name} holds no images; expected {count // 10:,} of class {name!r}")
+            if len(files) != count // 10:
+                raise DataError(f"{folder / part / name} holds {len(files):,} images; expected {count // 10:,}")
             listing[part] += [(file, label) for file in files]
-        if len(listing[part]) != count:
-            raise DataError(f"{folder / part} holds {len(listing[part]):,} images; expected {count:,}, is it partial?")
     described = hashlib.sha256()
     for file, label in listing["train"] + listing["test"]:
         status = file.stat()
@@ -71,7 +72,7 @@ def _decoded(file: Path) -> Tensor:
     try:
         with Image.open(file) as image:
             pixels: Tensor = pil_to_tensor(image.convert("RGB"))
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file} is not a readable image ({error}); get it again") from None
     if pixels.shape != (3, 32, 32):
         raise DataError(f"{file} is {pixels.shape[2]}x{pixels.shape[1]} pixels; CIFAR-10's images are 32x32")

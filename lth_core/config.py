@@ -90,6 +90,10 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _check_extent(self) -> Config:
+        if round(self.width * {"resnet20": 16, "vgg19": 64}.get(self.network, 100)) < 1:
+            raise ValueError(
+                f"width: {self.width} leaves layers of {self.network} without a filter; choose a larger one"
+            )
         for k in {*self.rewinds, *(self.curve_rewinds or ())}:
             if not 0 <= k < self.iterations:
                 raise ValueError(

@@ -69,7 +69,9 @@ def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[Ticket]:
 def read_once(monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
     """Hand out the embedded images without reading them again."""
     load = data.load
-    monkeypatch.setattr(data, "load", lambda name: dataset if name == "mnist_embedded" else load(name))
+    monkeypatch.setattr(
+        data, "load", lambda name, **shape: dataset if name == "mnist_embedded" else load(name, **shape)
+    )
 
 
 def finished(config: Config, folder: Path, dataset: Dataset) -> Done:
