@@ -196,7 +196,6 @@ DAMAGES = {
     "text": lambda whole: b"<html>not found</html>",
     "cut": lambda whole: whole[: len(whole) // 2],
     "altered header": lambda whole: whole[:8] + png_chunk(b"IHDR", bytes(3)) + whole[33:],
-    "altered chunk": lambda whole: whole.replace(b"IEND", b"\xe5\x94X\x16"),
     "altered pixels": lambda whole: whole[:100] + bytes([whole[100] ^ 1]) + whole[101:],
     "huge": lambda whole: huge_png(),
 }
