@@ -59,7 +59,9 @@ def load_images(root: Path) -> Dataset:
         state, _ = read_state(cache)
     except StoreError:
         state = {part: torch.stack([_decoded(file) for file, _ in files]) for part, files in listing.items()}
-        with suppress(StoreError):  # a folder that cannot be written is decoded again next time
+        with suppress(StoreError, OSError):  # a folder that cannot be written is decoded again next time
+            for outdated in folder.glob(".decoded-*.safetensors"):
+                outdated.unlink()
             write_state(cache, state)
     splits = [Split(state[part], torch.tensor([label for _, label in files])) for part, files in listing.items()]
     return _hold_out("cifar10_jpeg", *splits)

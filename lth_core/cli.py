@@ -92,7 +92,7 @@ def status(
     folder = store or records.store_folder()
     parts = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset)
     config = next(iter(parts.values()))
-    known = records.known(StudyStore(folder, config))
+    known, _ = records.known(StudyStore(folder, config))
     print(config.name)
     for name, part in parts.items():
         absent = set(records.missing(known, part))

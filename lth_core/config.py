@@ -94,6 +94,11 @@ class Config(BaseModel):
             raise ValueError(
                 f"width: {self.width} leaves layers of {self.network} without a filter; choose a larger one"
             )
+        if self.network == "lenet_300_100":
+            for name in ("width", "image_size", "augment"):
+                value = getattr(self, name)
+                if value != type(self).model_fields[name].default:
+                    raise ValueError(f"{name}: {value!r} is for convolutional networks, not for {self.network}")
         for k in {*self.rewinds, *(self.curve_rewinds or ())}:
             if not 0 <= k < self.iterations:
                 raise ValueError(

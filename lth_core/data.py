@@ -91,7 +91,7 @@ def resolve(name: str) -> str:
 
 def _stand_in(name: str, other: str, root: Path) -> str:
     warnings.warn(
-        f"{TITLES[name]} is neither in {root.absolute()} nor could it be downloaded; using {TITLES[other]} "
+        f"{TITLES[name]} is not to be had from {root.absolute()}; using {TITLES[other]} "
         f"instead, recorded as {other!r}. To use the full data set, point LTH_DATA at a folder that holds it.",
         stacklevel=3,
     )

@@ -15,6 +15,7 @@ _LENET: Settings = {
     "batch_size": 60,
     "pruning_rate": 0.2,
     "output_pruning_rate": 0.1,
+    "curve_rewinds": (0,),
 }
 _CIFAR: Settings = {
     "dataset": "cifar10",

@@ -26,6 +26,8 @@ COLUMNS = [*STUDY, *TRAINING, "density", "order", "metric", "value"]
 
 PROVENANCE = [*TRAINING, "order", "iterations", "seconds", "device", "lth_core", "torch", "python",
               "data_fingerprint", "finished"]  # fmt: skip
+KEY = [*STUDY, *TRAINING, "order", "metric"]
+PROVENANCE_KEY = [*TRAINING, "order"]
 NOISE_FLOOR = "l2_noise_floor"
 
 
@@ -143,14 +145,10 @@ def write(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.Da
     return study
 
 
-def merge(old: pd.DataFrame, new: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """The rows of both, an old row winning over a new one of the same place.
-
-    Raises `StoreError` when the two disagree: records of different machines are not mixed unnoticed.
-    """
-    key = [name for name in columns if name not in ("value", "density")]
-    if "value" in columns and len(old) and len(new):
-        both = old.merge(new, on=key, suffixes=("", "_new"))
+def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """The records of both. Raises `StoreError` where the two disagree: values of different machines are not mixed."""
+    if len(old) and len(new):
+        both = old.merge(new, on=KEY, suffixes=("", "_new"))
         differ = both[(both["value"] - both["value_new"]).abs() > 1e-6 * both["value"].abs()]
         if len(differ):
             first = differ.iloc[0]
@@ -160,29 +158,27 @@ def merge(old: pd.DataFrame, new: pd.DataFrame, columns: Sequence[str]) -> pd.Da
                 f"level {first['level']}: {first['value']} against {first['value_new']}. Were they made on another "
                 "device? Keep them in a results folder of their own (LTH_RESULTS)"
             )
-    if not len(old) or not len(new):
-        return new if len(new) else old
-    return _sorted(pd.concat([old, new]).drop_duplicates(key), columns)
+    return _union(old, new, KEY)
 
 
 def add(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
     """Merge records into a folder of records and return the study's folder."""
     old_records, old_provenance = read(folder, config)
-    keys = PROVENANCE[:5]
-    merged = merge(old_records, records, COLUMNS)
-    traced = old_provenance if not len(provenance) else provenance
-    if len(old_provenance) and len(provenance):
-        traced = _sorted(pd.concat([old_provenance, provenance]).drop_duplicates(keys), PROVENANCE)
-    return write(folder, config, merged, traced)
+    made = _union(old_provenance, provenance, PROVENANCE_KEY)
+    return write(folder, config, merge(old_records, records), made)
 
 
-def known(study: StudyStore) -> pd.DataFrame:
-    """What is recorded of a study in the results folder and, where that has nothing, in a run store."""
-    committed, _ = read(results_folder(), study.config)
-    own, _ = of_store(study)
-    if not len(committed) or not len(own):
-        return committed if len(committed) else own
-    return _sorted(pd.concat([committed, own]).drop_duplicates([*STUDY, *TRAINING, "order", "metric"]), COLUMNS)
+def known(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records and provenance of a study: the results folder's and, where that has nothing, a run store's."""
+    committed, own = read(results_folder(), study.config), of_store(study)
+    return _union(committed[0], own[0], KEY), _union(committed[1], own[1], PROVENANCE_KEY)
+
+
+def _union(first: pd.DataFrame, second: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """The rows of both tables; where both have a place, the row of the first."""
+    if not len(first) or not len(second):
+        return first if len(first) else second
+    return _sorted(pd.concat([first, second]).drop_duplicates(list(key)), list(first.columns))
 
 
 def studies(folder: Path) -> list[Config]:

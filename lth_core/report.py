@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lth_core.config import Config
 from lth_core.data import TITLES
-from lth_core.records import of_store, read, results_folder, store_folder, studies
+from lth_core.records import known, results_folder, store_folder
 from lth_core.store import StudyStore
 
 METHOD_NAMES = {
@@ -52,18 +52,12 @@ def paper_values(**where: Any) -> pd.DataFrame:
     return values.reset_index(drop=True)
 
 
-def provenance(config: Config) -> pd.DataFrame:
-    """One row for each recorded training of a study: device, versions, date, seconds."""
-    committed = read(results_folder(), config)[1]
-    return committed if len(committed) else of_store(StudyStore(store_folder(), config))[1]
-
-
 def caption(records: pd.DataFrame, config: Config) -> str:
     """What a figure was made from, for its caption: network, data, scale, replicates, device."""
     if not len(records):
         return "Nothing is recorded yet."
     dataset = str(records["dataset"].iloc[0])
-    made = provenance(config.updated(dataset=dataset))
+    _, made = known(StudyStore(store_folder(), config.updated(dataset=dataset)))
     devices = ", ".join(sorted(set(made["device"]))) or "unknown device"
     replicates = records["replicate"].nunique()
     return (
@@ -162,44 +156,6 @@ def ticket_search(history: pd.DataFrame) -> Figure:
     for axes in (left, right):
         _percent_axis(axes)
     return figure
-
-
-def recorded_studies(study: str = "") -> list[Config]:
-    """The committed studies whose names contain `study`. Raises `ValueError`, listing them all, when none does."""
-    configs = studies(results_folder())
-    chosen = [config for config in configs if study in config.name]
-    if not chosen:
-        raise ValueError(f"no recorded study has {study!r} in its name; recorded: {', '.join(c.name for c in configs)}")
-    return chosen
-
-
-def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
-    """Where each study's numbers come from: a row for each study, device and set of versions."""
-    tables = []
-    for config in configs:
-        by = ["device", "torch", "python", "data_fingerprint"]
-        made = provenance(config).groupby(by)
-        table = made.agg(
-            trainings=("seconds", "size"),
-            hours=("seconds", lambda seconds: round(seconds.sum() / 3600, 2)),
-            seconds_each=("seconds", lambda seconds: round(seconds.median(), 1)),
-            first=("finished", "min"),
-            last=("finished", "max"),
-        )
-        tables.append(table.reset_index().assign(study=config.name))
-    rows = pd.concat(tables)
-    return rows[["study", *(name for name in rows.columns if name != "study")]]
-
-
-def benchmark() -> pd.DataFrame:
-    """What `make bench` measured last: medians, smallest and largest of its rounds, on the device that it names."""
-    table = pd.read_csv(results_folder() / "benchmark.csv")
-    return table.drop(columns="unit").set_index("measure")
-
-
-def settings_table(configs: Sequence[Config]) -> pd.DataFrame:
-    """The settings that determine each study's trainings: a column for each study, headed by its digest."""
-    return pd.DataFrame({config.digest(): config.determining() for config in configs}).fillna("")
 
 
 def beside_paper(records: pd.DataFrame, *, level: int, rewind: int, paper: pd.DataFrame) -> pd.DataFrame:

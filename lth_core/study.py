@@ -89,7 +89,7 @@ def train_missing(
 def _known(store: Path, config: Config) -> pd.DataFrame:
     study = StudyStore(store, config)
     measure(study)
-    return records.known(study)
+    return records.known(study)[0]
 
 
 def _train(

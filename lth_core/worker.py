@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lth_core import __version__, data, seeds
+from lth_core import __version__, data, records, seeds
 from lth_core.config import Config, ConfigError
 from lth_core.files import StoreError
 from lth_core.imp import (
@@ -46,6 +46,13 @@ class Worker:
         self.ones = Mask.ones(build(config))
         self.rewinds: Collection[int] = ()
         self.fingerprint = self.data.fingerprint()
+        others = set(records.known(store)[1]["data_fingerprint"]) - {self.fingerprint}
+        if others:
+            raise StoreError(
+                f"{config.name} is recorded with other images (fingerprint {', '.join(sorted(others))}) than those "
+                f"here ({self.fingerprint}); keep these runs and records in folders of their own "
+                "(LTH_STORE, LTH_RESULTS)"
+            )
         if config.batch_size > len(self.data.train):
             raise ConfigError(
                 f"batch_size: {config.batch_size} is more than the {len(self.data.train)} training images"

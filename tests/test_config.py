@@ -72,7 +72,7 @@ def test_the_extent_and_the_labels_of_a_study_do_not_change_its_digest(smoke, ch
 DETERMINING: dict[str, Any] = {
     "dataset": "mnist",
     "width": 0.5,
-    "image_size": 16,
+    "image_size": 12,
     "augment": True,
     "warmup": 10,
     "drops": (60,),
@@ -84,7 +84,7 @@ DETERMINING: dict[str, Any] = {
     "optimizer": "momentum",
     "learning_rate": 1.3e-3,
     "momentum": 0.8,
-    "weight_decay": 1e-4,
+    "weight_decay": 2e-4,
     "pruning_rate": 0.25,
     "output_pruning_rate": 0.2,
 }
@@ -95,8 +95,10 @@ def changed(config: Config, name: str) -> Config:
 
 
 def test_every_setting_that_determines_a_training_changes_the_digest(smoke):
-    digests = {changed(smoke, name).digest() for name in DETERMINING}
-    assert len(digests | {smoke.digest()}) == len(DETERMINING) + 1
+    convolutional = preset("resnet20", profile="smoke").updated(augment=False, drops=(), pruning_scope="layerwise")
+    for base, names in ((convolutional, set(DETERMINING) - {"optimizer"}), (smoke, {"optimizer"})):
+        digests = {changed(base, name).digest() for name in names}
+        assert len(digests | {base.digest()}) == len(names) + 1
 
 
 def test_every_field_either_determines_trainings_or_says_how_many():
@@ -240,6 +242,9 @@ REFUSED = {
     "replicate twice": ({"replicates": (1, 1)}, ["replicates", "[1, 1]", "once"]),
     "no method": ({"methods": ()}, ["methods", "at least one"]),
     "method twice": ({"methods": ("imp", "imp")}, ["methods", "['imp', 'imp']", "once"]),
+    "filters of a network without any": ({"width": 0.5}, ["width", "0.5", "convolutional"]),
+    "crops of a network that takes none": ({"augment": True}, ["augment", "True", "convolutional"]),
+    "size of a network that has one": ({"image_size": 14}, ["image_size", "14", "convolutional"]),
     "no order": ({"orders": 0}, ["orders", "0", "greater than or equal to 1"]),
 }
 

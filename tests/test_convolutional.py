@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 import torch
+from doubles import Kept, StopAt
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
@@ -385,34 +386,6 @@ def images() -> Dataset:
 
 def ticket(config: Config, mask: Mask) -> Ticket:
     return subnetwork(start(config), mask, 0, 0)
-
-
-class Kept:
-    """Keeps states in memory as they are handed over."""
-
-    def __init__(self) -> None:
-        self.states: dict[int, State] = {}
-
-    def load_checkpoint(self) -> None:
-        return None
-
-    def save_checkpoint(self, iteration: int, seconds: float, state: State) -> None:
-        pass
-
-    def save_state(self, iteration: int, state: State) -> None:
-        self.states[iteration] = state
-
-
-class StopAt:
-    """Says yes the nth time it is asked, counting from 0."""
-
-    def __init__(self, call: int | None = None) -> None:
-        self.call = call
-        self.calls = 0
-
-    def __call__(self) -> bool:
-        self.calls += 1
-        return self.calls - 1 == self.call
 
 
 def finished(config: Config, images: Dataset, **options: Any) -> Trained:

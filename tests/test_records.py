@@ -257,12 +257,12 @@ def test_adding_nothing_to_nothing_is_nothing(tmp_path: Path):
 
 def test_merging_is_idempotent_and_does_not_depend_on_who_comes_first():
     a, b = table(COMPLETE[:5]), table(COMPLETE[2:])
-    merged = merge(a, b, COLUMNS)
+    merged = merge(a, b)
     assert len(merged) == len(COMPLETE)
-    pd.testing.assert_frame_equal(merge(merged, b, COLUMNS), merged)
-    pd.testing.assert_frame_equal(merge(b, a, COLUMNS), merged)
+    pd.testing.assert_frame_equal(merge(merged, b), merged)
+    pd.testing.assert_frame_equal(merge(b, a), merged)
     for one, other in ((a, table([])), (table([]), a)):
-        pd.testing.assert_frame_equal(merge(one, other, COLUMNS), a, check_dtype=False)
+        pd.testing.assert_frame_equal(merge(one, other), a, check_dtype=False)
 
 
 def test_a_conflict_is_refused_names_the_first_value_and_changes_nothing(tmp_path: Path):
@@ -283,7 +283,7 @@ def test_a_conflict_is_refused_names_the_first_value_and_changes_nothing(tmp_pat
 def test_a_noise_floor_that_is_not_zero_conflicts_with_one_that_is():
     other = table([(*COMPLETE[4][:2], 0.5)])
     with pytest.raises(StoreError, match="l2_noise_floor"):
-        merge(table(COMPLETE), other, COLUMNS)
+        merge(table(COMPLETE), other)
 
 
 def test_values_rounded_in_writing_do_not_conflict(tmp_path: Path):

@@ -5,8 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lth_core import records, report
+from lth_core import provenance, records, report
+from lth_core.files import write_json
 from lth_core.presets import preset
+from lth_core.store import StudyStore, Training
 
 mpl.use("agg")
 CONFIG = preset("lenet_300_100", profile="smoke")
@@ -120,11 +122,22 @@ def test_a_caption_says_network_data_scale_replicates_and_device(table: pd.DataF
         assert part in caption
 
 
+def test_a_caption_names_the_devices_of_committed_and_of_own_records(table: pd.DataFrame):
+    committed = [["dense", 0, 1, 0, "0", 1, 1.0, "one", "", "", "", "", ""]]
+    records.write(records.results_folder(), CONFIG, table, pd.DataFrame(committed, columns=records.PROVENANCE))
+    training = Training(2, "dense", 0, 0, 0)
+    made = dict.fromkeys(records.PROVENANCE[5:], "") | {"device": "another"}
+    result = {"training": vars(training), "metrics": {}, "density": 1.0, "diverged_at": None, "provenance": made}
+    study = StudyStore(records.store_folder(), CONFIG)
+    write_json(study.saves(training).folder / "result.json", result)
+    assert "trained on another, one" in report.caption(table, CONFIG)
+
+
 def test_studies_are_found_by_a_part_of_their_name_and_others_are_refused(table: pd.DataFrame):
     records.write(records.results_folder(), CONFIG, table, pd.DataFrame(columns=records.PROVENANCE))
-    assert [config.name for config in report.recorded_studies("smoke")] == [CONFIG.name]
+    assert [config.name for config in provenance.recorded_studies("smoke")] == [CONFIG.name]
     with pytest.raises(ValueError, match=f"'nope' in its name; recorded: {CONFIG.name}"):
-        report.recorded_studies("nope")
+        provenance.recorded_studies("nope")
 
 
 def test_the_summary_counts_trainings_and_hours_by_device(table: pd.DataFrame):
@@ -136,10 +149,10 @@ def test_the_summary_counts_trainings_and_hours_by_device(table: pd.DataFrame):
         columns=records.PROVENANCE,
     )
     records.write(records.results_folder(), CONFIG, table, made)
-    summary = report.provenance_summary([CONFIG]).set_index("device")
+    summary = provenance.provenance_summary([CONFIG]).set_index("device")
     assert summary["trainings"].to_dict() == {"a": 2, "b": 1}
     assert summary["hours"].to_dict() == {"a": 1.0, "b": 0.5}
 
 
 def test_settings_are_shown_by_digest():
-    assert report.settings_table([CONFIG]).loc["iterations", CONFIG.digest()] == 120
+    assert provenance.settings_table([CONFIG]).loc["iterations", CONFIG.digest()] == 120

@@ -603,3 +603,11 @@ def test_a_control_that_diverges_does_not_keep_the_rest_from_being_done(
     assert set(table[table["method"] == "random_pruning"]["metric"]) == {"diverged"}
     assert records.missing(table, config) == []
     assert "l2_data_order" in set(table[table["method"] == "imp"]["metric"])
+
+
+def test_a_study_is_not_gone_on_with_on_other_images(copy: Done, monkeypatch: pytest.MonkeyPatch):
+    same = data.load("mnist_embedded")
+    other = Dataset(same.name, same.train, same.validation, data.Split(255 - same.test.images, same.test.labels))
+    monkeypatch.setattr(data, "load", lambda name, **shape: other)
+    with pytest.raises(StoreError, match=f"{same.fingerprint()}.*{other.fingerprint()}"):
+        run(TINY.updated(orders=3), store=copy.store)

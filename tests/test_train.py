@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from doubles import Kept, StopAt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,34 +47,6 @@ def ticket(mask: Mask) -> Ticket:
 
 def same_bits(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-class Kept:
-    """Keeps states in memory as they are handed over."""
-
-    def __init__(self) -> None:
-        self.states: dict[int, Mapping[str, Tensor]] = {}
-
-    def load_checkpoint(self) -> None:
-        return None
-
-    def save_checkpoint(self, iteration: int, seconds: float, state: Mapping[str, Tensor]) -> None:
-        pass
-
-    def save_state(self, iteration: int, state: Mapping[str, Tensor]) -> None:
-        self.states[iteration] = state
-
-
-class StopAt:
-    """Says yes the nth time it is asked, counting from 0."""
-
-    def __init__(self, call: int | None = None) -> None:
-        self.call = call
-        self.calls = 0
-
-    def __call__(self) -> bool:
-        self.calls += 1
-        return self.calls - 1 == self.call
 
 
 def by_torch_optim(config: Config, data: Dataset, start: Ticket, steps: int) -> dict[str, Tensor]:
