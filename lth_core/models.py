@@ -124,16 +124,22 @@ def _conv_norm(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes.
+
+    The shortcut's stride is taken by slicing: the same numbers as a strided 1x1 convolution's, whose gradient oneDNN
+    writes beyond its memory for few channels (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.first = _conv_norm(inputs, outputs, stride=stride)
         self.second = _conv_norm(outputs, outputs)
-        self.shortcut = nn.Identity() if inputs == outputs else _conv_norm(inputs, outputs, size=1, stride=stride)
+        self.shortcut = nn.Identity() if inputs == outputs else _conv_norm(inputs, outputs, size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
+        shortcut = self.shortcut(x[:, :, :: self.stride, :: self.stride])
+        return F.relu(self.second(F.relu(self.first(x))) + shortcut)
 
 
 class ResNet20(ConvolutionalNetwork):
