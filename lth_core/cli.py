@@ -30,6 +30,9 @@ Replicates = Annotated[str | None, typer.Option(help="How many replicates (3), o
 Orders = Annotated[int | None, typer.Option(help="Data orders per replicate.")]
 DataSet = Annotated[str | None, typer.Option("--dataset", help="Data set, where not the network's own.")]
 Store = Annotated[Path | None, typer.Option(help="Folder of the run store. Default: LTH_STORE, or runs/.")]
+KeepRecorded = Annotated[
+    bool, typer.Option("--keep-recorded", help="Where values disagree, keep the recorded one and add the rest.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -107,8 +110,12 @@ def status(
 def export_command(
     destination: Annotated[Path | None, typer.Argument(help="Folder of records. Default: results/.")] = None,
     store: Store = None,
+    keep_recorded: KeepRecorded = False,
 ) -> None:
-    """Write what the run store has measured as records: small CSV files to commit or to carry elsewhere."""
+    """Write what the run store has measured as records: small CSV files to commit or to carry elsewhere.
+
+    Values that disagree with recorded ones are refused.
+    """
     from lth_core import records
     from lth_core.measure import measure
     from lth_core.store import StudyStore
@@ -120,18 +127,19 @@ def export_command(
     for config in configs:
         study = StudyStore(folder, config)
         measure(study)
-        print(records.add(destination or records.results_folder(), config, *records.of_store(study)))
+        print(records.add(destination or records.results_folder(), config, *records.of_store(study), keep_recorded))
 
 
 @app.command("import")
 def import_command(
     source: Annotated[Path, typer.Argument(help="Folder of records that `lth export` wrote, here or elsewhere.")],
     destination: Annotated[Path | None, typer.Argument(help="Folder of records. Default: results/.")] = None,
+    keep_recorded: KeepRecorded = False,
 ) -> None:
-    """Merge the records made on another machine into ours. Values that disagree are refused."""
+    """Merge the records made on another machine into ours. Values that disagree with recorded ones are refused."""
     from lth_core import records
 
-    for folder in records.import_folder(source, destination or records.results_folder()):
+    for folder in records.import_folder(source, destination or records.results_folder(), keep_recorded):
         print(folder)
 
 

@@ -145,9 +145,13 @@ def write(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.Da
     return study
 
 
-def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """The records of both. Raises `StoreError` where the two disagree: values of different machines are not mixed."""
-    if len(old) and len(new):
+def merge(old: pd.DataFrame, new: pd.DataFrame, keep_old: bool = False) -> pd.DataFrame:
+    """The records of both. Where the two disagree, `StoreError` is raised, or with `keep_old` the old value stays.
+
+    They disagree where another kind of processor, which rounds differently, has repeated a training in order to go on
+    from it.
+    """
+    if len(old) and len(new) and not keep_old:
         both = old.merge(new, on=KEY, suffixes=("", "_new"))
         differ = both[(both["value"] - both["value_new"]).abs() > 1e-6 * both["value"].abs()]
         if len(differ):
@@ -155,17 +159,17 @@ def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
             raise StoreError(
                 f"{len(differ)} of {len(both)} values are recorded already with another value, the first being "
                 f"{first['metric']} of {first['method']}, replicate {first['replicate']}, rewind {first['rewind']}, "
-                f"level {first['level']}: {first['value']} against {first['value_new']}. Were they made on another "
-                "device? Keep them in a results folder of their own (LTH_RESULTS)"
+                f"level {first['level']}: {first['value']} against {first['value_new']}. Another kind of processor "
+                "rounds differently: to add what is new and keep what is recorded, pass --keep-recorded"
             )
     return _union(old, new, KEY)
 
 
-def add(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
-    """Merge records into a folder of records and return the study's folder."""
+def add(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame, keep_old: bool = False) -> Path:
+    """Merge records into a folder of records, as `merge` does, and return the study's folder."""
     old_records, old_provenance = read(folder, config)
     made = _union(old_provenance, provenance, PROVENANCE_KEY)
-    return write(folder, config, merge(old_records, records), made)
+    return write(folder, config, merge(old_records, records, keep_old), made)
 
 
 def known(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -186,7 +190,7 @@ def studies(folder: Path) -> list[Config]:
     return [Config.from_json(file.read_text()) for file in sorted(folder.glob("*/config.json"))]
 
 
-def import_folder(source: Path, destination: Path) -> list[Path]:
+def import_folder(source: Path, destination: Path, keep_old: bool = False) -> list[Path]:
     """Merge the records exported on another machine into a folder of records."""
     configs = studies(source)
     if not configs:
@@ -195,7 +199,7 @@ def import_folder(source: Path, destination: Path) -> list[Path]:
     for config in configs:
         if not (source / config.name / "records.csv").exists():
             raise StoreError(f"{source}: expected {config.name}/records.csv, as the study's config.json names it")
-        written.append(add(destination, config, *read(source, config)))
+        written.append(add(destination, config, *read(source, config), keep_old))
     return written
 
 

@@ -280,6 +280,19 @@ def test_a_conflict_is_refused_names_the_first_value_and_changes_nothing(tmp_pat
     assert contents(folder) == before
 
 
+def test_a_conflict_can_be_settled_by_keeping_what_is_recorded(tmp_path: Path):
+    folder = add(tmp_path / "records", SMALL, table(COMPLETE[:4]), provenance(TRACED))
+    other = table(COMPLETE)
+    other["value"] += 1.0
+    add(tmp_path / "records", SMALL, other, provenance(TRACED), keep_old=True)
+    expected = table([*COMPLETE[:4], *((*key, value + 1.0) for *key, value in COMPLETE[4:])])
+    pd.testing.assert_frame_equal(read(tmp_path / "records", SMALL)[0], expected, check_dtype=False)
+    write(tmp_path / "theirs", SMALL, other, provenance(TRACED))
+    before = contents(folder)
+    assert import_folder(tmp_path / "theirs", tmp_path / "records", keep_old=True) == [folder]
+    assert contents(folder) == before
+
+
 def test_a_noise_floor_that_is_not_zero_conflicts_with_one_that_is():
     other = table([(*COMPLETE[4][:2], 0.5)])
     with pytest.raises(StoreError, match="l2_noise_floor"):
