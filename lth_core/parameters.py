@@ -28,14 +28,20 @@ def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> di
     return given
 
 
-def configure(namespace: Mapping[str, Any], network: str, recipe: str = "standard") -> tuple[Config, dict[str, Any]]:
+def configure(
+    namespace: Mapping[str, Any], network: str | None = None, recipe: str | None = None
+) -> tuple[Config, dict[str, Any]]:
     """The configuration that a notebook's parameters describe, and what they say beside it for `run`.
 
-    Parameters are `profile`, the fields of `Config`, and `missing` ("train" or "error"); see `given_parameters`.
+    Parameters are `profile`, the fields of `Config`, and `missing` ("train" or "error"); `network` and `recipe` are
+    unless they are given here. None stands for the preset's own value. See `given_parameters`.
     """
+    fixed = {name: value for name, value in (("network", network), ("recipe", recipe)) if value is not None}
+    valid = [name for name in ("network", "recipe") if name not in fixed]
     settings = [name for name in Config.model_fields if name not in ("network", *LABELS)]
-    given = given_parameters(namespace, ["profile", "missing", *settings])
+    given = fixed | given_parameters(namespace, [*valid, "profile", "missing", *settings])
     options = {"missing": given.pop("missing")} if "missing" in given else {}
     if options.get("missing", "train") not in ("train", "error"):
         raise ConfigError(f"missing: {options['missing']!r} is not valid; expected 'train' or 'error'")
-    return preset(network, recipe, given.pop("profile", "paper")).updated(**given), options
+    config = preset(given.pop("network"), given.pop("recipe", "standard"), given.pop("profile", "paper"))
+    return config.updated(**{name: value for name, value in given.items() if value is not None}), options

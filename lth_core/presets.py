@@ -41,8 +41,8 @@ _SCALES: dict[str, dict[str, Settings]] = {
         | {"batch_size": 128, "iterations": 30_000, "drops": (20_000, 25_000), "rewinds": _RESNET20_GRID}
         | {"levels": 8, "replicates": 3, "orders": 4, "curve_levels": 15, "curve_rewinds": (0, 500)},
         "laptop": _CIFAR
-        | {"batch_size": 128, "iterations": 1_000, "drops": (667, 833), "width": 0.5, "image_size": 16}
-        | {"rewinds": (0, 10, 25, 50, 100, 200, 400), "levels": 8, "replicates": 5, "orders": 4}
+        | {"batch_size": 64, "iterations": 1_000, "drops": (667, 833), "width": 0.5, "image_size": 16}
+        | {"rewinds": (0, 25, 100, 200, 500), "levels": 8, "replicates": 5, "orders": 4}
         | {"curve_levels": 13, "curve_rewinds": (0, 100)},
         "smoke": _CIFAR
         | {"dataset": "mnist_embedded", "batch_size": 32, "iterations": 12, "drops": (8, 10), "width": 0.25}
@@ -70,6 +70,11 @@ _RECIPES: dict[str, dict[str, tuple[float, float]]] = {
     "vgg19": {"standard": (0.1, 0), "low": (0.01, 0), "warmup": (0.1, 10 / 112)},
 }
 """Network -> recipe -> learning rate, and the share of training over which it is warmed up (the paper's Figure 2)."""
+
+
+def recipes(network: str) -> list[str]:
+    """The training recipes of a network."""
+    return list(_choose("network", network, _RECIPES))
 
 
 def preset(network: str, recipe: str = "standard", profile: str = "paper") -> Config:

@@ -8,7 +8,7 @@ that the claim allows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,27 @@ def log_ratio(records: pd.DataFrame, one: dict[str, Any], other: dict[str, Any],
     """The paired logarithm of the ratio of a metric between two selections, a value for each replicate."""
     ratio = _per_replicate(records, one, metric) / _per_replicate(records, other, metric)
     return np.log(ratio).dropna()
+
+
+def per_subnetwork(records: pd.DataFrame, *, level: int, metrics: Sequence[str]) -> pd.DataFrame:
+    """A row for each subnetwork (method, rewind, replicate) of a level, its mean of each metric in a column."""
+    rows = records[(records["level"] == level) & records["method"].isin(["imp", "random_pruning"])]
+    rows = rows[(rows["metric"] != "test_accuracy") | (rows["order"] == "0")]
+    keys = ["method", "rewind", "replicate"]
+    table = rows.pivot_table(index=keys, columns="metric", values="value").reindex(columns=list(metrics))
+    return table.dropna().reset_index()
+
+
+def rank_correlation(records: pd.DataFrame, *, level: int, metric: str, method: str = "imp") -> pd.Series:
+    """Spearman's correlation of a stability with accuracy over the rewinding iterations, a value for each replicate."""
+    rows = per_subnetwork(records, level=level, metrics=[metric, "test_accuracy"])
+    rows = rows[rows["method"] == method]
+    values = {
+        replicate: float(stats.spearmanr(points[metric], points["test_accuracy"]).statistic)
+        for replicate, points in rows.groupby("replicate")
+        if len(points) > 2 and points[metric].nunique() > 1 and points["test_accuracy"].nunique() > 1
+    }
+    return pd.Series(values, dtype=float)
 
 
 def judge(

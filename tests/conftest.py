@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import settings
 
-from lth_core import data
+from lth_core import data, preset, records
 
 PROJECT = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("LTH_DATA", PROJECT / "data")).absolute()
@@ -38,3 +39,26 @@ def real_mnist(monkeypatch: pytest.MonkeyPatch) -> Path:
 def embedded_mnist() -> data.Dataset:
     """The embedded 5,000 images, read once."""
     return data.load("mnist_embedded")
+
+
+def record(method: str, rewind: int, replicate: int, level: int, order: str, metric: str, value: float) -> list[object]:
+    config = preset("lenet_300_100", profile="smoke")
+    about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
+    return [*about, method, rewind, replicate, level, 0.8**level, order, metric, value]
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    """Records of a small study: three replicates, two rewinding iterations, two levels."""
+    rows = []
+    for replicate in (1, 2, 3):
+        rows.append(record("dense", 0, replicate, 0, "0", "test_accuracy", 98 + replicate / 10))
+        for method, loss in (("imp", 0.0), ("random_pruning", 1.0)):
+            for rewind in (0, 20):
+                for level in (1, 2):
+                    where = (method, rewind, replicate, level)
+                    rows.append(record(*where, "0", "test_accuracy", 98 - loss * level + replicate / 10))
+                    rows.append(record(*where, "1", "test_accuracy", 0.0))
+                    rows.append(record(*where, "0", "l2_pruning", 10 * level + loss + replicate))
+                    rows.append(record(*where, "0-1", "l2_data_order", 5 * level + loss + replicate))
+    return pd.DataFrame(rows, columns=records.COLUMNS)

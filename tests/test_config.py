@@ -298,8 +298,15 @@ def test_a_notebook_can_say_what_to_do_about_missing_records():
 
 
 def test_a_parameter_that_no_notebook_has_is_refused_with_the_valid_ones_listed():
-    with pytest.raises(ConfigError, match=r"'replicate'; valid parameters: profile, missing, .*replicates"):
+    with pytest.raises(ConfigError, match=r"'replicate'; valid parameters: recipe, profile, missing, .*replicates"):
         configure({"profile": "smoke", "replicate": 2}, "lenet_300_100")
+    with pytest.raises(ConfigError, match=r"'network'; valid parameters: profile"):
+        configure({"network": "vgg19", "profile": "smoke"}, "resnet20", "low")
+
+
+def test_a_notebook_can_have_the_network_and_the_recipe_as_parameters():
+    config, _ = configure({"network": "vgg19", "recipe": "warmup", "profile": "laptop", "rewinds": None, "levels": 3})
+    assert config == preset("vgg19", "warmup", "laptop").updated(levels=3)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -8,6 +8,7 @@ import torch
 from lth_core import ConfigError, figures, preset
 from lth_core.config import METHODS, Config
 from lth_core.models import build
+from lth_core.presets import recipes
 
 
 class Row(NamedTuple):
@@ -113,6 +114,13 @@ def test_an_unknown_name_is_refused_with_the_known_ones_listed(chosen, message):
     with pytest.raises(ConfigError) as refused:
         preset(*chosen)
     assert str(refused.value) == message
+
+
+def test_the_recipes_of_a_network_are_those_of_the_papers_table_and_other_networks_are_refused():
+    assert recipes("lenet_300_100") == ["standard"]
+    assert recipes("resnet20") == recipes("vgg19") == ["standard", "low", "warmup"]
+    with pytest.raises(ConfigError, match="unknown network 'resnet18'; known: lenet_300_100, resnet20, vgg19"):
+        recipes("resnet18")
 
 
 def test_the_paper_levels_are_those_that_its_tables_of_stability_show():

@@ -1,7 +1,5 @@
 """What readers see: every number comes from a record, every plot shows the mean and range of its samples."""
 
-import matplotlib as mpl
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,75 +8,7 @@ from lth_core.files import write_json
 from lth_core.presets import preset
 from lth_core.store import StudyStore, Training
 
-mpl.use("agg")
 CONFIG = preset("lenet_300_100", profile="smoke")
-
-
-def record(method: str, rewind: int, replicate: int, level: int, order: str, metric: str, value: float) -> list[object]:
-    about = [CONFIG.digest(), CONFIG.network, CONFIG.recipe, CONFIG.profile, CONFIG.dataset]
-    return [*about, method, rewind, replicate, level, 0.8**level, order, metric, value]
-
-
-@pytest.fixture
-def table() -> pd.DataFrame:
-    rows = []
-    for replicate in (1, 2, 3):
-        rows.append(record("dense", 0, replicate, 0, "0", "test_accuracy", 98 + replicate / 10))
-        for method, loss in (("imp", 0.0), ("random_pruning", 1.0)):
-            for rewind in (0, 20):
-                for level in (1, 2):
-                    where = (method, rewind, replicate, level)
-                    rows.append(record(*where, "0", "test_accuracy", 98 - loss * level + replicate / 10))
-                    rows.append(record(*where, "1", "test_accuracy", 0.0))
-                    rows.append(record(*where, "0", "l2_pruning", 10 * level + loss + replicate))
-                    rows.append(record(*where, "0-1", "l2_data_order", 5 * level + loss + replicate))
-    return pd.DataFrame(rows, columns=records.COLUMNS)
-
-
-def points(axes: mpl.axes.Axes) -> dict[str, list[tuple[float, float]]]:
-    """The lines of a plot by their legend's label."""
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    lines = [line for line in axes.lines if len(line.get_xdata())]
-    return {
-        name: [(round(float(x), 6), round(float(y), 6)) for x, y in line.get_xydata()]
-        for name, line in zip(legend, lines, strict=False)
-    }
-
-
-def test_accuracy_curves_show_means_over_replicates_of_the_first_order(table: pd.DataFrame):
-    figure = report.accuracy_curves(table[table["rewind"] == 0])
-    lines = points(figure.axes[0])
-    assert lines["IMP"] == [(64.0, 98.2), (80.0, 98.2), (100.0, 98.2)]
-    assert lines["random pruning"] == [(64.0, 96.2), (80.0, 97.2)]
-
-
-def test_curves_of_several_rewinding_iterations_are_told_apart(table: pd.DataFrame):
-    names = set(points(report.accuracy_curves(table).axes[0]))
-    assert names == {"IMP, k = 0", "IMP, k = 20", "random pruning, k = 0", "random pruning, k = 20"}
-
-
-def test_stability_curves_have_a_panel_for_each_metric_at_the_level_asked_for(table: pd.DataFrame):
-    figure = report.stability_curves(table, level=2, metrics=["l2_data_order", "test_accuracy"])
-    stability, accuracy = (points(axes) for axes in figure.axes)
-    assert stability == {"IMP": [(0, 12), (1, 12)], "random pruning": [(0, 13), (1, 13)]}
-    assert accuracy["IMP"] == [(0, 98.2), (1, 98.2)]
-    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0", "20"]
-
-
-def test_level_curves_run_over_the_weights_remaining(table: pd.DataFrame):
-    lines = points(report.level_curves(table, rewind=0, metrics=["l2_pruning"]).axes[0])
-    assert lines["IMP"] == [(64.0, 22.0), (80.0, 12.0)]
-
-
-def test_the_papers_values_are_marked_where_they_are_and_nothing_is_where_there_are_none(table: pd.DataFrame):
-    axes = report.level_curves(table, rewind=0, metrics=["l2_pruning"]).axes[0]
-    before = len(axes.lines)
-    paper = pd.DataFrame({"value": [20.0], "low": [19.0], "high": [22.0]})
-    report.mark_paper(axes, paper.iloc[:0], [])
-    assert len(axes.lines) == before
-    report.mark_paper(axes, paper, [64])
-    marks = [line for line in axes.lines if list(np.atleast_1d(line.get_xdata())) == [64]]
-    assert [float(line.get_ydata()[0]) for line in marks if line.get_marker() == "D"] == [20.0]
 
 
 def test_beside_paper_gives_ours_theirs_and_the_gap(table: pd.DataFrame):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lth_core import records
-from lth_core.verdicts import difference, judge, log_ratio, verdict_table
+from lth_core.verdicts import difference, judge, log_ratio, per_subnetwork, rank_correlation, verdict_table
 
 T_95_TWO_DEGREES = 4.302652729911275  # 97.5% quantile of Student's t with two degrees of freedom, from a printed table
 
@@ -73,3 +73,54 @@ def test_accuracy_is_that_of_the_first_data_order():
 def test_the_table_has_a_row_for_each_verdict():
     verdicts = [judge(claim, pd.Series([1.0, 2.0]), paper="", above=0) for claim in ("a", "b")]
     assert verdict_table(verdicts).index.tolist() == ["a", "b"]
+
+
+def subnetworks(values: dict[tuple[str, int, int], tuple[list[float], float]]) -> pd.DataFrame:
+    """Records at level 3 of (method, rewind, replicate): distances between pairs of orders, and an accuracy."""
+    table = []
+    for (method, rewind, replicate), (distances, accuracy) in values.items():
+        about = ["d", "n", "r", "p", "s", method, rewind, replicate, 3, 0.5]
+        table += [[*about, f"0-{n}", "l2_data_order", distance] for n, distance in enumerate(distances, 1)]
+        table.append([*about, "0", "test_accuracy", accuracy])
+        table.append([*about, "1", "test_accuracy", -100 * accuracy])
+    return pd.DataFrame(table, columns=records.COLUMNS)
+
+
+METRICS = ["l2_data_order", "test_accuracy"]
+
+
+def test_a_subnetwork_is_a_row_with_its_mean_distance_and_the_accuracy_of_the_first_data_order():
+    table = subnetworks({("random_pruning", 0, 1): ([4.0], 80.0), ("imp", 5, 2): ([1.0, 3.0], 90.0)})
+    assert per_subnetwork(table, level=3, metrics=METRICS).to_dict("records") == [
+        {"method": "imp", "rewind": 5, "replicate": 2, "l2_data_order": 2.0, "test_accuracy": 90.0},
+        {"method": "random_pruning", "rewind": 0, "replicate": 1, "l2_data_order": 4.0, "test_accuracy": 80.0},
+    ]
+
+
+def test_subnetworks_are_those_of_the_level_that_have_every_metric():
+    table = subnetworks({("imp", 0, 1): ([1.0], 90.0), ("imp", 0, 2): ([], 90.0), ("dense", 0, 1): ([1.0], 90.0)})
+    assert per_subnetwork(table, level=3, metrics=METRICS)["replicate"].tolist() == [1]
+    assert len(per_subnetwork(table, level=3, metrics=["test_accuracy"])) == 2
+    assert len(per_subnetwork(table, level=2, metrics=METRICS)) == 0
+
+
+def test_a_rank_correlation_is_spearmans_over_rewinding_iterations_in_each_replicate():
+    curves = {
+        ("imp", 1): [(9.0, 90.0), (3.0, 92.0), (2.0, 91.0), (1.0, 93.0)],
+        ("imp", 2): [(1.0, 50.0), (2.0, 49.0), (4.0, 40.0), (8.0, 10.0)],
+        ("imp", 3): [(1.0, 50.0), (2.0, 60.0)],
+        ("random_pruning", 1): [(1.0, 50.0), (2.0, 51.0), (3.0, 70.0)],
+    }
+    table = subnetworks(
+        {
+            (method, 10 * n, replicate): ([distance], accuracy)
+            for (method, replicate), curve in curves.items()
+            for n, (distance, accuracy) in enumerate(curve)
+        }
+    )
+    # ranks of replicate 1: 4, 3, 2, 1 and 1, 3, 2, 4; the squares of their differences add up to 9 + 0 + 0 + 9
+    expected = {1: 1 - 6 * 18 / (4 * (4**2 - 1)), 2: -1.0}
+    assert rank_correlation(table, level=3, metric="l2_data_order").to_dict() == pytest.approx(expected)
+    controls = rank_correlation(table, level=3, metric="l2_data_order", method="random_pruning")
+    assert controls.to_dict() == pytest.approx({1: 1.0})
+    assert len(rank_correlation(table.iloc[:0], level=3, metric="l2_data_order")) == 0

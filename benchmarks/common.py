@@ -1,0 +1,85 @@
+"""What the benchmarks of all networks share: taking turns, rows of the table, a ticket to train."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lth_core import seeds, subnetwork
+from lth_core.config import Config
+from lth_core.imp import Ticket
+from lth_core.masks import Mask
+from lth_core.models import build, initial_weights
+
+Variant = Callable[[], float]
+"""Does its work once and returns the seconds that it took."""
+Row = dict[str, str | float]
+
+
+def timed(work: Callable[[], object]) -> Variant:
+    """The seconds that one call takes."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def interleaved(variants: Mapping[str, Variant], rounds: int) -> pd.DataFrame:
+    """The seconds of every variant (columns) in every round, after each has warmed up once."""
+    for variant in variants.values():
+        variant()
+    return pd.DataFrame([{name: variant() for name, variant in variants.items()} for _ in range(rounds)])
+
+
+def row(measure: str, unit: str, sample: pd.Series) -> Row:
+    """A row of the table: median, smallest and largest of a sample."""
+    spread = {"median": sample.median(), "smallest": sample.min(), "largest": sample.max()}
+    return {"measure": measure, "unit": unit} | spread
+
+
+def half_ticket(config: Config) -> Ticket:
+    """A ticket with half of its weights, drawn at random, to be trained from initialisation."""
+    mask = Mask({name: torch.rand(ones.shape) < 0.5 for name, ones in Mask.ones(build(config)).items()})
+    return subnetwork(initial_weights(config, seeds.stream(1, "init")), mask, 0, 1)
+
+
+def textbook_loop(loader: Iterable, model: nn.Module, optimizer: torch.optim.Optimizer, iterations: int) -> Variant:
+    """The training loop that textbooks print."""
+
+    def work() -> None:
+        done = 0
+        while done < iterations:
+            for inputs, labels in loader:
+                optimizer.zero_grad()
+                F.cross_entropy(model(inputs), labels).backward()
+                optimizer.step()
+                done += 1
+                if done == iterations:
+                    return
+
+    return timed(work)
+
+
+def peak_memory() -> float:
+    """The most memory that this process held, in MiB.
+
+    Linux hands the peak in `getrusage` down to a process from the one that started it, so there the figure is read
+    from the process's own status.
+    """
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -1,0 +1,211 @@
+"""ResNet-20 and VGG-19 on CIFAR-10's images, at the paper profile.
+
+    ours             lth_core's training under a mask (the repository's own `train`), with augmentation
+    loader loop      what a textbook does: torch's DataLoader over PIL images, torchvision's transforms, SGD, and the
+                     same network in torch's default memory format
+    convolutions     the convolutions of an iteration, forward and backward, and nothing else: the floor
+    matrix product   large products of float32 matrices: the rate of arithmetic that the processor reaches, of which
+                     "ours / matrix product" is the share that our training does
+
+The images are CIFAR-10's where they are there, and random ones of the same number and shape elsewhere: an image costs
+the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+from common import Row, Variant, half_ticket, interleaved, row, textbook_loop, timed
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lth_core import data, preset
+from lth_core.config import Config
+from lth_core.models import Network, build
+from lth_core.train import EVALUATION_BATCH, Stopped, steady_arithmetic, train
+
+NETWORKS = {"resnet20": "ResNet-20", "vgg19": "VGG-19"}
+ROUNDS = 5
+"""At most, since a round takes half a minute."""
+ITERATIONS = 3
+SIDE = 1024
+"""Of the square matrices whose product is timed."""
+PRODUCTS = 20
+
+
+def rows(rounds: int) -> list[Row]:
+    """Images per second and their ratios, and the rate of arithmetic that they come to."""
+    images = cifar10()
+    variants = {"matrix product": product_variant()}
+    for network in NETWORKS:
+        config = preset(network)
+        variants[f"{network}, ours"] = ours_variant(config, images)
+        variants[f"{network}, loader loop"] = loader_variant(config, images)
+        variants[f"{network}, convolutions"] = convolutions_variant(config)
+    seconds = interleaved(variants, rounds)
+    product = PRODUCTS * 2 * SIDE**3 / 1e9 / seconds["matrix product"]
+    table = []
+    for network, name in NETWORKS.items():
+        config = preset(network)
+        trained = ITERATIONS * config.batch_size
+        ours, loader_loop, floor = (
+            trained / seconds[f"{network}, {variant}"] for variant in ("ours", "loader loop", "convolutions")
+        )
+        achieved = ours * operations(config) / 1e9
+        table += [
+            row(f"{name}, ours (images/s)", "images/s", ours),
+            row(f"{name}, loader loop (images/s)", "images/s", loader_loop),
+            row(f"{name}, convolutions (images/s)", "images/s", floor),
+            row(f"{name}, ours / loader loop", "ratio", ours / loader_loop),
+            row(f"{name}, convolutions / ours", "ratio", floor / ours),
+            row(f"{name}, ours (GFLOP/s)", "GFLOP/s", achieved),
+            row(f"{name}, ours / matrix product", "ratio", achieved / product),
+        ]
+    return [*table, row("matrix product (GFLOP/s)", "GFLOP/s", product)]
+
+
+def cifar10() -> data.Dataset:
+    """CIFAR-10 where it is there, random images elsewhere."""
+    for name in ("cifar10", "cifar10_jpeg"):
+        with suppress(data.DataError):
+            return data.load(name, color=True)
+    images, labels = torch.randint(256, (60_000, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (60_000,))
+    parts = (slice(45_000), slice(45_000, 50_000), slice(50_000, 60_000))
+    return data.Dataset("random", *(data.Split(images[part], labels[part]) for part in parts))
+
+
+def ours_variant(config: Config, images: data.Dataset) -> Variant:
+    """Our training of a ticket with half of its weights.
+
+    So few updates are timed that building the network and evaluating it would count for much, so the clock runs from
+    the first update to the last: `train` asks before every update whether to stop.
+    """
+    ticket = half_ticket(config)
+
+    def seconds() -> float:
+        asked: list[float] = []
+
+        def enough() -> bool:
+            asked.append(time.perf_counter())
+            return len(asked) > ITERATIONS
+
+        with suppress(Stopped):
+            train(config, images, ticket, replicate=1, order=0, stop_requested=enough)
+        return asked[-1] - asked[0]
+
+    return seconds
+
+
+def loader_variant(config: Config, images: data.Dataset) -> Variant:
+    """The textbook loop over the same images, each made a PIL image when it is read, as torchvision's CIFAR10 does."""
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+
+    model = build(config)
+    mean, deviation = model.mean.flatten().tolist(), model.deviation.flatten().tolist()
+    model.scaled = lambda normalised: normalised  # by the transforms
+    usual = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, deviation),
+        ]
+    )
+    loader = DataLoader(Pictures(images.train, usual), config.batch_size, shuffle=True, drop_last=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    return textbook_loop(loader, model, optimizer, ITERATIONS)
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Images held as one array, in the way of torchvision's CIFAR10."""
+
+    def __init__(self, split: data.Split, transform: Callable) -> None:
+        self.images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = split.labels.tolist()
+        self.transform = transform
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def convolutions_variant(config: Config) -> Variant:
+    """Every convolution of an iteration: forward, then the gradients of its weights and, but for the first, its input.
+
+    Images and filters lie with their channels last, as in our training.
+    """
+    layers = []
+    for module, inputs, outputs in convolutions(build(config)):
+        shapes = (config.batch_size, *inputs), module.weight.shape, (config.batch_size, *outputs)
+        tensors = [torch.randn(shape).to(memory_format=torch.channels_last) for shape in shapes]
+        layers.append((*tensors, module.stride, module.padding))
+
+    def work() -> None:
+        with steady_arithmetic(), torch.no_grad():
+            for _ in range(ITERATIONS):
+                for x, weight, _, stride, padding in layers:
+                    F.conv2d(x, weight, None, stride, padding)
+                for position, (x, weight, delta, stride, padding) in reversed(list(enumerate(layers))):
+                    torch.ops.aten.convolution_backward(
+                        delta, x, weight, None, stride, padding, dilation=(1, 1), transposed=False,
+                        output_padding=(0, 0), groups=1, output_mask=(position > 0, True, False),
+                    )  # fmt: skip
+
+    return timed(work)
+
+
+def convolutions(model: Network) -> list[tuple[nn.Conv2d, torch.Size, torch.Size]]:
+    """The convolutions of a network in the order in which they run, with an image's shape before and after each."""
+    found = []
+
+    def note(module: nn.Conv2d, inputs: tuple[Tensor], outputs: Tensor) -> None:
+        found.append((module, inputs[0].shape[1:], outputs.shape[1:]))
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(note)
+    model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    return found
+
+
+def product_variant() -> Variant:
+    """Products of large square matrices, nothing else."""
+    left, right, product = torch.randn(3, SIDE, SIDE)
+
+    def work() -> None:
+        with steady_arithmetic():
+            for _ in range(PRODUCTS):
+                torch.mm(left, right, out=product)
+
+    return timed(work)
+
+
+def operations(config: Config) -> float:
+    """The floating-point operations that an image costs in training: two for every multiplication and addition of the
+    convolutions and the output layer, forward and backward."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, images, labels = build(config), torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1])
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(model(images), labels).backward()
+    return counter.get_total_flops() / len(images)
+
+
+def training_variant() -> Variant:
+    """A training of ResNet-20 cut short, for its memory: all images are held, and every batch has its full size."""
+    images = cifar10()
+    batch = data.Split(images.test.images[:EVALUATION_BATCH], images.test.labels[:EVALUATION_BATCH])
+    shortened = data.Dataset(images.name, images.train, batch, batch)
+    config = preset("resnet20")
+    ticket = half_ticket(config)
+    return timed(lambda: train(config, shortened, ticket, replicate=1, order=0, stop=1))

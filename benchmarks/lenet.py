@@ -1,0 +1,102 @@
+"""LeNet-300-100 on MNIST.
+
+ours           lth_core's training of LeNet-300-100 under a mask (the repository's own `train`)
+loader loop    what a textbook does: torch's DataLoader over torchvision's MNIST, an nn.Module, Adam
+products       the eight matrix products of an iteration and nothing else: the floor
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import Row, Variant, half_ticket, interleaved, row, textbook_loop, timed
+from torch import nn
+
+from lth_core import data, preset
+from lth_core.train import steady_arithmetic, train
+
+ITERATIONS = 500
+BATCH = 60
+
+
+def rows(rounds: int) -> list[Row]:
+    """Milliseconds of an iteration, and their ratios."""
+    variants = {"ours": ours_variant(), "loader loop": loader_variant(), "products": products_variant()}
+    milliseconds = interleaved(variants, rounds) * 1000 / ITERATIONS
+    times = [row(f"LeNet iteration, {name} (ms)", "ms", milliseconds[name]) for name in milliseconds.columns]
+    return [
+        *times,
+        row("loader loop / ours", "ratio", milliseconds["loader loop"] / milliseconds["ours"]),
+        row("ours / products", "ratio", milliseconds["ours"] / milliseconds["products"]),
+    ]
+
+
+def ours_variant() -> Variant:
+    """Our training of a ticket with half of its weights, without its evaluation at the end."""
+    images = mnist()
+    nothing = data.Split(images.test.images[:1], images.test.labels[:1])
+    images = data.Dataset(images.name, images.train, nothing, nothing)
+    config = preset("lenet_300_100").updated(iterations=ITERATIONS, rewinds=(0,))
+    ticket = half_ticket(config)
+    return timed(lambda: train(config, images, ticket, replicate=1, order=0))
+
+
+def loader_variant() -> Variant:
+    """The textbook loop over the same images, read by torchvision from files in MNIST's format."""
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+    from torchvision.datasets import MNIST
+
+    usual = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    folder = Path(tempfile.mkdtemp())
+    images = mnist().train
+    for part in ("train", "t10k"):
+        write_idx(folder / "MNIST" / "raw" / f"{part}-images-idx3-ubyte", images.images.numpy())
+        write_idx(folder / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte", images.labels.to(torch.uint8).numpy())
+    loader = DataLoader(MNIST(str(folder), transform=usual), BATCH, shuffle=True, drop_last=True)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.2e-3)
+    return textbook_loop(loader, model, optimizer, ITERATIONS)
+
+
+def mnist() -> data.Dataset:
+    """MNIST where it is there, the embedded images elsewhere: an image costs the same."""
+    try:
+        return data.load("mnist")
+    except data.DataError:
+        return data.load("mnist_embedded")
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write an array of bytes in MNIST's file format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+def products_variant() -> Variant:
+    """The products of an iteration: three forward, three for the weights' gradients, two backward."""
+    widths = (784, 300, 100, 10)
+    pairs = list(itertools.pairwise(widths))
+    inputs = [torch.randn(BATCH, width) for width in widths]
+    deltas = [torch.randn(BATCH, width) for width in widths]
+    weights = [torch.randn(outputs, width) for width, outputs in pairs]
+    gradients = [torch.empty(outputs, width) for width, outputs in pairs]
+
+    def work() -> None:
+        with steady_arithmetic():
+            for _ in range(ITERATIONS):
+                for layer, weight in enumerate(weights):
+                    torch.mm(inputs[layer], weight.t())
+                for layer, weight in enumerate(weights):
+                    torch.mm(deltas[layer + 1].t(), inputs[layer], out=gradients[layer])
+                    if layer:
+                        torch.mm(deltas[layer + 1], weight)
+
+    return timed(work)

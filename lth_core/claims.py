@@ -1,0 +1,187 @@
+"""The paper's claims about each network and recipe, judged in our records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from lth_core import records
+from lth_core.config import Config, ConfigError
+from lth_core.data import TITLES
+from lth_core.presets import preset, recipes
+from lth_core.report import NETWORK_NAMES, paper_values
+from lth_core.store import StudyStore
+from lth_core.verdicts import Verdict, difference, judge, log_ratio, rank_correlation
+
+MATCHING_AT_INITIALISATION = {
+    ("lenet_300_100", "standard"), ("resnet20", "low"), ("resnet20", "warmup"), ("vgg19", "warmup"),
+}  # fmt: skip
+"""Where the paper finds winning tickets: as accurate as the dense network without rewinding (its Figure 2)."""
+STABLE_AT_INITIALISATION = MATCHING_AT_INITIALISATION | {("vgg19", "low")}
+"""Where it finds tickets at initialisation that are more stable and more accurate than random pruning (Figure 3)."""
+
+STABILITIES = {
+    "l2_data_order": "data order, L2",
+    "angle_data_order": "data order, angle",
+    "l2_pruning": "pruning, L2",
+    "angle_pruning": "pruning, angle",
+}
+AS_ACCURATE = 0.2
+"""Points: the tolerance for "as accurate" that the authors set later (arXiv 1912.05671); the paper sets none."""
+NO_MORE_ACCURATE = 0.5
+"""Points within which two accuracies that the paper finds equal are taken for equal here."""
+NO_MORE_STABLE = 1.25
+"""The ratio up to which two distances that the paper finds equal are taken for equal here."""
+
+
+def claims(config: Config, stability: pd.DataFrame) -> list[Verdict]:
+    """The paper's claims about a network and recipe, judged at the last level of the records of its stability part.
+
+    Where there are no records, the claims come with the verdict "not yet tested at this scale".
+    """
+    setting = (config.network, config.recipe)
+    paper = _Paper(config)
+    ticket: dict[str, Any] = {"method": "imp", "rewind": 0, "level": config.levels}
+    random, dense = ticket | {"method": "random_pruning"}, {"method": "dense"}
+
+    def gap(other: dict[str, Any], claim: str, above: float = -math.inf, below: float = math.inf) -> Verdict:
+        sample = difference(stability, ticket, other)
+        return judge(f"{claim} (points)", sample, paper=paper.gap(other["method"]), above=above, below=below)
+
+    def ratio(metric: str, claim: str, above: float, below: float = math.inf) -> Verdict:
+        sample = log_ratio(stability, random, ticket, metric=metric)
+        name = f"{claim} to {STABILITIES[metric]} (random / IMP)"
+        return judge(name, sample, paper=paper.ratio(metric), above=above, below=below, ratio=True)
+
+    if setting in MATCHING_AT_INITIALISATION:
+        found = [gap(dense, "Tickets at initialisation are as accurate as the dense network", above=-AS_ACCURATE)]
+    else:
+        found = [gap(dense, "Tickets at initialisation are less accurate than the dense network", below=-AS_ACCURATE)]
+    if setting in STABLE_AT_INITIALISATION:
+        found.append(gap(random, "Tickets at initialisation are more accurate than random pruning", above=0))
+        found += [ratio(metric, "Tickets at initialisation are more stable", above=1) for metric in STABILITIES]
+    else:
+        claim, margin = "Tickets at initialisation are no more accurate than random pruning", NO_MORE_ACCURATE
+        found.append(gap(random, claim, above=-margin, below=margin))
+        claim, margin = "Tickets at initialisation are no more stable", NO_MORE_STABLE
+        found += [ratio(metric, claim, above=1 / margin, below=margin) for metric in STABILITIES]
+    if config.network == "lenet_300_100":
+        for k in config.rewinds[1:]:
+            claim = f"Rewinding to {k:,} instead of 0 changes a ticket's accuracy by less than 0.2 points"
+            change = difference(stability, ticket | {"rewind": k}, ticket)
+            found.append(judge(claim, change, paper="no number", above=-AS_ACCURATE, below=AS_ACCURATE))
+    elif setting not in STABLE_AT_INITIALISATION and _rewound(config):
+        found += _about_rewinding(config, stability, paper)
+    return found
+
+
+def _about_rewinding(config: Config, stability: pd.DataFrame, paper: _Paper) -> list[Verdict]:
+    """What rewinding does for networks whose tickets at initialisation do not work (the paper's section 4)."""
+    k = _rewound(config)
+    initial: dict[str, Any] = {"method": "imp", "rewind": 0, "level": config.levels}
+    rewound = initial | {"rewind": k}
+    random = rewound | {"method": "random_pruning"}
+    name = f"Tickets rewound to {k:,} are"
+    better = difference(stability, rewound, initial)
+    equal = difference(stability, rewound, {"method": "dense"})
+    found = [
+        judge(f"{name} more accurate than at initialisation (points)", better, paper=paper.gain(), above=0),
+        judge(f"{name} as accurate as the dense network (points)", equal, paper=paper.match(), above=-AS_ACCURATE),
+    ]
+    for metric in ("l2_data_order", "l2_pruning"):
+        what = STABILITIES[metric]
+        found += [
+            judge(
+                f"{name} more stable to {what} than at initialisation (0 / {k:,})",
+                log_ratio(stability, initial, rewound, metric=metric), paper="no number", above=1, ratio=True,
+            ),
+            judge(
+                f"{name} more stable to {what} than random pruning (random / IMP)",
+                log_ratio(stability, random, rewound, metric=metric), paper="no number", above=1, ratio=True,
+            ),
+        ]  # fmt: skip
+    return [
+        *found,
+        *(
+            judge(
+                f"Over k, IMP's accuracy rises as its L2 distance falls: {STABILITIES[metric]} (rank correlation)",
+                rank_correlation(stability, level=config.levels, metric=metric), paper="no number", below=0,
+            )
+            for metric in ("l2_data_order", "l2_pruning")
+        ),
+    ]  # fmt: skip
+
+
+def claims_of_networks(networks: Sequence[str]) -> pd.DataFrame:
+    """The claims about all recipes of these networks, each at the largest scale that is recorded, as a table."""
+    if not networks:
+        raise ConfigError("networks: [] names no network; expected a list of networks, like ['resnet20']")
+    rows = []
+    for network in networks:
+        for recipe in recipes(network):
+            config, stability = largest_recorded(network, recipe)
+            scale = f"{config.profile}, {TITLES[config.dataset]}" if len(stability) else ""
+            about = {"network": NETWORK_NAMES[network], "recipe": recipe, "scale": scale}
+            rows += [about | vars(verdict) for verdict in claims(config, stability)]
+    return pd.DataFrame(rows).set_index(["network", "recipe", "scale", "claim"])
+
+
+def _rewound(config: Config) -> int:
+    """The rewinding iteration that stands for rewinding: the one whose accuracy curve is drawn."""
+    return (config.curve_rewinds or config.rewinds)[-1]
+
+
+class _Paper:
+    """The paper's numbers for a network and recipe, worded as a verdict's."""
+
+    def __init__(self, config: Config) -> None:
+        self.values = paper_values(network=config.network, recipe=config.recipe)
+
+    def gap(self, method: str) -> str:
+        """How much more accurate a ticket at initialisation is."""
+        return f"{self._mean('imp', 'test_accuracy') - self._mean(method, 'test_accuracy'):+.1f}"
+
+    def ratio(self, metric: str) -> str:
+        suspect = self.values.loc[self.values["metric"] == metric, "quality"].eq("table_suspect").any()
+        ratio = self._mean("random_pruning", metric) / self._mean("imp", metric)
+        return f"{ratio:.2f}x" + (" (misprint?)" if suspect else "")
+
+    def gain(self) -> str:
+        """How much more accurate rewinding makes a ticket as small as Figure 3's, by Figure 5."""
+        return f"{self._rewound() - self._mean('imp', 'test_accuracy'):+.1f}"
+
+    def match(self) -> str:
+        """How much more accurate than the dense network it is then."""
+        return f"{self._rewound() - self._mean('dense', 'test_accuracy'):+.1f}"
+
+    def _mean(self, method: str, metric: str) -> float:
+        rows = self.values[(self.values["method"] == method) & (self.values["metric"] == metric)]
+        return float(rows.loc[rows["figure"].isin(["fig2", "fig3", "fig10"]), "value"].iloc[0])
+
+    def _rewound(self) -> float:
+        size = self.values.loc[self.values["figure"] == "fig3", "percent_remaining"].iloc[0]
+        curve = self.values[(self.values["figure"] == "fig5") & (self.values["rewind"] > 0)]
+        return float(curve["value"].loc[(curve["percent_remaining"] - size).abs().idxmin()])
+
+
+def largest_recorded(network: str, recipe: str) -> tuple[Config, pd.DataFrame]:
+    """The largest scale at which the stability part of a study is recorded, for the rewinding iterations that are.
+
+    Looks from the paper profile down, with the data set of the network before its stand-ins. Where nothing is
+    recorded: the paper profile and no records.
+    """
+    for profile in ("paper", "laptop"):
+        config = preset(network, recipe, profile)
+        for dataset in (config.dataset, *(name for name in TITLES if name != config.dataset)):
+            there = config.updated(dataset=dataset)
+            rows = records.known(StudyStore(records.store_folder(), there))[0]
+            first = there.rewinds[0]
+            pairs = {k: there.updated(rewinds=tuple({first: 0, k: 0})) for k in there.rewinds}
+            done = tuple(k for k, pair in pairs.items() if not records.missing(rows, pair))
+            if done:
+                complete = there.updated(rewinds=done)
+                return complete, records.select(rows, complete)
+    return preset(network, recipe), pd.DataFrame(columns=records.COLUMNS)

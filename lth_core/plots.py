@@ -1,0 +1,216 @@
+"""The plot shapes that the paper uses.
+
+Every function takes records as `run` returns them. Lines are means over replicates, bands reach from the smallest to
+the largest sample, as in the paper; grey is the paper's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from lth_core.report import METHOD_NAMES, METRIC_NAMES
+from lth_core.verdicts import per_subnetwork
+
+PAPER_COLOR = "0.45"
+
+
+def use_style() -> None:
+    """The look of every figure: seaborn's white grid, a palette that colour-blind readers can tell apart."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True})
+
+
+def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
+    """Accuracy against the percentage of weights remaining, a line for each method and rewinding iteration (Fig. 5).
+
+    A panel for each recipe in `records`. With `relative`, accuracies are differences to the dense network's of the
+    same replicate, which makes networks of different sizes comparable.
+    """
+    rows = records[(records["metric"] == "test_accuracy") & (records["order"] == "0")]
+    recipes = list(dict.fromkeys(rows["recipe"]))
+    width = 7.2 if len(recipes) == 1 else 5.2 * len(recipes)
+    figure, grid = plt.subplots(1, len(recipes), figsize=(width, 4.2), squeeze=False, sharey=True)
+    for axes, recipe in zip(grid[0], recipes, strict=True):
+        here = rows[rows["recipe"] == recipe]
+        if relative:
+            dense = here[here["method"] == "dense"].set_index("replicate")["value"]
+            here = here.assign(value=here["value"] - here["replicate"].map(dense))
+        curves = _series(here)
+        _lines(axes, curves, "percent_remaining", "series", list(dict.fromkeys(curves["series"])))
+        _percent_axis(axes)
+        axes.set_ylabel("test accuracy - dense network's (points)" if relative else METRIC_NAMES["test_accuracy"])
+        if len(recipes) > 1:
+            axes.set_title(f"{recipe} recipe")
+    return figure
+
+
+def draw_paper(axes: Axes, values: pd.DataFrame) -> None:
+    """Add the paper's accuracy curves, a grey line for each rewinding iteration, as differences to their start."""
+    for (rewind, curve), style in zip(values.groupby("rewind"), ("-", "--", ":", "-."), strict=False):
+        line = curve.sort_values("percent_remaining", ascending=False)
+        label = f"paper: IMP, k = {rewind:,.0f}"
+        relative = line["value"] - line["value"].iloc[0]
+        axes.plot(line["percent_remaining"], relative, style, color=PAPER_COLOR, linewidth=1.2, label=label, zorder=1)
+    axes.legend(title=None)
+
+
+def mark_paper(axes: Axes, values: pd.DataFrame, x: Sequence[float]) -> None:
+    """Add the paper's values, if any, to a plot at the places `x`, with the range that the paper gives."""
+    if not len(values):
+        return
+    spread = [(values["value"] - values["low"]).fillna(0), (values["high"] - values["value"]).fillna(0)]
+    look: dict[str, Any] = {
+        "fmt": "D",
+        "markersize": 6,
+        "color": PAPER_COLOR,
+        "capsize": 3,
+        "zorder": 5,
+        "label": "paper",
+    }
+    axes.errorbar(x, values["value"], yerr=spread, **look)
+    axes.legend(title=None)
+
+
+def stability_curves(records: pd.DataFrame, *, level: int, metrics: Sequence[str]) -> Figure:
+    """A panel for each metric against the rewinding iteration, IMP beside random pruning, at one level (Fig. 4)."""
+    rows = records[records["level"] == level]
+    rewinds = sorted(rows["rewind"].unique())
+    figure, panels = _panels(rows.assign(x=rows["rewind"].map(rewinds.index)), metrics)
+    for axes in panels:
+        axes.set_xticks(range(len(rewinds)), [f"{k:,}" for k in rewinds])
+        axes.set_xlabel("rewinding iteration k")
+        if len(rewinds) > 6:
+            axes.tick_params("x", labelrotation=45)
+    return figure
+
+
+def stability_against_accuracy(records: pd.DataFrame, *, level: int, metric: str) -> Figure:
+    """Accuracy against stability, a point for each subnetwork: a replicate at a rewinding iteration, at one level."""
+    points = per_subnetwork(records, level=level, metrics=[metric, "test_accuracy"])
+    points["method"] = points["method"].map(METHOD_NAMES)
+    figure, axes = plt.subplots(figsize=(6.4, 4.2))
+    order = [f"{k:,}" for k in sorted(points["rewind"].unique())]
+    sns.scatterplot(
+        points.assign(k=points["rewind"].map("{:,}".format)), x=metric, y="test_accuracy", hue="k", style="method",
+        hue_order=order, palette="viridis", s=60, ax=axes,
+    )  # fmt: skip
+    axes.set_xlabel(METRIC_NAMES[metric])
+    axes.set_ylabel(METRIC_NAMES["test_accuracy"])
+    axes.legend(title=None, fontsize="small")
+    return figure
+
+
+def recipes_compared(records: pd.DataFrame, *, level: int, rewind: int, metrics: Sequence[str]) -> Figure:
+    """A panel for each metric with the recipes side by side, IMP beside random pruning, at one level and k (Fig. 3)."""
+    rows = records[(records["level"] == level) & (records["rewind"] == rewind)]
+    recipes = list(dict.fromkeys(rows["recipe"]))
+    figure, grid = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.8), squeeze=False)
+    for axes, metric in zip(grid[0], metrics, strict=True):
+        sns.pointplot(
+            _of_subnetworks(rows, metric), x="recipe", y="value", hue="method", order=recipes, hue_order=_SUBNETWORKS,
+            errorbar=("pi", 100), linestyle="none", markers=["o", "X"], dodge=0.3, capsize=0.08, ax=axes,
+        )  # fmt: skip
+        _label(axes, metric)
+        axes.set_xlabel("recipe")
+        axes.legend(title=None)
+    return figure
+
+
+def level_curves(records: pd.DataFrame, *, rewind: int, metrics: Sequence[str]) -> Figure:
+    """A panel for each metric against the percentage of weights remaining, IMP beside random pruning, for one k."""
+    rows = records[(records["rewind"] == rewind) & (records["level"] > 0)]
+    figure, panels = _panels(rows.assign(x=100 * rows["density"]), metrics)
+    for axes in panels:
+        _percent_axis(axes)
+    return figure
+
+
+def ticket_search(history: pd.DataFrame) -> Figure:
+    """A search for tickets as it goes: accuracy of each method, and the density of each layer, level by level.
+
+    Columns of `history`: percent_remaining, method and test_accuracy, and one column for each layer's density.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.8))
+    methods = list(dict.fromkeys(history["method"]))
+    _lines(left, history.rename(columns={"test_accuracy": "value"}), "percent_remaining", "method", methods)
+    left.set_ylabel(METRIC_NAMES["test_accuracy"])
+    layers = [name for name in history.columns if name not in ("percent_remaining", "method", "test_accuracy")]
+    tickets = history[history["method"] == METHOD_NAMES["imp"]]
+    _lines(right, tickets.melt("percent_remaining", layers, "layer"), "percent_remaining", "layer", layers)
+    right.set_ylabel("weights remaining in the layer (%)")
+    for axes in (left, right):
+        _percent_axis(axes)
+    return figure
+
+
+def _panels(rows: pd.DataFrame, metrics: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:
+    figure, grid = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.8), squeeze=False)
+    for axes, metric in zip(grid[0], metrics, strict=True):
+        _lines(axes, _of_subnetworks(rows, metric), "x", "method", _SUBNETWORKS)
+        _label(axes, metric)
+    return figure, list(grid[0])
+
+
+_SUBNETWORKS = [METHOD_NAMES["imp"], METHOD_NAMES["random_pruning"]]
+
+
+def _of_subnetworks(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The samples of a metric, methods by their names: accuracies in the first data order, distances of all pairs."""
+    rows = rows[(rows["metric"] == metric) & rows["order"].str.fullmatch("0|.+-.+")]
+    rows = rows[rows["method"].isin(["imp", "random_pruning"])]
+    return rows.assign(method=rows["method"].map(METHOD_NAMES))
+
+
+def _label(axes: Axes, metric: str) -> None:
+    axes.set_ylabel(METRIC_NAMES[metric])
+    if metric != "test_accuracy":
+        axes.set_ylim(bottom=0)
+
+
+def _lines(axes: Axes, rows: pd.DataFrame, x: str, hue: str, order: Sequence[str]) -> None:
+    """Mean lines with a band from the smallest to the largest sample."""
+    look: dict[str, Any] = {
+        "hue": hue,
+        "style": hue,
+        "hue_order": order,
+        "style_order": order,
+        "markers": True,
+        "dashes": False,
+    }
+    sns.lineplot(rows, x=x, y="value", errorbar=("pi", 100), ax=axes, **look)
+    axes.legend(title=None)
+
+
+def _series(records: pd.DataFrame) -> pd.DataFrame:
+    """Name the line that each row belongs to; the dense network is level 0 of every IMP line."""
+    rows = records.assign(percent_remaining=100 * records["density"])
+    dense = rows[rows["method"] == "dense"]
+    rewinds = sorted(rows.loc[rows["method"] != "dense", "rewind"].unique())
+    lines = []
+    for method in ("imp", "random_pruning", "random_reinit"):
+        for rewind in rewinds:
+            line = rows[(rows["method"] == method) & (rows["rewind"] == rewind)]
+            if len(line):
+                origin = [dense] if method == "imp" else []
+                name = METHOD_NAMES[method] + (f", k = {rewind:,}" if len(rewinds) > 1 or rewind else "")
+                lines.append(pd.concat([*origin, line]).assign(series=name))
+    return pd.concat(lines) if lines else dense.assign(series=METHOD_NAMES["dense"])
+
+
+def _percent_axis(axes: Axes) -> None:
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in (100, 70, 50, 30, 20, 10, 5, 2, 1) if low <= tick <= high]
+    axes.set_xticks(ticks)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(high, low)
+    axes.set_xlabel("weights remaining (%)")

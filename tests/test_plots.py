@@ -1,0 +1,119 @@
+"""The plots: every line goes through the means of its samples, and every point is a record's."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+from lth_core import plots
+
+mpl.use("agg")
+
+
+def points(axes: mpl.axes.Axes) -> dict[str, list[tuple[float, float]]]:
+    """The lines of a plot by their legend's label."""
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    lines = [line for line in axes.lines if len(line.get_xdata())]
+    return {
+        name: [(round(float(x), 6), round(float(y), 6)) for x, y in line.get_xydata()]
+        for name, line in zip(legend, lines, strict=False)
+    }
+
+
+def test_accuracy_curves_show_means_over_replicates_of_the_first_order(table: pd.DataFrame):
+    figure = plots.accuracy_curves(table[table["rewind"] == 0])
+    lines = points(figure.axes[0])
+    assert lines["IMP"] == [(64.0, 98.2), (80.0, 98.2), (100.0, 98.2)]
+    assert lines["random pruning"] == [(64.0, 96.2), (80.0, 97.2)]
+
+
+def test_curves_of_several_rewinding_iterations_are_told_apart(table: pd.DataFrame):
+    names = set(points(plots.accuracy_curves(table).axes[0]))
+    assert names == {"IMP, k = 0", "IMP, k = 20", "random pruning, k = 0", "random pruning, k = 20"}
+
+
+def test_every_recipe_has_a_panel_of_its_own(table: pd.DataFrame):
+    other = table.assign(recipe="low", value=table["value"] - 3)
+    figure = plots.accuracy_curves(pd.concat([table, other])[lambda rows: rows["rewind"] == 0])
+    assert [axes.get_title() for axes in figure.axes] == ["standard recipe", "low recipe"]
+    first, second = (points(axes) for axes in figure.axes)
+    assert first["random pruning"] == [(64.0, 96.2), (80.0, 97.2)]
+    assert second["random pruning"] == [(64.0, 93.2), (80.0, 94.2)]
+
+
+def test_relative_accuracies_are_differences_to_the_dense_network_of_the_same_replicate(table: pd.DataFrame):
+    low = table.assign(recipe="low", value=table["value"].where(table["method"] != "dense", 90.0))
+    rows = pd.concat([table, low])
+    lost = (rows["replicate"] == 3) & (rows["level"] == 2)
+    figure = plots.accuracy_curves(rows[(rows["rewind"] == 0) & ~lost], relative=True)
+    standard, other = (points(axes) for axes in figure.axes)
+    assert standard["IMP"] == [(64.0, 0.0), (80.0, 0.0), (100.0, 0.0)]
+    assert standard["random pruning"] == [(64.0, -2.0), (80.0, -1.0)]
+    assert other["IMP"] == [(64.0, 8.15), (80.0, 8.2), (100.0, 0.0)]
+    assert "dense network" in figure.axes[0].get_ylabel()
+
+
+def test_the_papers_curves_start_at_no_difference_and_are_told_apart_by_rewinding_iteration():
+    curves = pd.DataFrame(
+        [(0, 50.0, 89.0), (1_500, 100.0, 91.0), (0, 100.0, 90.5), (1_500, 50.0, 91.5), (0, 20.0, 88.0)],
+        columns=["rewind", "percent_remaining", "value"],
+    )
+    axes = mpl.figure.Figure().subplots()
+    plots.draw_paper(axes, curves)
+    assert points(axes) == {
+        "paper: IMP, k = 0": [(100.0, 0.0), (50.0, -1.5), (20.0, -2.5)],
+        "paper: IMP, k = 1,500": [(100.0, 0.0), (50.0, 0.5)],
+    }
+    assert len({line.get_linestyle() for line in axes.lines}) == 2
+
+
+def test_stability_against_accuracy_has_a_point_for_each_subnetwork_of_the_level(table: pd.DataFrame):
+    axes = plots.stability_against_accuracy(table, level=2, metric="l2_pruning").axes[0]
+    drawn = [tuple(map(float, point)) for point in axes.collections[0].get_offsets()]
+    imp = [(20.0 + replicate, 98 + replicate / 10) for replicate in (1, 2, 3)]
+    random = [(21.0 + replicate, 96 + replicate / 10) for replicate in (1, 2, 3)]
+    np.testing.assert_allclose(sorted(drawn), sorted(2 * imp + 2 * random))  # at each of two rewinding iterations
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("L2 to the dense network", "test accuracy (%)")
+    assert {"0", "20", "IMP", "random pruning"} <= {text.get_text() for text in axes.get_legend().get_texts()}
+
+
+def test_stability_curves_have_a_panel_for_each_metric_at_the_level_asked_for(table: pd.DataFrame):
+    figure = plots.stability_curves(table, level=2, metrics=["l2_data_order", "test_accuracy"])
+    stability, accuracy = (points(axes) for axes in figure.axes)
+    assert stability == {"IMP": [(0, 12), (1, 12)], "random pruning": [(0, 13), (1, 13)]}
+    assert accuracy["IMP"] == [(0, 98.2), (1, 98.2)]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0", "20"]
+
+
+def test_level_curves_run_over_the_weights_remaining(table: pd.DataFrame):
+    lines = points(plots.level_curves(table, rewind=0, metrics=["l2_pruning"]).axes[0])
+    assert lines["IMP"] == [(64.0, 22.0), (80.0, 12.0)]
+
+
+def test_the_papers_values_are_marked_where_they_are_and_nothing_is_where_there_are_none(table: pd.DataFrame):
+    axes = plots.level_curves(table, rewind=0, metrics=["l2_pruning"]).axes[0]
+    before = len(axes.lines)
+    paper = pd.DataFrame({"value": [20.0], "low": [19.0], "high": [22.0]})
+    plots.mark_paper(axes, paper.iloc[:0], [])
+    assert len(axes.lines) == before
+    plots.mark_paper(axes, paper, [64])
+    marks = [line for line in axes.lines if list(np.atleast_1d(line.get_xdata())) == [64]]
+    assert [float(line.get_ydata()[0]) for line in marks if line.get_marker() == "D"] == [20.0]
+
+
+def test_an_accuracy_relative_to_the_dense_network_needs_no_ticket(table: pd.DataFrame):
+    controls = table[(table["method"] != "imp") & (table["rewind"] == 0)]
+    figure = plots.accuracy_curves(controls, relative=True)
+    assert points(figure.axes[0])["random pruning"] == [(64.0, -2.0), (80.0, -1.0)]
+
+
+def test_recipes_stand_side_by_side_with_the_mean_of_each_method(table: pd.DataFrame):
+    both = pd.concat([table, table.assign(recipe="low", value=table["value"] / 2)])
+    stability, accuracy = plots.recipes_compared(both, level=2, rewind=0, metrics=["l2_pruning", "test_accuracy"]).axes
+    assert [tick.get_text() for tick in stability.get_xticklabels()] == ["standard", "low"]
+    drawn = [
+        list(map(float, line.get_ydata()))
+        for line in stability.lines
+        if len(line.get_xdata()) == 2 and line.get_marker() in ("o", "X")
+    ]
+    assert drawn == [[22.0, 11.0], [23.0, 11.5]]  # IMP, random pruning
+    assert accuracy.get_ylabel() == "test accuracy (%)"
