@@ -181,12 +181,13 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
 
 def entry() -> None:
     """The command `lth`: errors that a user can mend are one line, without a traceback."""
-    from lth_core.files import StoreError
-    from lth_core.records import MissingRecords
-
     try:
         app()
-    except (ConfigError, StoreError, MissingRecords, RuntimeError) as error:
+    except Exception as error:
+        from lth_core.records import MissingRecords  # here, since it imports pandas, which takes as long as the rest
+
+        if not isinstance(error, (ConfigError, MissingRecords, RuntimeError)):
+            raise
         print(f"lth: {error}", file=sys.stderr)
         sys.exit(2)
 
