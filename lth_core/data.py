@@ -46,6 +46,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device) -> Split:
+        """The same, held in a device's memory."""
+        return Split(self.images.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -62,8 +66,12 @@ class Dataset:
         for split in (self.train, self.validation, self.test):
             for tensor in (split.images, split.labels):
                 digest.update(str(tuple(tensor.shape)).encode())
-                digest.update(tensor.contiguous().numpy().data)
+                digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same, held in a device's memory, which is where a network is trained on it."""
+        return Dataset(self.name, self.train.to(device), self.validation.to(device), self.test.to(device))
 
 
 def data_root() -> Path:
@@ -155,8 +163,10 @@ def crop_and_flip(images: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
     """
     batch, channels, height, width = images.shape
     padded = F.pad(images, (PADDING,) * 4)
-    rows = shifts[:, :1] + torch.arange(height)
-    columns = torch.arange(width).expand(batch, width)
+    rows = shifts[:, :1] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device).expand(batch, width)
     columns = shifts[:, 1:] + torch.where(flips[:, None], width - 1 - columns, columns)
-    every = torch.arange(batch)[:, None, None, None], torch.arange(channels)[None, :, None, None]
-    return padded[*every, rows[:, None, :, None], columns[:, None, None, :]]
+    every = [torch.arange(size, device=images.device) for size in (batch, channels)]
+    return padded[
+        every[0][:, None, None, None], every[1][:, None, None], rows[:, None, :, None], columns[:, None, None, :]
+    ]

@@ -43,7 +43,7 @@ _SCALES: dict[str, dict[str, Settings]] = {
         "laptop": _CIFAR
         | {"batch_size": 64, "iterations": 1_000, "drops": (667, 833), "width": 0.5, "image_size": 16}
         | {"rewinds": (0, 25, 100, 200, 500), "levels": 8, "replicates": 5, "orders": 4}
-        | {"curve_levels": 13, "curve_rewinds": (0, 100)},
+        | {"curve_levels": 13, "curve_rewinds": (0, 25)},
         "smoke": _CIFAR
         | {"dataset": "mnist_embedded", "batch_size": 32, "iterations": 12, "drops": (8, 10), "width": 0.25}
         | {"image_size": 8, "rewinds": (0, 4), "levels": 2, "replicates": 1, "orders": 2, "methods": METHODS},

@@ -24,12 +24,15 @@ from lth_core.config import Config
 from lth_core.measure import measure
 from lth_core.store import StudyStore, Training
 from lth_core.train import Stopped
-from lth_core.worker import Worker
+from lth_core.worker import Worker, compute_device
 
 Style = Literal["bar", "lines"] | None
 
 WORTH_A_PROCESS = 50_000
 """Iterations left to train from which further processes pay: each takes seconds to start."""
+
+ON_A_GPU = 4
+"""Processes that share a GPU by default: networks this small leave most of it idle."""
 
 
 def run(
@@ -101,7 +104,8 @@ def _train(
 ) -> None:
     if workers is None:
         iterations = sum(study.config.iterations - t.rewind for t in absent)
-        workers = min(_cores(), len(absent)) if iterations >= WORTH_A_PROCESS else 1
+        most = _cores() if compute_device().type == "cpu" else ON_A_GPU
+        workers = min(most, len(absent)) if iterations >= WORTH_A_PROCESS else 1
     study.prepare()
     with _stop_signals() as stopping, _Progress(study, absent, progress) as shown:
         deadline = math.inf if seconds is None else time.monotonic() + seconds

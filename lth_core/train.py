@@ -78,10 +78,12 @@ def train(
 
     `keep` names iterations whose state goes to `saves`, which also takes a checkpoint every `CHECKPOINT_SECONDS` and
     hands it back when the training is called again. `stop_requested()` is asked before every update; when it says
-    yes, the checkpoint is saved and `Stopped` raised. One thread: the bits must not depend on what else runs.
+    yes, the checkpoint is saved and `Stopped` raised. One thread: the bits must not depend on what else runs. The
+    network is trained on the device that holds the data; states are always in the processor's memory.
     """
+    device = data.train.images.device
     with steady_arithmetic():
-        model = build(config)
+        model = build(config).to(device)
         network = FlatNetwork(model, ticket.mask, config)
         checkpoint = saves.load_checkpoint() if saves else None
         iteration, seconds, state = checkpoint or (ticket.iteration, 0.0, ticket.weights)
@@ -96,9 +98,10 @@ def train(
             if order_of_epoch is None or batch == 0:
                 if not network.is_finite():
                     return Trained(network.state(), {}, iteration, time.monotonic() - started)
-                order_of_epoch = epoch_order(replicate, order, epoch, len(data.train))
+                order_of_epoch = epoch_order(replicate, order, epoch, len(data.train)).to(device)
                 if config.augment:
-                    augmentation = epoch_augmentation(replicate, order, epoch, len(data.train))
+                    shifts, flips = epoch_augmentation(replicate, order, epoch, len(data.train))
+                    augmentation = shifts.to(device), flips.to(device)
             if saves and iteration in keep:
                 saves.save_state(iteration, network.state())
             stopping = stop_requested()
@@ -157,10 +160,11 @@ class FlatNetwork:
         self.config = config
         parameters = dict(model.named_parameters())
         sizes = [parameter.numel() for parameter in parameters.values()]
-        self.weights, self.gradient = torch.zeros(2, sum(sizes))
+        device = next(iter(parameters.values())).device
+        self.weights, self.gradient = torch.zeros(2, sum(sizes), device=device)
         self.gradients = {}
         pieces = zip(self.weights.split(sizes), self.gradient.split(sizes), strict=True)
-        self.mask = torch.ones(sum(sizes))
+        self.mask = torch.ones(sum(sizes), device=device)
         keep = self.mask.split(sizes)
         for (name, parameter), (weight, gradient), kept in zip(parameters.items(), pieces, keep, strict=True):
             parameter.data = _shaped(weight, parameter)
@@ -169,7 +173,7 @@ class FlatNetwork:
                 _shaped(kept, parameter).copy_(mask[name])
         names = ("exp_avg", "exp_avg_sq") if config.optimizer == "adam" else ("momentum_buffer",)
         self.moments = {name: torch.zeros_like(self.weights) for name in names}
-        self.updates = torch.zeros(())
+        self.updates = torch.zeros((), device=device)
 
     def load(self, state: State, iteration: int) -> None:
         """Take over a state; moments that it lacks start at zero, as at initialisation."""
@@ -182,9 +186,10 @@ class FlatNetwork:
         self.updates.fill_(iteration)
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of the whole state; later updates do not reach it."""
+        """A copy of the whole state in the processor's memory; later updates do not reach it."""
         moments = {f"{MOMENTS}{name}": moment for name, moment in self.moments.items()}
-        return {name: tensor.detach().clone() for name, tensor in (self.model.state_dict() | moments).items()}
+        state = self.model.state_dict() | moments
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
     def update(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
         """One optimiser update on one batch."""
@@ -225,12 +230,14 @@ def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
 @contextmanager
 def steady_arithmetic() -> Iterator[None]:
     """One thread, since how a sum is split over threads changes its rounding, and denormal numbers flushed to zero:
-    Adam's moments decay into them wherever a gradient stays zero, and there the processor is ten times slower."""
+    Adam's moments decay into them wherever a gradient stays zero, and there the processor is ten times slower. On a
+    GPU: full precision, and convolutions whose sums are always in the same order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     try:
-        yield
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -43,10 +44,11 @@ class Worker:
     def __init__(self, store: StudyStore, stop_requested: Callable[[], bool] = lambda: False) -> None:
         self.config = config = store.config
         self.store = store
-        self.data = data.load(config.dataset, color=config.network != "lenet_300_100", size=config.image_size)
+        images = data.load(config.dataset, color=config.network != "lenet_300_100", size=config.image_size)
+        self.fingerprint = images.fingerprint()
+        self.data = images.to(compute_device())
         self.ones = Mask.ones(build(config))
         self.rewinds: Collection[int] = ()
-        self.fingerprint = self.data.fingerprint()
         others = set(records.known(store)[1]["data_fingerprint"]) - {self.fingerprint}
         if others:
             raise StoreError(
@@ -220,9 +222,23 @@ def pruner(config: Config) -> Prune:
     return prune
 
 
+def compute_device() -> torch.device:
+    """Where networks are trained: on the GPU where there is one, unless `LTH_DEVICE` names another device."""
+    chosen = os.environ.get("LTH_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=chosen).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"LTH_DEVICE: {chosen!r} is not a device of this machine ({str(error).splitlines()[0]})"
+        ) from None
+
+
 @cache
 def device_name() -> str:
-    """The processor, as the operating system names it, and its vector instructions, which decide about rounding."""
+    """The GPU; or the processor, with its vector instructions, which decide about rounding."""
+    device = compute_device()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,0 +1,81 @@
+"""Training on another device than the processor: everything is there that an update needs, and the numbers agree."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lth_core import ConfigError, Mask, data, preset, seeds, subnetwork
+from lth_core.config import Config
+from lth_core.data import Dataset, Split, crop_and_flip
+from lth_core.models import build, initial_weights
+from lth_core.train import FlatNetwork, Trained, train
+from lth_core.worker import compute_device
+
+SMOKE = [preset(network, profile="smoke") for network in ("lenet_300_100", "resnet20", "vgg19")]
+every_network = pytest.mark.parametrize("config", SMOKE, ids=lambda config: config.network)
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+
+
+def start(config: Config) -> dict[str, torch.Tensor]:
+    return initial_weights(config, seeds.stream(1, "init"))
+
+
+@every_network
+def test_everything_that_an_update_needs_lies_on_the_device_of_the_network(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    """Tensors without values stand for those of a GPU; an operation on two devices at once fails for them too."""
+    weights, mask = start(config), Mask.ones(build(config))
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)  # for this, and for fused SGD, torch wants a
+    monkeypatch.setattr("lth_core.train.sgd", lambda *tensors, **settings: None)  # real GPU
+    shape = (8, 28, 28) if config.network == "lenet_300_100" else (8, 3, 8, 8)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        gpu = torch.device("cuda", 0)
+        with gpu:
+            model = build(config)
+        network = FlatNetwork(model, mask, config)
+        network.load(weights, 0)
+        batch = Split(torch.zeros(shape, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)).to(gpu)
+        images = batch.images
+        if config.augment:
+            with gpu:
+                draws = torch.zeros(8, 2, dtype=torch.int64), torch.zeros(8, dtype=torch.bool)
+            images = crop_and_flip(images, *draws)
+        network.update(images, batch.labels, 0.1)
+        held = [network.weights, network.gradient, network.mask, network.updates, *network.moments.values(), images]
+        assert {tensor.device for tensor in held} == {gpu}
+        assert {tensor.device.type for tensor in network.state().values()} == {"cpu"}
+
+
+def test_the_device_is_the_gpu_if_there_is_one_and_can_be_named(monkeypatch: pytest.MonkeyPatch):
+    assert compute_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setenv("LTH_DEVICE", "cpu")
+    assert compute_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:97"])
+def test_a_device_that_is_not_there_is_refused(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LTH_DEVICE", name)
+    with pytest.raises(ConfigError, match=f"LTH_DEVICE: '{name}' is not a device of this machine"):
+        compute_device()
+
+
+def trained(config: Config, images: Dataset, device: str) -> Trained:
+    mask = Mask.ones(build(config))
+    half = Mask({name: torch.arange(kept.numel()).view(kept.shape) % 2 == 0 for name, kept in mask.items()})
+    ticket = subnetwork(start(config), half, 0, 1)
+    return train(config, images.to(torch.device(device)), ticket, replicate=1, order=0)
+
+
+@needs_a_gpu
+@every_network
+def test_a_gpu_trains_as_the_processor_does_and_the_same_bits_twice(config: Config):
+    colored = config.network != "lenet_300_100"
+    images = data.load("mnist_embedded", color=colored, size=config.image_size)
+    once, twice = (trained(config, images, "cuda") for _ in range(2))
+    assert all(torch.equal(once.state[name], twice.state[name]) for name in once.state)
+    here = trained(config.updated(iterations=3, drops=(), rewinds=(0,)), images, "cpu").state
+    there = trained(config.updated(iterations=3, drops=(), rewinds=(0,)), images, "cuda").state
+    for name, tensor in here.items():
+        assert there[name].device.type == "cpu"
+        torch.testing.assert_close(there[name], tensor, rtol=1e-3, atol=1e-4)
