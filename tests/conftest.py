@@ -35,6 +35,16 @@ def real_mnist(monkeypatch: pytest.MonkeyPatch) -> Path:
     return REAL_DATA
 
 
+@pytest.fixture
+def real_cifar10(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that holds the real CIFAR-10 as images, which `LTH_DATA` then names; skipped where there is none."""
+    folder = REAL_DATA / "cifar10" / "train"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real CIFAR-10, but there is no {folder}; set LTH_DATA to a folder that holds it")
+    monkeypatch.setenv("LTH_DATA", str(REAL_DATA))
+    return REAL_DATA
+
+
 @pytest.fixture(scope="session")
 def embedded_mnist() -> data.Dataset:
     """The embedded 5,000 images, read once."""

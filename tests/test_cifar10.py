@@ -19,6 +19,7 @@ from torchvision.transforms import functional as TF
 
 from lth_core import DataError, cifar10, data, mnist
 from lth_core.data import Dataset, Split, crop_and_flip
+from lth_core.models import build
 from lth_core.presets import preset
 from lth_core.seeds import epoch_augmentation
 from lth_core.store import StudyStore
@@ -494,3 +495,15 @@ def test_draws_are_those_the_records_were_made_with():
     shifts, flips = epoch_augmentation(1, 0, 0, 45_000)
     assert shifts[:3].tolist() == [[8, 3], [2, 3], [4, 5]]
     assert flips[:5].tolist() == [True, True, False, False, False]
+
+
+def test_the_real_images_are_what_the_networks_are_scaled_for(real_cifar10):
+    dataset = data.load("cifar10_jpeg", color=True)
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [45_000, 5_000, 10_000]
+    labels = torch.cat([dataset.train.labels, dataset.validation.labels])
+    assert torch.bincount(labels).tolist() == 10 * [5_000]
+    assert torch.bincount(dataset.test.labels).tolist() == 10 * [1_000]
+    pixels = dataset.train.images[:5_000].double().transpose(0, 1).reshape(3, -1) / 255
+    model = build(preset("resnet20"))
+    torch.testing.assert_close(pixels.mean(1), model.mean.flatten().double(), atol=0.01, rtol=0)
+    torch.testing.assert_close(pixels.std(1), model.deviation.flatten().double(), atol=0.01, rtol=0)
