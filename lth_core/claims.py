@@ -168,7 +168,7 @@ class _Paper:
 
 
 def largest_recorded(network: str, recipe: str) -> tuple[Config, pd.DataFrame]:
-    """The largest scale at which the stability part of a study is recorded, for the rewinding iterations that are.
+    """The largest scale at which the stability part of a study is recorded, as much of it as is, and its records.
 
     Looks from the paper profile down, with the data set of the network before its stand-ins. Where nothing is
     recorded: the paper profile and no records.
@@ -178,10 +178,22 @@ def largest_recorded(network: str, recipe: str) -> tuple[Config, pd.DataFrame]:
         for dataset in (config.dataset, *(name for name in TITLES if name != config.dataset)):
             there = config.updated(dataset=dataset)
             rows = records.known(StudyStore(records.store_folder(), there))[0]
-            first = there.rewinds[0]
-            pairs = {k: there.updated(rewinds=tuple({first: 0, k: 0})) for k in there.rewinds}
-            done = tuple(k for k, pair in pairs.items() if not records.missing(rows, pair))
-            if done:
-                complete = there.updated(rewinds=done)
-                return complete, records.select(rows, complete)
+            recorded = _recorded(there, rows)
+            if recorded is not None:
+                return recorded, records.select(rows, recorded)
     return preset(network, recipe), pd.DataFrame(columns=records.COLUMNS)
+
+
+def _recorded(config: Config, rows: pd.DataFrame) -> Config | None:
+    """The replicates and rewinding iterations, the first among them, that are recorded in full: as many as possible."""
+    first, seen = config.rewinds[0], sorted(map(int, rows["replicate"].unique()))
+
+    def done(replicate: int, k: int) -> bool:
+        return not records.missing(rows, config.updated(replicates=(replicate,), rewinds=tuple({first: 0, k: 0})))
+
+    complete = {k: {replicate for replicate in seen if done(replicate, k)} for k in config.rewinds}
+    choices = [(shared, [k for k, has in complete.items() if shared <= has]) for shared in complete.values() if shared]
+    if not complete[first] or not choices:
+        return None
+    replicates, rewinds = max(choices, key=lambda choice: len(choice[0]) * len(choice[1]))
+    return config.updated(replicates=tuple(sorted(replicates)), rewinds=tuple(rewinds))

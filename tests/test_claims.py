@@ -256,6 +256,14 @@ def test_only_rewinding_iterations_that_are_complete_are_given():
     assert set(stability["rewind"]) == set(given.rewinds)
 
 
+def test_only_replicates_that_are_complete_are_given_and_all_of_them():
+    config = preset("resnet20", profile="laptop")
+    rows = complete(config.updated(replicates=7))
+    begun = (rows["replicate"] == 7) & (rows["rewind"] > 0)
+    record(config, rows[~begun & (rows["replicate"] != 2)])
+    assert largest_recorded("resnet20", "standard")[0] == config.updated(replicates=(1, 3, 4, 5, 6))
+
+
 def test_a_larger_scale_without_a_complete_rewinding_iteration_is_passed_over():
     paper, laptop = (preset("lenet_300_100", profile=profile) for profile in ("paper", "laptop"))
     rows = complete(paper)
