@@ -76,6 +76,9 @@ def mark_paper(axes: Axes, values: pd.DataFrame, x: Sequence[float]) -> None:
         "label": "paper",
     }
     axes.errorbar(x, values["value"], yerr=spread, **look)
+    bottom, top = axes.get_ylim()
+    if values["value"].max() > top:
+        axes.set_ylim(top=bottom + 1.05 * (values["value"].max() - bottom))
     axes.legend(title=None)
 
 

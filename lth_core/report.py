@@ -39,8 +39,8 @@ def paper_values(**where: Any) -> pd.DataFrame:
     return values.reset_index(drop=True)
 
 
-def caption(records: pd.DataFrame, config: Config) -> str:
-    """What a figure was made from, for its caption: network, data, scale, replicates, device."""
+def caption(records: pd.DataFrame, config: Config, *, lines: bool = True) -> str:
+    """What a figure was made from, for its caption: network, data, scale, replicates, device; and what `lines` mean."""
     if not len(records):
         return "Nothing is recorded yet."
     dataset = str(records["dataset"].iloc[0])
@@ -53,8 +53,8 @@ def caption(records: pd.DataFrame, config: Config) -> str:
         f"{NETWORK_NAMES[config.network]}{width} on {TITLES[dataset]}{size}, {config.recipe} recipe, "
         f"{config.profile} profile "
         f"({config.iterations:,} iterations of batch {config.batch_size}), {_count(replicates, 'replicate')}, "
-        f"trained on {devices}. Line: mean; band: smallest to largest sample."
-    )
+        f"trained on {devices}."
+    ) + (" Line: mean; band: smallest to largest sample." if lines else "")
 
 
 def beside_paper(records: pd.DataFrame, *, level: int, rewind: int, paper: pd.DataFrame) -> pd.DataFrame:

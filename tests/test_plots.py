@@ -100,6 +100,14 @@ def test_the_papers_values_are_marked_where_they_are_and_nothing_is_where_there_
     assert [float(line.get_ydata()[0]) for line in marks if line.get_marker() == "D"] == [20.0]
 
 
+def test_the_papers_values_are_never_outside_a_plot(table: pd.DataFrame):
+    axes = plots.level_curves(table, rewind=0, metrics=["l2_pruning"]).axes[0]
+    plots.mark_paper(axes, pd.DataFrame({"value": [90.0], "low": [89.0], "high": [91.0]}), [64])
+    bottom, top = axes.get_ylim()
+    assert bottom == 0
+    assert 91 < top < 100
+
+
 def test_an_accuracy_relative_to_the_dense_network_needs_no_ticket(table: pd.DataFrame):
     controls = table[(table["method"] != "imp") & (table["rewind"] == 0)]
     figure = plots.accuracy_curves(controls, relative=True)

@@ -50,6 +50,16 @@ def test_a_caption_says_network_data_scale_replicates_and_device(table: pd.DataF
         "a processor",
     ):
         assert part in caption
+    assert caption == f"{report.caption(table, CONFIG, lines=False)} Line: mean; band: smallest to largest sample."
+
+
+def test_a_caption_says_how_a_network_and_its_images_were_made_smaller(table: pd.DataFrame):
+    laptop = preset("resnet20", profile="laptop")
+    assert "ResNet-20 of 0.5 times the width" in report.caption(table, laptop)
+    assert "reduced to 16 pixels" in report.caption(table, laptop)
+    paper = report.caption(table, preset("resnet20"))
+    assert "width" not in paper
+    assert "pixels" not in paper
 
 
 def test_a_caption_names_the_devices_of_committed_and_of_own_records(table: pd.DataFrame):
