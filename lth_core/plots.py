@@ -49,6 +49,9 @@ def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
         axes.set_ylabel("test accuracy - dense network's (points)" if relative else METRIC_NAMES["test_accuracy"])
         if len(recipes) > 1:
             axes.set_title(f"{recipe} recipe")
+        if curves["series"].nunique() > 4:
+            axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+            figure.set_figwidth(width + 2.4)
     return figure
 
 
