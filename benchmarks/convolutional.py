@@ -25,9 +25,10 @@ from torch.nn import functional as F
 from lth_core import data, preset
 from lth_core.config import Config
 from lth_core.models import Network, build
+from lth_core.report import NETWORK_NAMES
 from lth_core.train import EVALUATION_BATCH, Stopped, steady_arithmetic, train
 
-NETWORKS = {"resnet20": "ResNet-20", "vgg19": "VGG-19"}
+NETWORKS = ("resnet20", "vgg19")
 ROUNDS = 5
 """At most, since a round takes half a minute."""
 ITERATIONS = 3
@@ -48,8 +49,8 @@ def rows(rounds: int) -> list[Row]:
     seconds = interleaved(variants, rounds)
     product = PRODUCTS * 2 * SIDE**3 / 1e9 / seconds["matrix product"]
     table = []
-    for network, name in NETWORKS.items():
-        config = preset(network)
+    for network in NETWORKS:
+        config, name = preset(network), NETWORK_NAMES[network]
         trained = ITERATIONS * config.batch_size
         ours, loader_loop, floor = (
             trained / seconds[f"{network}, {variant}"] for variant in ("ours", "loader loop", "convolutions")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lth_core.config import Config
 from lth_core.presets import figures, preset
-from lth_core.records import read, results_folder, trainings
+from lth_core.records import trainings
 from lth_core.report import NETWORK_NAMES
 from lth_core.store import Training
 
@@ -60,17 +60,3 @@ def _iterations(training: Training, config: Config) -> int:
     if training.method == "random_reinit" and config.reinit_length == "full":
         return config.iterations
     return config.iterations - training.rewind
-
-
-def recorded_seconds(configs: Sequence[Config]) -> pd.DataFrame:
-    """What the committed records cost: a row for each study and device."""
-    tables = []
-    for config in configs:
-        made = read(results_folder(), config)[1]
-        table = made.groupby("device").agg(
-            trainings=("seconds", "size"), iterations=("iterations", "sum"), hours=("seconds", "sum")
-        )
-        table["milliseconds an iteration"] = (1000 * table["hours"] / table["iterations"]).round(2)
-        table["hours"] = (table["hours"] / 3600).round(2)
-        tables.append(table.reset_index().assign(study=config.name).set_index(["study", "device"]))
-    return pd.concat(tables)

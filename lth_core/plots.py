@@ -31,27 +31,22 @@ def use_style() -> None:
 def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
     """Accuracy against the percentage of weights remaining, a line for each method and rewinding iteration (Fig. 5).
 
-    A panel for each recipe in `records`. With `relative`, accuracies are differences to the dense network's of the
-    same replicate, which makes networks of different sizes comparable.
+    With `relative`, accuracies are differences to the dense network's of the same replicate, which makes networks of
+    different sizes comparable.
     """
     rows = records[(records["metric"] == "test_accuracy") & (records["order"] == "0")]
-    recipes = list(dict.fromkeys(rows["recipe"]))
-    width = 7.2 if len(recipes) == 1 else 5.2 * len(recipes)
-    figure, grid = plt.subplots(1, len(recipes), figsize=(width, 4.2), squeeze=False, sharey=True)
-    for axes, recipe in zip(grid[0], recipes, strict=True):
-        here = rows[rows["recipe"] == recipe]
-        if relative:
-            dense = here[here["method"] == "dense"].set_index("replicate")["value"]
-            here = here.assign(value=here["value"] - here["replicate"].map(dense))
-        curves = _series(here)
-        _lines(axes, curves, "percent_remaining", "series", list(dict.fromkeys(curves["series"])))
-        _percent_axis(axes)
-        axes.set_ylabel("test accuracy - dense network's (points)" if relative else METRIC_NAMES["test_accuracy"])
-        if len(recipes) > 1:
-            axes.set_title(f"{recipe} recipe")
-        if curves["series"].nunique() > 4:
-            axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
-            figure.set_figwidth(width + 2.4)
+    if relative:
+        dense = rows[rows["method"] == "dense"].set_index("replicate")["value"]
+        rows = rows.assign(value=rows["value"] - rows["replicate"].map(dense))
+    curves = _series(rows)
+    names = list(dict.fromkeys(curves["series"]))
+    figure, axes = plt.subplots(figsize=(7.2, 4.2))
+    _lines(axes, curves, "percent_remaining", "series", names)
+    _percent_axis(axes)
+    axes.set_ylabel("test accuracy - dense network's (points)" if relative else METRIC_NAMES["test_accuracy"])
+    if len(names) > 4:
+        axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+        figure.set_figwidth(9.6)
     return figure
 
 
@@ -111,22 +106,6 @@ def stability_against_accuracy(records: pd.DataFrame, *, level: int, metric: str
     axes.set_xlabel(METRIC_NAMES[metric])
     axes.set_ylabel(METRIC_NAMES["test_accuracy"])
     axes.legend(title=None, fontsize="small")
-    return figure
-
-
-def recipes_compared(records: pd.DataFrame, *, level: int, rewind: int, metrics: Sequence[str]) -> Figure:
-    """A panel for each metric with the recipes side by side, IMP beside random pruning, at one level and k (Fig. 3)."""
-    rows = records[(records["level"] == level) & (records["rewind"] == rewind)]
-    recipes = list(dict.fromkeys(rows["recipe"]))
-    figure, grid = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.8), squeeze=False)
-    for axes, metric in zip(grid[0], metrics, strict=True):
-        sns.pointplot(
-            _of_subnetworks(rows, metric), x="recipe", y="value", hue="method", order=recipes, hue_order=_SUBNETWORKS,
-            errorbar=("pi", 100), linestyle="none", markers=["o", "X"], dodge=0.3, capsize=0.08, ax=axes,
-        )  # fmt: skip
-        _label(axes, metric)
-        axes.set_xlabel("recipe")
-        axes.legend(title=None)
     return figure
 
 

@@ -32,7 +32,7 @@ WORTH_A_PROCESS = 50_000
 """Iterations left to train from which further processes pay: each takes seconds to start."""
 
 ON_A_GPU = 4
-"""Processes that share a GPU by default: networks this small leave most of it idle."""
+"""Processes that share a GPU by default: a guess, since it has not been measured on one."""
 
 
 def run(

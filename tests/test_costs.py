@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 
 from lth_core import ConfigError, preset
-from lth_core.costs import costs, costs_of_networks, recorded_seconds
-from lth_core.records import COLUMNS, PROVENANCE, results_folder, write
+from lth_core.costs import costs, costs_of_networks
 
 SMALL = preset("lenet_300_100", profile="smoke")
 """Rewinds 0 and 20 of 120 iterations, two levels, all methods at the second, two orders, one replicate."""
@@ -46,16 +45,3 @@ def test_every_network_is_listed_and_an_unknown_profile_is_refused():
     assert list(dict.fromkeys(table.index.get_level_values("network"))) == ["LeNet-300-100", "ResNet-20", "VGG-19"]
     with pytest.raises(ConfigError, match="'gigantic'"):
         costs_of_networks("gigantic")
-
-
-def test_recorded_seconds_add_up_by_device():
-    def made(device: str, level: int, seconds: float) -> list[object]:
-        return ["imp", 0, 1, level, "0", 100, seconds, device, "0", "2", "3", "f", "2026-01-01T00:00Z"]
-
-    rows = [made("one", 1, 1_800.0), made("one", 2, 5_400.0), made("other", 3, 3_600.0)]
-    write(results_folder(), SMALL, pd.DataFrame(columns=COLUMNS), pd.DataFrame(rows, columns=PROVENANCE))
-    table = recorded_seconds([SMALL])
-    assert table.loc[(SMALL.name, "one")].to_dict() == {
-        "trainings": 2, "iterations": 200, "hours": 2.0, "milliseconds an iteration": 36_000.0,
-    }  # fmt: skip
-    assert table.loc[(SMALL.name, "other"), "hours"] == 1.0
