@@ -44,8 +44,8 @@ def claims(config: Config, stability: pd.DataFrame) -> list[Verdict]:
     """
     setting = (config.network, config.recipe)
     paper = _Paper(config)
-    ticket: dict[str, Any] = {"method": "imp", "rewind": 0, "level": config.levels}
-    random, dense = ticket | {"method": "random_pruning"}, {"method": "dense"}
+    ticket, random = _at_initialisation(config)
+    dense = {"method": "dense"}
 
     def gap(other: dict[str, Any], claim: str, above: float = -math.inf, below: float = math.inf) -> Verdict:
         sample = difference(stability, ticket, other)
@@ -113,6 +113,29 @@ def _about_rewinding(config: Config, stability: pd.DataFrame, paper: _Paper) -> 
             for metric in ("l2_data_order", "l2_pruning")
         ),
     ]  # fmt: skip
+
+
+def stability_ratios(configs: Sequence[Config], records: pd.DataFrame) -> pd.DataFrame:
+    """How much more stable tickets at initialisation are than random subnetworks, for each recipe, beside the paper.
+
+    The quotients of Figure 3: the distance of random subnetworks divided by that of tickets, at the last level.
+    """
+    rows = []
+    for config in configs:
+        ticket, random = _at_initialisation(config)
+        own = records[records["recipe"] == config.recipe]
+        for metric, what in STABILITIES.items():
+            sample = log_ratio(own, random, ticket, metric=metric)
+            found = judge(what, sample, paper=_Paper(config).ratio(metric), ratio=True)
+            rows.append({"recipe": config.recipe, "stability to": what} | vars(found))
+    table = pd.DataFrame(rows).set_index(["recipe", "stability to"])
+    return table[["paper", "ours", "interval", "replicates"]]
+
+
+def _at_initialisation(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Where the records of a ticket at initialisation are, and of the random subnetwork of its size."""
+    ticket = {"method": "imp", "rewind": 0, "level": config.levels}
+    return ticket, ticket | {"method": "random_pruning"}
 
 
 def claims_of_networks(networks: Sequence[str]) -> pd.DataFrame:

@@ -46,14 +46,22 @@ class Config(BaseModel):
     """Random crops of images padded by 4 pixels, and random horizontal flips."""
     iterations: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    optimizer: Literal["adam", "momentum"]
+    optimizer: Literal["adam", "momentum", "nesterov", "rmsprop"]
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     warmup: int = Field(default=0, ge=0)
     """Iterations over which the learning rate grows from 0 to `learning_rate`, in a straight line."""
     drops: tuple[int, ...] = ()
-    """Iterations at which the learning rate is divided by 10."""
+    """Iterations at which the learning rate is multiplied by `drop_factor`."""
+    drop_factor: float = Field(default=0.1, gt=0, le=1)
+    final_learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Where the learning rate ends that falls in a straight line over the whole training. None: it does not."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    auxiliary_loss: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of the loss of Inception-v3's auxiliary head. 0: the network has none."""
+    weight_average: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the exponential average of the weights that is evaluated. 0: the weights themselves are."""
     rewind_optimizer: Literal["restored", "fresh"] = "restored"
     """Whether the optimiser's moments are rewound with the weights, or start at zero."""
     reinit_length: Literal["full", "remaining"] = "full"
@@ -95,10 +103,15 @@ class Config(BaseModel):
                 f"width: {self.width} leaves layers of {self.network} without a filter; choose a larger one"
             )
         if self.network == "lenet_300_100":
-            for name in ("width", "image_size", "augment"):
+            for name in ("width", "image_size", "augment", "label_smoothing"):
                 value = getattr(self, name)
                 if value != type(self).model_fields[name].default:
                     raise ValueError(f"{name}: {value!r} is for convolutional networks, not for {self.network}")
+        if self.drops and self.final_learning_rate is not None:
+            raise ValueError(
+                f"final_learning_rate: {self.final_learning_rate} is for a learning rate that falls in a straight "
+                f"line, and drops={list(self.drops)} for one that falls in steps; give one of them"
+            )
         for k in {*self.rewinds, *(self.curve_rewinds or ())}:
             if not 0 <= k < self.iterations:
                 raise ValueError(

@@ -6,6 +6,7 @@ the largest sample, as in the paper; grey is the paper's own.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,15 +30,17 @@ def use_style() -> None:
 
 
 def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
-    """Accuracy against the percentage of weights remaining, a line for each method and rewinding iteration (Fig. 5).
+    """Accuracy against the percentage of weights remaining (Figures 1 and 5).
 
-    With `relative`, accuracies are differences to the dense network's of the same replicate, which makes networks of
-    different sizes comparable.
+    A line for each recipe, method and rewinding iteration. With `relative`, accuracies are differences to the dense
+    network's of the same recipe and replicate, which makes networks of different sizes comparable.
     """
     rows = records[(records["metric"] == "test_accuracy") & (records["order"] == "0")]
     if relative:
-        dense = rows[rows["method"] == "dense"].set_index("replicate")["value"]
-        rows = rows.assign(value=rows["value"] - rows["replicate"].map(dense))
+        same = ["recipe", "replicate"]
+        dense = rows.loc[rows["method"] == "dense", [*same, "value"]]
+        rows = rows.merge(dense, how="left", on=same, suffixes=("", "_dense"))
+        rows["value"] -= rows["value_dense"]
     curves = _series(rows)
     names = list(dict.fromkeys(curves["series"]))
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
@@ -109,6 +112,31 @@ def stability_against_accuracy(records: pd.DataFrame, *, level: int, metric: str
     return figure
 
 
+def recipes_compared(
+    records: pd.DataFrame, *, level: int, rewind: int, metrics: Sequence[str], paper: pd.DataFrame | None = None
+) -> Figure:
+    """A panel for each metric with the recipes side by side, IMP beside random pruning, at one level and k (Fig. 3).
+
+    `paper` are the paper's values that stand beside ours, in grey: those of `report.paper_values`.
+    """
+    rows = records[(records["level"] == level) & (records["rewind"] == rewind)]
+    recipes = list(dict.fromkeys(rows["recipe"]))
+    figure, grid = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.8), squeeze=False)
+    for axes, metric in zip(grid[0], metrics, strict=True):
+        sns.pointplot(
+            _of_subnetworks(rows, metric), x="recipe", y="value", hue="method", order=recipes, hue_order=_SUBNETWORKS,
+            errorbar=("pi", 100), linestyle="none", markers=["o", "X"], dodge=0.3, capsize=0.08, ax=axes,
+        )  # fmt: skip
+        _label(axes, metric)
+        axes.set_xlabel("recipe")
+        axes.legend(title=None)
+        if paper is not None:
+            theirs = paper[(paper["metric"] == metric) & paper["recipe"].isin(recipes)]
+            beside = theirs["method"].map({"imp": -0.25, "random_pruning": 0.25})
+            mark_paper(axes, theirs, theirs["recipe"].map(recipes.index) + beside)
+    return figure
+
+
 def level_curves(records: pd.DataFrame, *, rewind: int, metrics: Sequence[str]) -> Figure:
     """A panel for each metric against the percentage of weights remaining, IMP beside random pruning, for one k."""
     rows = records[(records["rewind"] == rewind) & (records["level"] > 0)]
@@ -177,17 +205,18 @@ def _lines(axes: Axes, rows: pd.DataFrame, x: str, hue: str, order: Sequence[str
 def _series(records: pd.DataFrame) -> pd.DataFrame:
     """Name the line that each row belongs to; the dense network is level 0 of every IMP line."""
     rows = records.assign(percent_remaining=100 * records["density"])
-    dense = rows[rows["method"] == "dense"]
+    recipes = list(dict.fromkeys(rows["recipe"]))
     rewinds = sorted(rows.loc[rows["method"] != "dense", "rewind"].unique())
     lines = []
-    for method in ("imp", "random_pruning", "random_reinit"):
-        for rewind in rewinds:
-            line = rows[(rows["method"] == method) & (rows["rewind"] == rewind)]
-            if len(line):
-                origin = [dense] if method == "imp" else []
-                name = METHOD_NAMES[method] + (f", k = {rewind:,}" if len(rewinds) > 1 or rewind else "")
-                lines.append(pd.concat([*origin, line]).assign(series=name))
-    return pd.concat(lines) if lines else dense.assign(series=METHOD_NAMES["dense"])
+    for method, recipe, rewind in itertools.product(("imp", "random_pruning", "random_reinit"), recipes, rewinds):
+        line = rows[(rows["method"] == method) & (rows["recipe"] == recipe) & (rows["rewind"] == rewind)]
+        if len(line):
+            dense = rows[(rows["method"] == "dense") & (rows["recipe"] == recipe)]
+            name = METHOD_NAMES[method]
+            name += f", {recipe}" if len(recipes) > 1 else ""
+            name += f", k = {rewind:,}" if len(rewinds) > 1 or rewind else ""
+            lines.append(pd.concat([dense, line] if method == "imp" else [line]).assign(series=name))
+    return pd.concat(lines) if lines else rows.assign(series=METHOD_NAMES["dense"])
 
 
 def _percent_axis(axes: Axes) -> None:

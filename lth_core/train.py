@@ -3,9 +3,6 @@
 The state of a training is one mapping from name to tensor: the network's state dict (weights, biases, buffers) and
 the optimiser's moments under names that start with `optimizer.`. A ticket rewound to W_k gets all of it back, so the
 unpruned network retrained from W_k repeats the dense run bit for bit.
-
-All parameters live in one flat vector, and so do their gradients: the mask is one multiplication of the gradient and
-the update one fused call. A pruned weight stays exactly 0.0: its gradient, its moments and its decay are all zero.
 """
 
 from __future__ import annotations
@@ -18,22 +15,16 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
 
 from lth_core.config import Config
 from lth_core.data import Dataset, Split, crop_and_flip
 from lth_core.imp import Ticket, Train
-from lth_core.masks import Mask
 from lth_core.models import build
 from lth_core.seeds import epoch_augmentation, epoch_order
+from lth_core.updates import FlatNetwork, State, learning_rate
 
-State = Mapping[str, Tensor]
 EVALUATION_BATCH = 1_000
 CHECKPOINT_SECONDS = 30.0
-MOMENTS = "optimizer."
-"""How the names of the optimiser's moments start in a state."""
 
 
 class Stopped(Exception):
@@ -117,20 +108,14 @@ def train(
             network.update(images, data.train.labels.index_select(0, chosen), learning_rate(config, iteration))
             iteration += 1
         diverged_at = None if network.is_finite() else iteration
-        metrics = {}
+        end, metrics = network.state(), {}
         if diverged_at is None:
+            network.use_average()
             metrics = {
                 "test_accuracy": accuracy(model, data.test),
                 "validation_accuracy": accuracy(model, data.validation),
             }
-        return Trained(network.state(), metrics, diverged_at, time.monotonic() - started)
-
-
-def learning_rate(config: Config, iteration: int) -> float:
-    """The learning rate of an update: a linear warmup from 0, then the constant rate, a tenth of it after each drop."""
-    if iteration < config.warmup:
-        return config.learning_rate * iteration / config.warmup
-    return config.learning_rate * 0.1 ** sum(drop <= iteration for drop in config.drops)
+        return Trained(end, metrics, diverged_at, time.monotonic() - started)
 
 
 def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) -> Train:
@@ -150,81 +135,6 @@ def accuracy(model: nn.Module, split: Split) -> float:
     batches = zip(split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True)
     correct = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in batches)
     return 100 * correct / len(split)
-
-
-class FlatNetwork:
-    """A network whose parameters are views of one flat vector, with its mask and its optimiser."""
-
-    def __init__(self, model: nn.Module, mask: Mask, config: Config) -> None:
-        self.model = model
-        self.config = config
-        parameters = dict(model.named_parameters())
-        sizes = [parameter.numel() for parameter in parameters.values()]
-        device = next(iter(parameters.values())).device
-        self.weights, self.gradient = torch.zeros(2, sum(sizes), device=device)
-        self.gradients = {}
-        pieces = zip(self.weights.split(sizes), self.gradient.split(sizes), strict=True)
-        self.mask = torch.ones(sum(sizes), device=device)
-        keep = self.mask.split(sizes)
-        for (name, parameter), (weight, gradient), kept in zip(parameters.items(), pieces, keep, strict=True):
-            parameter.data = _shaped(weight, parameter)
-            parameter.grad = self.gradients[name] = _shaped(gradient, parameter)
-            if name in mask:
-                _shaped(kept, parameter).copy_(mask[name])
-        names = ("exp_avg", "exp_avg_sq") if config.optimizer == "adam" else ("momentum_buffer",)
-        self.moments = {name: torch.zeros_like(self.weights) for name in names}
-        self.updates = torch.zeros((), device=device)
-
-    def load(self, state: State, iteration: int) -> None:
-        """Take over a state; moments that it lacks start at zero, as at initialisation."""
-        names = self.model.state_dict().keys()
-        self.model.load_state_dict({name: state[name] for name in names})
-        self.weights.mul_(self.mask)
-        for name, moment in self.moments.items():
-            key = f"{MOMENTS}{name}"
-            moment.copy_(state[key]).mul_(self.mask) if key in state else moment.zero_()
-        self.updates.fill_(iteration)
-
-    def state(self) -> dict[str, Tensor]:
-        """A copy of the whole state in the processor's memory; later updates do not reach it."""
-        moments = {f"{MOMENTS}{name}": moment for name, moment in self.moments.items()}
-        state = self.model.state_dict() | moments
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
-
-    def update(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
-        """One optimiser update on one batch."""
-        by_hand = getattr(self.model, "backward", None)
-        if by_hand is not None:
-            by_hand(images, labels, self.gradients)
-        else:
-            self.gradient.zero_()
-            F.cross_entropy(self.model(images), labels).backward()
-        self.gradient.mul_(self.mask)
-        config = self.config
-        with torch.no_grad():
-            if config.optimizer == "adam":
-                adam(
-                    [self.weights], [self.gradient], [self.moments["exp_avg"]], [self.moments["exp_avg_sq"]], [],
-                    [self.updates], fused=True, amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False,
-                    lr=learning_rate, weight_decay=config.weight_decay,
-                )  # fmt: skip
-            else:
-                sgd(
-                    [self.weights], [self.gradient], [self.moments["momentum_buffer"]], fused=True,
-                    weight_decay=config.weight_decay, momentum=config.momentum, lr=learning_rate,
-                    dampening=0.0, nesterov=False, maximize=False,
-                )  # fmt: skip
-
-    def is_finite(self) -> bool:
-        return bool(torch.isfinite(self.weights).all())
-
-
-def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
-    """A piece of a flat vector as a view in a parameter's shape; filters lie with their channels last, as images do."""
-    if parameter.dim() != 4:
-        return flat.view_as(parameter)
-    filters, channels, height, width = parameter.shape
-    return flat.view(filters, height, width, channels).permute(0, 3, 1, 2)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lth_core import ConfigError, preset, records
-from lth_core.claims import claims, claims_of_networks, largest_recorded
+from lth_core.claims import claims, claims_of_networks, largest_recorded, stability_ratios
 from lth_core.config import Config
 
 T_95_TWO_DEGREES = 4.302652729911275  # 97.5% quantile of Student's t with two degrees of freedom, from a printed table
@@ -208,6 +208,22 @@ def test_an_effect_is_the_mean_over_replicates_with_students_interval():
     assert accurate.interval == f"{0.3 - half:+.2f} to {0.3 + half:+.2f}"
     factor = 2 ** (T_95_TWO_DEGREES / math.sqrt(3))  # logarithms to base 2 are 1, 2, 3: their deviation is 1
     assert (stable.ours, stable.interval) == ("4.00x", f"{4 / factor:.2f}x to {4 * factor:.2f}x")
+
+
+def test_stability_ratios_are_geometric_means_over_the_replicates_of_each_recipe():
+    standard, low = setting("resnet20"), setting("resnet20", "low")
+    distances = [(standard, 1, 2.0, 4.0), (standard, 2, 4.0, 16.0), (low, 1, 3.0, 3.0)]
+    tables = [
+        table(config, [(method, 0, replicate, config.levels, "0-1", metric, value) for metric in DISTANCES])
+        for config, replicate, imp, random in distances
+        for method, value in (("imp", imp), ("random_pruning", random))
+    ]
+    ratios = stability_ratios([standard, low], pd.concat(tables))
+    own = ratios.loc["standard", "data order, L2"]
+    assert (own["ours"], own["paper"], own["replicates"]) == ("2.83x", "1.00x", 2)
+    one = ratios.loc["low", "data order, L2"]
+    assert (one["ours"], one["paper"], one["replicates"]) == ("", "4.07x", 1)  # one replicate has no interval
+    assert len(ratios) == 2 * len(DISTANCES)
 
 
 def complete(config: Config) -> pd.DataFrame:

@@ -22,7 +22,8 @@ from lth_core.models import build, initial_weights
 from lth_core.presets import preset
 from lth_core.store import TrainingFolder
 from lth_core.study import run
-from lth_core.train import FlatNetwork, Stopped, Trained, learning_rate, train
+from lth_core.train import Stopped, Trained, train
+from lth_core.updates import FlatNetwork, learning_rate
 from lth_core.worker import pruner
 
 PAPER_VALUES = Path(__file__).parents[1] / "results" / "paper_values.csv"

@@ -40,6 +40,36 @@ def test_relative_accuracies_are_differences_to_the_dense_network_of_the_same_re
     assert "dense network" in figure.axes[0].get_ylabel()
 
 
+def test_recipes_are_told_apart_and_each_is_compared_with_its_own_dense_network(table: pd.DataFrame):
+    initial = table[table["rewind"] == 0]
+    both = pd.concat([initial, initial.assign(recipe="low", value=initial["value"] / 2)])
+    lines = points(plots.accuracy_curves(both, relative=True).axes[0])
+    assert lines["IMP, standard"] == [(64.0, 0.0), (80.0, 0.0), (100.0, 0.0)]
+    assert lines["random pruning, standard"] == [(64.0, -2.0), (80.0, -1.0)]
+    assert lines["random pruning, low"] == [(64.0, -1.0), (80.0, -0.5)]
+
+
+def test_recipes_stand_side_by_side_with_the_mean_of_each_method(table: pd.DataFrame):
+    both = pd.concat([table, table.assign(recipe="low", value=table["value"] / 2)])
+    paper = pd.DataFrame(
+        [("low", "imp", 9.0), ("low", "random_pruning", 14.0), ("warmup", "imp", 7.0)],
+        columns=["recipe", "method", "value"],
+    ).assign(metric="l2_pruning", low=8.0, high=15.0)
+    metrics = ["l2_pruning", "test_accuracy"]
+    stability, accuracy = plots.recipes_compared(both, level=2, rewind=0, metrics=metrics, paper=paper).axes
+    assert [tick.get_text() for tick in stability.get_xticklabels()] == ["standard", "low"]
+    means = [
+        list(map(float, line.get_ydata()))
+        for line in stability.lines
+        if len(line.get_xdata()) == 2 and line.get_marker() in ("o", "X")
+    ]
+    assert means == [[22.0, 11.0], [23.0, 11.5]]  # IMP, random pruning
+    (marks,) = [line for line in stability.lines if line.get_marker() == "D"]
+    assert marks.get_xydata().tolist() == [[0.75, 9.0], [1.25, 14.0]]  # no mark for a recipe that is not drawn
+    assert [line for line in accuracy.lines if line.get_marker() == "D"] == []
+    assert accuracy.get_ylabel() == "test accuracy (%)"
+
+
 def test_the_papers_curves_start_at_no_difference_and_are_told_apart_by_rewinding_iteration():
     curves = pd.DataFrame(
         [(0, 50.0, 89.0), (1_500, 100.0, 91.0), (0, 100.0, 90.5), (1_500, 50.0, 91.5), (0, 20.0, 88.0)],

@@ -1,0 +1,156 @@
+"""One update of a network under a mask: its gradient, its optimiser, and the average of its weights.
+
+All parameters live in one flat vector, and so do their gradients: the mask is one multiplication of the gradient and
+the update one fused call. A pruned weight stays exactly 0.0: its gradient, its moments and its decay are all zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from lth_core.config import Config
+from lth_core.masks import Mask
+
+State = Mapping[str, Tensor]
+MOMENTS = "optimizer."
+"""How the names of the optimiser's moments start in a state."""
+RMSPROP_DECAY = 0.9
+RMSPROP_EPSILON = 1.0
+_MOMENTS = {
+    "adam": {"exp_avg": 0.0, "exp_avg_sq": 0.0},
+    "momentum": {"momentum_buffer": 0.0},
+    "nesterov": {"momentum_buffer": 0.0},
+    "rmsprop": {"square_avg": 1.0, "momentum_buffer": 0.0},
+}
+"""Optimiser -> its moments, and what each of them is at initialisation."""
+AVERAGE = "average"
+
+
+def learning_rate(config: Config, iteration: int) -> float:
+    """The learning rate of an update.
+
+    A linear warmup from 0; then the constant rate, multiplied by `drop_factor` at each drop, or a straight line from
+    `learning_rate` at iteration 0 to `final_learning_rate` at the end.
+    """
+    if iteration < config.warmup:
+        return config.learning_rate * iteration / config.warmup
+    if config.final_learning_rate is not None:
+        done = iteration / config.iterations
+        return config.learning_rate + done * (config.final_learning_rate - config.learning_rate)
+    return config.learning_rate * config.drop_factor ** sum(drop <= iteration for drop in config.drops)
+
+
+class FlatNetwork:
+    """A network whose parameters are views of one flat vector, with its mask and its optimiser."""
+
+    def __init__(self, model: nn.Module, mask: Mask, config: Config) -> None:
+        self.model = model
+        self.config = config
+        parameters = dict(model.named_parameters())
+        sizes = [parameter.numel() for parameter in parameters.values()]
+        device = next(iter(parameters.values())).device
+        self.weights, self.gradient = torch.zeros(2, sum(sizes), device=device)
+        self.gradients = {}
+        pieces = zip(self.weights.split(sizes), self.gradient.split(sizes), strict=True)
+        self.mask = torch.ones(sum(sizes), device=device)
+        keep = self.mask.split(sizes)
+        for (name, parameter), (weight, gradient), kept in zip(parameters.items(), pieces, keep, strict=True):
+            parameter.data = _shaped(weight, parameter)
+            parameter.grad = self.gradients[name] = _shaped(gradient, parameter)
+            if name in mask:
+                _shaped(kept, parameter).copy_(mask[name])
+        self.moments = {name: torch.full_like(self.weights, at) for name, at in _MOMENTS[config.optimizer].items()}
+        self.average = torch.zeros_like(self.weights) if config.weight_average else None
+        self.updates = torch.zeros((), device=device)
+
+    def load(self, state: State, iteration: int) -> None:
+        """Take over a state; moments that it lacks are those of initialisation, and an average starts where it is."""
+        names = self.model.state_dict().keys()
+        self.model.load_state_dict({name: state[name] for name in names})
+        self.weights.mul_(self.mask)
+        for name, moment in self.moments.items():
+            key = f"{MOMENTS}{name}"
+            moment.copy_(state[key]) if key in state else moment.fill_(_MOMENTS[self.config.optimizer][name])
+            moment.mul_(self.mask)
+        if self.average is not None:
+            self.average.copy_(state.get(f"{MOMENTS}{AVERAGE}", self.weights)).mul_(self.mask)
+        self.updates.fill_(iteration)
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the whole state in the processor's memory; later updates do not reach it."""
+        moments = {f"{MOMENTS}{name}": moment for name, moment in self.moments.items()}
+        if self.average is not None:
+            moments[f"{MOMENTS}{AVERAGE}"] = self.average
+        state = self.model.state_dict() | moments
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+
+    def update(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+        """One optimiser update on one batch."""
+        by_hand = getattr(self.model, "backward", None)
+        if by_hand is not None:
+            by_hand(images, labels, self.gradients)
+        else:
+            self.gradient.zero_()
+            self._loss(images, labels).backward()
+        self.gradient.mul_(self.mask)
+        config = self.config
+        with torch.no_grad():
+            if config.optimizer == "adam":
+                adam(
+                    [self.weights], [self.gradient], [self.moments["exp_avg"]], [self.moments["exp_avg_sq"]], [],
+                    [self.updates], fused=True, amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False,
+                    lr=learning_rate, weight_decay=config.weight_decay,
+                )  # fmt: skip
+            elif config.optimizer == "rmsprop":
+                self._rmsprop(learning_rate)
+            else:
+                sgd(
+                    [self.weights], [self.gradient], [self.moments["momentum_buffer"]], fused=True,
+                    weight_decay=config.weight_decay, momentum=config.momentum, lr=learning_rate,
+                    dampening=0.0, nesterov=config.optimizer == "nesterov", maximize=False,
+                )  # fmt: skip
+            if self.average is not None:
+                self.average.lerp_(self.weights, 1 - config.weight_average)
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the logits; where the network has an auxiliary head, a share of that of its logits too."""
+        outputs = self.model(images)
+        smoothing = self.config.label_smoothing
+        if isinstance(outputs, Tensor):
+            return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+        own, auxiliary = (F.cross_entropy(logits, labels, label_smoothing=smoothing) for logits in outputs)
+        return own + self.config.auxiliary_loss * auxiliary
+
+    def _rmsprop(self, learning_rate: float) -> None:
+        """RMSProp as TensorFlow has it, with epsilon under the root: torch's own adds it to the root.
+
+        With the epsilon of 1.0 that Inception-v3 is trained with, the two are different optimisers.
+        """
+        square, velocity = self.moments["square_avg"], self.moments["momentum_buffer"]
+        self.gradient.add_(self.weights, alpha=self.config.weight_decay)
+        square.mul_(RMSPROP_DECAY).addcmul_(self.gradient, self.gradient, value=1 - RMSPROP_DECAY)
+        root = (square + RMSPROP_EPSILON).sqrt_()
+        velocity.mul_(self.config.momentum).addcdiv_(self.gradient, root, value=learning_rate)
+        self.weights.sub_(velocity)
+
+    def use_average(self) -> None:
+        """Put the average of the weights, where one is kept, in their place; for evaluating the network."""
+        if self.average is not None:
+            self.weights.copy_(self.average)
+
+    def is_finite(self) -> bool:
+        return bool(torch.isfinite(self.weights).all())
+
+
+def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
+    """A piece of a flat vector as a view in a parameter's shape; filters lie with their channels last, as images do."""
+    if parameter.dim() != 4:
+        return flat.view_as(parameter)
+    filters, channels, height, width = parameter.shape
+    return flat.view(filters, height, width, channels).permute(0, 3, 1, 2)

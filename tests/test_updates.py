@@ -1,0 +1,170 @@
+"""One update: every optimiser, the loss and the average of weights against double precision by hand."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lth_core.config import Config, ConfigError
+from lth_core.masks import Mask
+from lth_core.presets import preset
+from lth_core.updates import FlatNetwork, learning_rate
+
+BASE = preset("resnet20", profile="smoke").updated(weight_decay=0.01, momentum=0.9)
+STEPS = 5
+RATES = [0.3, 0.1, 0.2, 0.05, 0.4]
+
+
+class TwoHeaded(nn.Module):
+    """A linear network; with an auxiliary head, of which it gives the logits too while it is being trained."""
+
+    def __init__(self, auxiliary: bool = False) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.own = nn.Linear(6, 4)
+        self.other = nn.Linear(6, 4) if auxiliary else None
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return self.own(x) if self.other is None else (self.own(x), self.other(x))
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(4)
+    return [
+        (torch.randn(8, 6, generator=generator), torch.randint(0, 4, (8,), generator=generator)) for _ in range(STEPS)
+    ]
+
+
+def sparse(model: nn.Module) -> Mask:
+    generator = torch.Generator().manual_seed(5)
+    return Mask({n: torch.rand(p.shape, generator=generator) < 0.6 for n, p in model.named_parameters() if p.dim() > 1})
+
+
+def loaded(config: Config, model: nn.Module) -> FlatNetwork:
+    network = FlatNetwork(model, sparse(model), config)
+    network.load(model_state(TwoHeaded(model.other is not None)), 0)
+    return network
+
+
+def model_state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+Step = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def by_hand(config: Config, step: Step) -> list[Tensor]:
+    """The weights after every update of a linear network, in double precision; `step` returns what to subtract."""
+    weight, bias = (p.detach().double() for p in TwoHeaded().own.parameters())
+    keep = torch.cat([sparse(TwoHeaded())["own.weight"].flatten(), torch.ones(4, dtype=torch.bool)])
+    weights = torch.cat([weight.flatten(), bias]) * keep
+    trace = []
+    for (x, labels), rate in zip(batches(), RATES, strict=True):
+        logits = x.double() @ weights[:24].view(4, 6).t() + weights[24:]
+        target = F.one_hot(labels, 4).double() * (1 - config.label_smoothing) + config.label_smoothing / 4
+        error = (torch.softmax(logits, 1) - target) / len(labels)
+        gradient = torch.cat([(error.t() @ x.double()).flatten(), error.sum(0)]) * keep
+        weights = weights - step(gradient + config.weight_decay * weights, weights, rate)
+        trace.append(weights)
+    return trace
+
+
+def nesterov() -> Step:
+    buffer = torch.zeros(28, dtype=torch.float64)
+
+    def step(gradient: Tensor, weights: Tensor, rate: float) -> Tensor:
+        buffer.mul_(0.9).add_(gradient)
+        return rate * (gradient + 0.9 * buffer)
+
+    return step
+
+
+def rmsprop() -> Step:
+    square, velocity = torch.ones(28, dtype=torch.float64), torch.zeros(28, dtype=torch.float64)
+
+    def step(gradient: Tensor, weights: Tensor, rate: float) -> Tensor:
+        square.copy_(0.9 * square + 0.1 * gradient**2)
+        velocity.copy_(0.9 * velocity + rate * gradient / (square + 1.0).sqrt())
+        return velocity
+
+    return step
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("optimizer", "step"), [("nesterov", nesterov), ("rmsprop", rmsprop)])
+def test_updates_are_those_of_double_precision(optimizer: str, step: Callable[[], Step], smoothing: float):
+    config = BASE.updated(optimizer=optimizer, label_smoothing=smoothing)
+    network = loaded(config, TwoHeaded())
+    for (x, labels), rate, expected in zip(batches(), RATES, by_hand(config, step()), strict=True):
+        network.update(x, labels, rate)
+        assert (network.weights.double() - expected).abs().max() < 2e-6
+        assert not network.weights[network.mask == 0].any()
+
+
+def test_the_loss_of_an_auxiliary_head_counts_as_much_as_is_set():
+    config = BASE.updated(weight_decay=0.0, momentum=0.0, auxiliary_loss=0.4)
+    network = loaded(config, TwoHeaded(auxiliary=True))
+    before = network.weights.clone()
+    x, labels = batches()[0]
+    network.update(x, labels, 1.0)
+    moved = before - network.weights
+    expected = []
+    for head, share in ((TwoHeaded(auxiliary=True).own, 1.0), (TwoHeaded(auxiliary=True).other, 0.4)):
+        mask = sparse(TwoHeaded(auxiliary=True))[f"{'own' if share == 1 else 'other'}.weight"]
+        weight = (head.weight.detach() * mask).double()
+        error = torch.softmax(x.double() @ weight.t() + head.bias.detach().double(), 1) - F.one_hot(labels, 4)
+        expected += [share * (error.t() @ x.double() / 8 * mask).flatten(), share * error.mean(0)]
+    assert (moved.double() - torch.cat(expected)).abs().max() < 1e-6
+    assert moved[28:].abs().max() > 0.01
+
+
+def test_the_average_of_weights_is_exponential_starts_at_the_first_and_survives_a_resumption():
+    config = BASE.updated(weight_average=0.75)
+    network = loaded(config, TwoHeaded())
+    average = network.weights.double()
+    for step, ((x, labels), rate) in enumerate(zip(batches(), RATES, strict=True)):
+        if step == 3:
+            resumed = FlatNetwork(TwoHeaded(), sparse(TwoHeaded()), config)
+            resumed.load(network.state(), step)
+            network = resumed
+        network.update(x, labels, rate)
+        average = 0.75 * average + 0.25 * network.weights.double()
+    state, trained = network.state(), network.weights.clone()
+    assert (state["optimizer.average"].double() - average).abs().max() < 1e-6
+    network.use_average()
+    assert torch.equal(network.weights, state["optimizer.average"])
+    assert not torch.equal(network.weights, trained)
+    assert torch.equal(state["own.weight"].flatten(), trained[:24])  # a state holds the weights, not their average
+
+
+def test_without_an_average_the_weights_themselves_are_evaluated():
+    network = loaded(BASE, TwoHeaded())
+    before = network.weights.clone()
+    network.use_average()
+    assert torch.equal(network.weights, before)
+    assert "optimizer.average" not in network.state()
+
+
+LINEAR = BASE.updated(iterations=1_000, drops=(), learning_rate=0.03, final_learning_rate=0.005, rewinds=(0,))
+STAIRS = BASE.updated(iterations=1_000, drops=(300, 600), drop_factor=0.94, learning_rate=0.66, rewinds=(0,))
+
+
+@pytest.mark.parametrize(
+    ("config", "iteration", "expected"),
+    [
+        *((LINEAR, i, rate) for i, rate in ((0, 0.03), (1, 0.029975), (500, 0.0175), (999, 0.005025))),
+        *((STAIRS, i, rate) for i, rate in ((299, 0.66), (300, 0.6204), (599, 0.6204), (600, 0.583176))),
+    ],
+)
+def test_learning_rates_are_those_computed_by_hand(config: Config, iteration: int, expected: float):
+    assert learning_rate(config, iteration) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_learning_rate_falls_in_steps_or_in_a_straight_line_not_both():
+    with pytest.raises(ConfigError, match=r"final_learning_rate: 0\.005 .*drops=\[300\].*one of them"):
+        LINEAR.updated(drops=(300,))
