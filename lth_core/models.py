@@ -6,7 +6,6 @@ Every network takes uint8 images and scales them itself, can draw its own initia
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -80,20 +79,33 @@ def _pixels(images: Tensor) -> Tensor:
     return images.view(len(images), -1) * (1 / 255)
 
 
-class ConvolutionalNetwork(Network):
-    """What ResNet-20 and VGG-19 share: colour images, their scaling, their initialisation, what is pruned.
+class ColorNetwork(Network):
+    """A network that takes uint8 images [batch, 3, height, width] and standardises each channel of their pixels.
 
-    Takes uint8 images [batch, 3, height, width], standardised with the mean and deviation of CIFAR-10's pixels.
-    Prunable are the weights of all 3x3 convolutions; 1x1 shortcuts and the output layer are not.
+    `mean` and `deviation` are of pixels between 0 and 1, a value for each channel.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor([0.2470, 0.2435, 0.2616]).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1), persistent=False)
+
+    def scaled(self, images: Tensor) -> Tensor:
+        pixels = images.to(memory_format=torch.channels_last).to(torch.float32)
+        return (pixels / 255 - self.mean) / self.deviation
+
+
+class CifarNetwork(ColorNetwork):
+    """What ResNet-20 and VGG-19 share: their scaling, by CIFAR-10's pixels, their initialisation, what is pruned.
+
+    Prunable are the weights of all 3x3 convolutions; 1x1 shortcuts and the output layer are not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(mean=(0.4914, 0.4822, 0.4465), deviation=(0.2470, 0.2435, 0.2616))
 
     def prunable(self) -> list[str]:
         convolutions = {name: m for name, m in self.named_modules() if isinstance(m, nn.Conv2d)}
@@ -112,10 +124,6 @@ class ConvolutionalNetwork(Network):
                 module.reset_running_stats()
                 module.weight.copy_(torch.rand(module.weight.shape, generator=generator))
                 module.bias.zero_()
-
-    def scaled(self, images: Tensor) -> Tensor:
-        pixels = images.to(memory_format=torch.channels_last).to(torch.float32)
-        return (pixels / 255 - self.mean) / self.deviation
 
 
 def _conv_norm(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
@@ -142,7 +150,7 @@ class Block(nn.Module):
         return F.relu(self.second(F.relu(self.first(x))) + shortcut)
 
 
-class ResNet20(ConvolutionalNetwork):
+class ResNet20(CifarNetwork):
     """The CIFAR ResNet with 20 layers: 16, 32 and 64 filters, three blocks each (274K parameters, 267,696 prunable)."""
 
     def __init__(self, width: float = 1.0) -> None:
@@ -163,7 +171,7 @@ class ResNet20(ConvolutionalNetwork):
         return logits
 
 
-class VGG19(ConvolutionalNetwork):
+class VGG19(CifarNetwork):
     """VGG-19 for CIFAR: 16 convolutions in five stages, batch norm, one output layer (20.0M, 20,018,880 prunable)."""
 
     def __init__(self, width: float = 1.0) -> None:
@@ -187,16 +195,18 @@ class VGG19(ConvolutionalNetwork):
         return logits
 
 
-_BUILDERS: dict[str, Callable[[Config], Network]] = {
-    "lenet_300_100": lambda config: LeNet300100(),
-    "resnet20": lambda config: ResNet20(config.width),
-    "vgg19": lambda config: VGG19(config.width),
-}
-
-
 def build(config: Config) -> Network:
-    """The network of a configuration, its weights not yet initialised."""
-    return _BUILDERS[config.network](config)
+    """The network of a configuration, its weights not yet those of a replicate."""
+    if config.network == "lenet_300_100":
+        return LeNet300100()
+    if config.network == "resnet20":
+        return ResNet20(config.width)
+    if config.network == "vgg19":
+        return VGG19(config.width)
+    from lth_core.imagenet_models import ImageNetNetwork  # torchvision's networks take a while to import
+
+    auxiliary = config.auxiliary_loss > 0
+    return ImageNetNetwork(config.network, auxiliary=auxiliary, prune_output=config.prune_output)
 
 
 def initial_weights(config: Config, generator: torch.Generator) -> dict[str, Tensor]:

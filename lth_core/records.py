@@ -87,6 +87,8 @@ def missing(records: pd.DataFrame, config: Config) -> list[Training]:
     repeated = set(_trainings_of(records[records["metric"] == NOISE_FLOOR].assign(order="0"))) | diverged
     last = {}
     for t in diverged:
+        if config.densities is not None and t.level:  # one-shot levels do not build on each other
+            continue
         for rewind in config.rewinds if t.method == "dense" else (t.rewind,):
             if t.order == 0 and t.method in ("dense", "imp"):
                 last[t.replicate, rewind] = t.level

@@ -7,6 +7,8 @@ iteration 40,000 sees the same data order as one that was never interrupted, and
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -31,3 +33,11 @@ def epoch_augmentation(replicate: int, order: int, epoch: int, examples: int) ->
     generator = stream(replicate, "augment", order, epoch)
     shifts = torch.randint(0, 2 * PADDING + 1, (examples, 2), generator=generator)
     return shifts, torch.rand(examples, generator=generator) < 0.5
+
+
+@contextmanager
+def dropout_stream(replicate: int, order: int, iteration: int) -> Iterator[None]:
+    """Within it, torch's own random numbers, which dropout takes, are those of one iteration; behind it, as before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(stream(replicate, "dropout", order, iteration).initial_seed())
+        yield

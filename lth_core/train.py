@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,10 +20,11 @@ from lth_core.config import Config
 from lth_core.data import Dataset, Split, crop_and_flip
 from lth_core.imp import Ticket, Train
 from lth_core.models import build
-from lth_core.seeds import epoch_augmentation, epoch_order
+from lth_core.seeds import dropout_stream, epoch_augmentation, epoch_order
 from lth_core.updates import FlatNetwork, State, learning_rate
 
 EVALUATION_BATCH = 1_000
+"""Images of 32x32 pixels that are evaluated at once; of larger ones as many as take the same memory."""
 CHECKPOINT_SECONDS = 30.0
 
 
@@ -83,6 +84,7 @@ def train(
         order_of_epoch: Tensor | None = None
         augmentation: tuple[Tensor, Tensor] | None = None
         batches = len(data.train) // config.batch_size
+        drops_out = any(isinstance(module, nn.Dropout) for module in model.modules())
         model.train()
         while iteration < (config.iterations if stop is None else stop):
             epoch, batch = divmod(iteration, batches)
@@ -105,7 +107,9 @@ def train(
             images = data.train.images.index_select(0, chosen)
             if augmentation is not None:
                 images = crop_and_flip(images, *(draws.index_select(0, chosen) for draws in augmentation))
-            network.update(images, data.train.labels.index_select(0, chosen), learning_rate(config, iteration))
+            labels = data.train.labels.index_select(0, chosen)
+            with dropout_stream(replicate, order, iteration) if drops_out else nullcontext():
+                network.update(images, labels, learning_rate(config, iteration))
             iteration += 1
         diverged_at = None if network.is_finite() else iteration
         end, metrics = network.state(), {}
@@ -132,7 +136,8 @@ def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) ->
 def accuracy(model: nn.Module, split: Split) -> float:
     """The percentage of examples whose largest logit is their label."""
     model.eval()
-    batches = zip(split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True)
+    size = max(1, EVALUATION_BATCH * 1_024 // max(1_024, split.images.shape[-1] ** 2))
+    batches = zip(split.images.split(size), split.labels.split(size), strict=True)
     correct = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in batches)
     return 100 * correct / len(split)
 

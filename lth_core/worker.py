@@ -22,6 +22,7 @@ from lth_core.imp import (
     Prune,
     Ticket,
     iterative_magnitude_pruning,
+    one_shot_pruning,
     random_pruning,
     random_reinitialisation,
     subnetwork,
@@ -100,17 +101,19 @@ class Worker:
             return self.trained(Training(replicate, "imp", rewind, ticket.level, 0), ticket)
 
         self.dense_run(replicate)
+        start, config = (train_level, self.initial(replicate), self.ones), self.config
         deepest = max(t.level for t in wanted)
-        levels = iterative_magnitude_pruning(
-            train_level, self.initial(replicate), self.ones, levels=deepest, rewind=rewind, prune=pruner(self.config)
-        )
+        if config.densities is None:
+            levels = iterative_magnitude_pruning(*start, levels=deepest, rewind=rewind, prune=pruner(config))
+        else:
+            levels = one_shot_pruning(*start, densities=config.densities[:deepest], rewind=rewind)
         for level, (mask, rewound, _, result) in enumerate(levels):
             for training in sorted(t for t in wanted if t.level == level and t.method != "dense"):
                 try:
                     self.trained(training, self.ticket(training, mask, rewound))
                 except Busy:
                     continue
-            if result["diverged_at"] is not None:
+            if result["diverged_at"] is not None and (config.densities is None or not level):
                 return {t for t in wanted if t.level <= level}
         return set(wanted)
 

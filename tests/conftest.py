@@ -22,7 +22,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("store", "results", "data"):
         monkeypatch.setenv(f"LTH_{name.upper()}", str(tmp_path / name))
     (tmp_path / "data").mkdir()
-    monkeypatch.setattr(data, "_download", lambda name, root: False)
+    monkeypatch.setattr(data, "_download", lambda name, root, **options: False)
 
 
 @pytest.fixture

@@ -103,7 +103,10 @@ def test_the_choices_that_the_paper_leaves_open_have_their_stated_defaults(netwo
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (("resnet18",), "unknown network 'resnet18'; known: lenet_300_100, resnet20, vgg19"),
+        (
+            ("resnet18",),
+            "unknown network 'resnet18'; known: lenet_300_100, resnet20, vgg19, resnet50, inception_v3, squeezenet1_0",
+        ),
         (("resnet20", "high"), "unknown recipe 'high'; known: standard, low, warmup"),
         (("vgg19", "high"), "unknown recipe 'high'; known: standard, low, warmup"),
         (("lenet_300_100", "low"), "unknown recipe 'low'; known: standard"),
@@ -119,7 +122,11 @@ def test_an_unknown_name_is_refused_with_the_known_ones_listed(chosen, message):
 def test_the_recipes_of_a_network_are_those_of_the_papers_table_and_other_networks_are_refused():
     assert recipes("lenet_300_100") == ["standard"]
     assert recipes("resnet20") == recipes("vgg19") == ["standard", "low", "warmup"]
-    with pytest.raises(ConfigError, match="unknown network 'resnet18'; known: lenet_300_100, resnet20, vgg19"):
+    with pytest.raises(
+        ConfigError,
+        match="unknown network 'resnet18'; known: lenet_300_100, resnet20, vgg19, "
+        "resnet50, inception_v3, squeezenet1_0",
+    ):
         recipes("resnet18")
 
 

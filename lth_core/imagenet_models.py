@@ -1,0 +1,73 @@
+"""The ImageNet networks of the paper's section 5: torchvision's ResNet-50, Inception-v3 and SqueezeNet 1.0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision import models as torchvision_models
+from torchvision.models.inception import InceptionOutputs
+
+from lth_core.models import ColorNetwork
+
+
+class Architecture(NamedTuple):
+    """How torchvision builds a network, for a number of classes, and which of its modules is the output layer."""
+
+    build: Callable[[int, bool], nn.Module]
+    output: str
+
+
+ARCHITECTURES = {
+    "resnet50": Architecture(lambda classes, _: torchvision_models.resnet50(num_classes=classes), "fc"),
+    "inception_v3": Architecture(
+        lambda classes, auxiliary: torchvision_models.inception_v3(
+            num_classes=classes, aux_logits=auxiliary, transform_input=False, init_weights=True
+        ),
+        "fc",
+    ),
+    "squeezenet1_0": Architecture(
+        lambda classes, _: torchvision_models.squeezenet1_0(num_classes=classes), "classifier.1"
+    ),
+}
+
+
+class ImageNetNetwork(ColorNetwork):
+    """One of torchvision's networks, untrained.
+
+    Takes uint8 images [batch, 3, height, width] and returns logits [batch, classes]. With `auxiliary`, Inception-v3
+    has its auxiliary head, which takes part in training only: there it returns both heads' logits.
+
+    Prunable are the weights of all convolutions but the auxiliary head's and, in SqueezeNet, the output layer's; with
+    `prune_output` the output layer's too. The paper does not say which layers it pruned.
+    """
+
+    def __init__(self, network: str, *, classes: int = 10, auxiliary: bool = False, prune_output: bool = False) -> None:
+        super().__init__(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
+        self.architecture = ARCHITECTURES[network]
+        self.fresh = (classes, auxiliary)
+        self.prune_output = prune_output
+        self.body = self.architecture.build(classes, auxiliary)
+
+    def prunable(self) -> list[str]:
+        output = f"body.{self.architecture.output}"
+        names = [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d)]
+        names = [name for name in names if name != output and not name.startswith("body.AuxLogits.")]
+        return [f"{name}.weight" for name in ([*names, output] if self.prune_output else names)]
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """As torchvision initialises it; a seed for that is drawn from `generator`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            fresh = self.architecture.build(*self.fresh)
+        self.body.load_state_dict(fresh.state_dict())
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        outputs = self.body(self.scaled(images))
+        if isinstance(outputs, InceptionOutputs):
+            return outputs.logits, outputs.aux_logits
+        logits: Tensor = outputs
+        return logits

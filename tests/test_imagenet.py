@@ -1,0 +1,235 @@
+"""The ImageNet networks, their schedules by hand, one-shot pruning in a study, and Imagenette's folder of images."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lth_core import Mask, data, one_shot_pruning, preset, run
+from lth_core.config import Config, ConfigError
+from lth_core.data import DataError, Dataset, Split
+from lth_core.imagenet_models import ImageNetNetwork
+from lth_core.imagenette import CLASSES, load_folder
+from lth_core.imp import subnetwork
+from lth_core.models import build, initial_weights
+from lth_core.records import store_folder
+from lth_core.store import StudyStore, Training, dense
+from lth_core.train import train, trainer
+from lth_core.updates import State, learning_rate
+
+NETWORKS = ("resnet50", "inception_v3", "squeezenet1_0")
+every_network = pytest.mark.parametrize("network", NETWORKS)
+SMOKE = preset("squeezenet1_0", profile="smoke")
+
+# Networks
+
+
+@pytest.mark.parametrize(
+    ("network", "parameters", "papers_millions", "convolutions"),
+    [
+        ("resnet50", 25_557_032, 25.5, 23_454_912),
+        ("inception_v3", 27_161_264, 27.1, 21_751_136),
+        ("squeezenet1_0", 1_248_424, 1.25, 732_448),
+    ],
+)
+def test_parameters_are_as_many_as_in_the_paper(network, parameters, papers_millions, convolutions):
+    with torch.device("meta"):
+        model = ImageNetNetwork(network, classes=1_000, auxiliary=network == "inception_v3")
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert parameters / 1e6 == pytest.approx(papers_millions, abs=0.07)
+    named = dict(model.named_parameters())
+    assert sum(named[name].numel() for name in model.prunable()) == convolutions
+    assert not any("AuxLogits" in name or named[name].dim() != 4 for name in model.prunable())
+
+
+@pytest.mark.parametrize(
+    ("network", "output"),
+    [("resnet50", "body.fc.weight"), ("inception_v3", "body.fc.weight"), ("squeezenet1_0", "body.classifier.1.weight")],
+)
+def test_the_output_layer_is_pruned_where_that_is_asked_for(network, output):
+    with torch.device("meta"):
+        left, pruned = (build(preset(network, profile="smoke").updated(prune_output=yes)) for yes in (False, True))
+    assert set(pruned.prunable()) - set(left.prunable()) == {output}
+
+
+def test_initial_weights_are_a_function_of_their_stream():
+    first, second, other = (initial_weights(SMOKE, torch.Generator().manual_seed(seed)) for seed in (7, 7, 8))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["body.features.0.weight"], other["body.features.0.weight"])
+
+
+def test_pixels_are_standardised_by_imagenets():
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    black, white = ImageNetNetwork("squeezenet1_0").scaled(images).flatten(1).double()
+    assert black.tolist() == pytest.approx([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], rel=1e-6)
+    assert white.tolist() == pytest.approx([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("network", "changes", "message"),
+    [
+        ("squeezenet1_0", {"image_size": 20}, "image_size: 20 is too small for squeezenet1_0; choose 21 or more"),
+        ("inception_v3", {"image_size": 74}, "image_size: 74 is too small for inception_v3; choose 75 or more"),
+        (
+            "inception_v3",
+            {"auxiliary_loss": 0.4},
+            "75 is too small for inception_v3 and its auxiliary head",
+        ),
+        ("resnet50", {"auxiliary_loss": 0.4}, "auxiliary_loss: 0.4 is not a setting of resnet50"),
+        ("resnet50", {"width": 0.5}, "width: 0.5 is not a setting of resnet50"),
+        ("resnet50", {"levels": 2}, "levels: 2 is more than the 1 densities"),
+        ("resnet50", {"densities": (0.5, 1.5)}, "densities.1: 1.5 is not valid"),
+    ],
+)
+def test_settings_that_a_network_cannot_take_are_refused(network, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        preset(network, profile="smoke").updated(**changes)
+
+
+# Training
+
+
+@pytest.mark.parametrize(
+    ("network", "epoch", "expected"),
+    [
+        *(("resnet50", e, r) for e, r in ((0, 0.0), (2.5, 0.025), (5, 0.05), (29.9, 0.05), (30, 0.005), (80, 5e-5))),
+        *(("inception_v3", e, 0.0825 * 0.94**drops) for e, drops in ((0, 0), (2.9, 0), (3, 1), (6, 2), (170.9, 56))),
+        *(("squeezenet1_0", e, r) for e, r in ((0, 3.75e-3), (75, 2.1875e-3), (120, 1.25e-3))),
+    ],
+)
+@pytest.mark.parametrize("profile", ["imagenette", "laptop"])
+def test_learning_rates_at_every_boundary_are_the_papers_for_an_eighth_of_its_batch(network, epoch, expected, profile):
+    config = preset(network, profile=profile)
+    updates = config.iterations / {"resnet50": 90, "inception_v3": 171, "squeezenet1_0": 150}[network]
+    assert learning_rate(config, round(epoch * updates)) == pytest.approx(expected, rel=2e-3, abs=1e-12)
+
+
+def few_images(count: int = 24) -> Dataset:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    part = Split(images, torch.randint(0, 10, (count,), generator=generator))
+    return Dataset("few", part, part, part)
+
+
+def test_dropout_is_the_same_for_the_same_seed_resumed_or_not_and_other_in_another_order():
+    images, ones = few_images(), Mask.ones(build(SMOKE))
+    start = initial_weights(SMOKE, torch.Generator().manual_seed(1))
+
+    def end(first: int, weights: State, order: int = 0, stop: int | None = None) -> State:
+        return train(SMOKE, images, subnetwork(weights, ones, first, 0), replicate=1, order=order, stop=stop).state
+
+    whole = end(0, start)
+    resumed = end(2, end(0, start, stop=2))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not torch.equal(whole["body.features.0.weight"], end(0, start, order=1)["body.features.0.weight"])
+
+
+# One-shot pruning in a study
+
+
+ONE_SHOT = SMOKE.updated(densities=(0.6, 0.2), levels=2, methods=("imp",), orders=1, rewinds=(2,))
+
+
+def test_a_study_prunes_once_to_each_density():
+    records = run(ONE_SHOT)
+    config = ONE_SHOT
+    store = StudyStore(store_folder(), config)
+    end = store.saves(dense(1)).load_end()
+    masks = [store.saves(Training(1, "imp", 2, level, 0)).load_mask() for level in (1, 2)]
+    names = build(config).prunable()
+    scores = torch.cat([end[name].abs().flatten() for name in names]).double()
+    for mask, density in zip(masks, (0.6, 0.2), strict=True):
+        kept = torch.cat([mask[name].flatten() for name in names])
+        count = len(scores) - round((1 - density) * len(scores))
+        assert int(kept.sum()) == count
+        assert scores[kept].min() >= scores[~kept].max()  # the largest magnitudes of the dense network, at every level
+    levels = records[records["method"] == "imp"].groupby("level")["density"].first()
+    assert levels.tolist() == pytest.approx([0.6, 0.2], abs=1e-5)
+
+
+def test_a_training_function_of_ours_fits_one_shot_pruning():
+    start, ones = initial_weights(SMOKE, torch.Generator().manual_seed(1)), Mask.ones(build(SMOKE))
+    levels = list(one_shot_pruning(trainer(SMOKE, few_images(), replicate=1), start, ones, densities=[0.5], rewind=1))
+    assert [round(level.mask.density, 3) for level in levels] == [1.0, 0.5]
+    assert not any(levels[1].trained[name][~levels[1].mask[name]].any() for name in ones)
+
+
+# Imagenette
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images of each class in each part: 40 wide and 20 high, the middle in a colour of its class."""
+    for part in ("train", "val"):
+        for label, name in enumerate(CLASSES):
+            (tmp_path / "imagenette" / part / name).mkdir(parents=True)
+            for number in range(2):
+                image = Image.new("RGB", (40, 20), "white")
+                image.paste((20 * label, 100, 10 * number), (8, 0, 32, 20))
+                image.save(tmp_path / "imagenette" / part / name / f"{number}.png")
+    return tmp_path
+
+
+def test_images_are_scaled_to_the_size_and_cut_to_the_square_in_the_middle(folder: Path):
+    images = load_folder(folder, 10)
+    assert (len(images.train), len(images.validation), len(images.test)) == (19, 1, 20)
+    assert images.test.images.shape == (20, 3, 10, 10)
+    for square, label in zip(images.test.images, images.test.labels.tolist(), strict=True):
+        assert set(square[0].flatten().tolist()) == {20 * label}
+        assert set(square[1].flatten().tolist()) == {100}
+    everything = torch.cat([images.train.labels, images.validation.labels]).sort().values.tolist()
+    assert everything == [label for label in range(10) for _ in range(2)]
+
+
+def test_squares_are_made_once_for_a_size_and_again_when_an_image_changes(folder: Path, monkeypatch):
+    from lth_core import imagenette
+
+    decoded = []
+    square = imagenette._square
+    monkeypatch.setattr(imagenette, "_square", lambda file, size: decoded.append(file) or square(file, size))
+    first, again = load_folder(folder, 10), load_folder(folder, 10)
+    assert len(decoded) == 40
+    assert first.fingerprint() == again.fingerprint()
+    load_folder(folder, 12)
+    assert len(decoded) == 80
+    Image.new("RGB", (40, 21), "black").save(folder / "imagenette" / "val" / CLASSES[0] / "0.png")
+    assert load_folder(folder, 10).fingerprint() != first.fingerprint()
+
+
+def test_everything_wrong_with_the_folder_is_listed(folder: Path):
+    root = folder / "imagenette"
+    for file in (root / "val" / CLASSES[3]).iterdir():
+        file.unlink()
+    (root / "train" / "n99999999").mkdir()
+    with pytest.raises(DataError) as refused:
+        load_folder(folder, 10)
+    assert f"val/{CLASSES[3]}: no images of this class" in str(refused.value)
+    assert "train/n99999999: not one of Imagenette's ten classes" in str(refused.value)
+
+
+def test_every_damaged_image_is_named_and_nothing_is_kept(folder: Path):
+    root = folder / "imagenette"
+    whole = (root / "train" / CLASSES[1] / "0.png").read_bytes()
+    (root / "train" / CLASSES[1] / "0.png").write_bytes(whole[: len(whole) // 2])
+    (root / "val" / CLASSES[2] / "1.png").write_text("no image")
+    with pytest.raises(DataError) as refused:
+        load_folder(folder, 10)
+    assert f"train/{CLASSES[1]}/0.png: not a readable image" in str(refused.value)
+    assert f"val/{CLASSES[2]}/1.png: not a readable image" in str(refused.value)
+    assert list(root.glob(".decoded*")) == []
+
+
+def test_without_imagenette_the_embedded_images_stand_in_and_it_is_said():
+    with pytest.warns(UserWarning, match="Imagenette is not to be had"):
+        assert data.resolve("imagenette") == "mnist_embedded"
+
+
+@every_network
+def test_profiles_differ_in_length_and_size_and_build(network: str):
+    profiles = [preset(network, profile=name) for name in ("imagenette", "laptop", "smoke")]
+    assert len({config.digest() for config in profiles}) == 3
+    for config in profiles:
+        assert Config.from_json(config.to_json()) == config
+        with torch.device("meta"):
+            assert build(config).prunable()
