@@ -1,7 +1,7 @@
 """Build the book: execute every notebook through papermill, then Jupyter Book with warnings as errors.
 
     python book/build.py            # what `make book` does
-    python book/build.py --stored   # with the outputs that are stored in the notebooks, executing nothing
+    python book/build.py --stored   # with the outputs that are stored in the notebooks
     python book/build.py --store    # `make notebooks`: execute them and store their outputs, building no page
 
 The pages are written to _build/html. A notebook that fails stops the build before any page is made.
@@ -20,6 +20,7 @@ import time
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import nbformat
 import papermill
@@ -33,6 +34,24 @@ PART = Path("book/executed.part")
 MATHJAX = Path("book/_static/mathjax")
 FIGURE = Path("book/_static/lenet_accuracy.png")
 INDEX = Path("_build/html/index.html")
+
+
+class Page(NamedTuple):
+    """A further page made from a notebook, with other parameters and a title of its own."""
+
+    notebook: str
+    title: str
+    parameters: dict[str, Any]
+
+
+FURTHER_PAGES = {
+    "vgg19_stability": Page(
+        "cifar10_stability",
+        "VGG-19: stability at two rewinding iterations",
+        {"network": "vgg19", "rewinds": [0, 100], "replicates": 2},
+    ),
+}
+"""Name in the book -> page. Every notebook with its default parameters is a page, under the name of its file."""
 
 IPC = Config({manager: {"transport": "ipc"} for manager in ("KernelManager", "AsyncKernelManager")})
 """Kernels talk through sockets in the file system: many builds on one machine cannot race for ports."""
@@ -58,21 +77,29 @@ def place_mathjax() -> None:
     shutil.copyfile(package / "LICENSE", MATHJAX / "LICENSE")
 
 
-def execute(notebook: Path, destination: Path) -> None:
-    """Run a notebook with its default parameters."""
+def execute(notebook: Path, destination: Path, parameters: dict[str, Any] | None = None) -> None:
+    """Run a notebook, with its default parameters where none are given."""
     started = time.monotonic()
-    print(f"executing {notebook}", flush=True)
+    print(f"executing {destination.stem}", flush=True)
     try:
         papermill.execute_notebook(
-            str(notebook), str(destination), kernel_name="python3", progress_bar=False, config=IPC
+            str(notebook), str(destination), parameters, kernel_name="python3", progress_bar=False, config=IPC
         )
     except PapermillExecutionError as error:
         sys.exit(f"{notebook} failed, so the book is not built: {error}")
-    print(f"executed {notebook} in {time.monotonic() - started:.0f} s", flush=True)
+    print(f"executed {destination.stem} in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def collect(stored: bool) -> None:
-    """Fill `book/executed` with all notebooks, or leave it as it was."""
+def retitle(file: Path, title: str) -> None:
+    """Give an executed notebook another title, the first line of its first cell."""
+    notebook = nbformat.read(file, as_version=4)
+    first = notebook.cells[0]
+    first.source = "\n".join([f"# {title}", *first.source.splitlines()[1:]])
+    nbformat.write(notebook, file)
+
+
+def collect(stored: bool, further: bool = True) -> None:
+    """Fill `book/executed` with all notebooks and the further pages, or leave it as it was."""
     notebooks = sorted(NOTEBOOKS.glob("*.ipynb"))
     if not notebooks:
         sys.exit(f"no notebooks in {ROOT / NOTEBOOKS}")
@@ -83,6 +110,10 @@ def collect(stored: bool) -> None:
             shutil.copyfile(notebook, PART / notebook.name)
         else:
             execute(notebook, PART / notebook.name)
+    for name, page in FURTHER_PAGES.items() if further else ():
+        destination = PART / f"{name}.ipynb"
+        execute(NOTEBOOKS / f"{page.notebook}.ipynb", destination, page.parameters)
+        retitle(destination, page.title)
     shutil.rmtree(EXECUTED, ignore_errors=True)
     PART.rename(EXECUTED)
 
@@ -118,13 +149,13 @@ def build_pages() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the book into _build/html.")
-    parser.add_argument("--stored", action="store_true", help="take the notebooks' stored outputs, execute nothing")
+    parser.add_argument("--stored", action="store_true", help="take the notebooks' stored outputs")
     parser.add_argument("--store", action="store_true", help="execute the notebooks and store their outputs, no more")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     check_jupyter_book()
     os.chdir(ROOT)
-    collect(arguments.stored)
+    collect(arguments.stored, further=not arguments.store)
     if arguments.store:
         store_outputs()
         return

@@ -23,6 +23,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 WRONG_VALUES: dict[str, dict[str, Any]] = {
     "cifar10_accuracy": {"network": "resnet18"},
+    "cifar10_recipes": {"dataset": "cifar100"},
     "cifar10_stability": {"recipe": "high"},
     "claims": {"networks": []},
     "costs": {"profile": "gigantic"},
@@ -150,6 +151,7 @@ def test_a_wrong_value_is_refused(path: Path, tmp_path: Path) -> None:
     [
         ("cifar10_accuracy", {"network": "resnet20"}),
         ("cifar10_stability", {"network": "vgg19", "recipe": "warmup", "levels": 1}),
+        ("cifar10_recipes", {"network": "vgg19", "levels": 1}),
     ],
 )
 def test_what_is_not_recorded_is_trained_on_the_embedded_images_and_says_so(
