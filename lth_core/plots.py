@@ -129,11 +129,11 @@ def recipes_compared(
         )  # fmt: skip
         _label(axes, metric)
         axes.set_xlabel("recipe")
-        axes.legend(title=None)
         if paper is not None:
             theirs = paper[(paper["metric"] == metric) & paper["recipe"].isin(recipes)]
             beside = theirs["method"].map({"imp": -0.25, "random_pruning": 0.25})
             mark_paper(axes, theirs, theirs["recipe"].map(recipes.index) + beside)
+        sns.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1), ncols=3, title=None, frameon=False)
     return figure
 
 

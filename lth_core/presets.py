@@ -122,10 +122,10 @@ _SCALES: dict[str, dict[str, Settings]] = {
 _RECIPES: dict[str, dict[str, tuple[float, float]]] = {
     "lenet_300_100": {"standard": (1.2e-3, 0)},
     "resnet20": {"standard": (0.1, 0), "low": (0.01, 0), "warmup": (0.03, 20 / 30)},
+    "vgg19": {"standard": (0.1, 0), "low": (0.01, 0), "warmup": (0.1, 10 / 112)},
     "resnet50": {"standard": (0.4 * _BATCHES_RATIO, 5 / 90)},
     "inception_v3": {"standard": (0.66 * _BATCHES_RATIO, 0)},
     "squeezenet1_0": {"standard": (0.03 * _BATCHES_RATIO, 0)},
-    "vgg19": {"standard": (0.1, 0), "low": (0.01, 0), "warmup": (0.1, 10 / 112)},
 }
 """Network -> recipe -> learning rate, and the share of training over which it is warmed up (the paper's Figure 2)."""
 

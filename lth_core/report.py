@@ -39,21 +39,25 @@ def paper_values(**where: Any) -> pd.DataFrame:
     return values.reset_index(drop=True)
 
 
-def caption(records: pd.DataFrame, config: Config, *, lines: bool = True) -> str:
-    """What a figure was made from, for its caption: network, data, scale, replicates, device; and what `lines` mean."""
+def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
+    """What a figure was made from, for its caption: network, data, scale, replicates, device; and what `lines` mean.
+
+    Several configurations differ in their recipe alone.
+    """
     if not len(records):
         return "Nothing is recorded yet."
     dataset = str(records["dataset"].iloc[0])
-    _, made = known(StudyStore(store_folder(), config.updated(dataset=dataset)))
-    devices = ", ".join(sorted(set(made["device"]))) or "unknown device"
-    replicates = records["replicate"].nunique()
-    width = f" of {config.width:g} times the width" if config.width != 1 else ""
-    size = f" reduced to {config.image_size} pixels" if config.image_size is not None else ""
+    made = (known(StudyStore(store_folder(), config.updated(dataset=dataset)))[1] for config in configs)
+    devices = ", ".join(sorted({device for table in made for device in table["device"]})) or "unknown device"
+    first, recipes = configs[0], [config.recipe for config in configs]
+    width = f" of {first.width:g} times the width" if first.width != 1 else ""
+    size = f" reduced to {first.image_size} pixels" if first.image_size is not None else ""
+    which = f"{recipes[0]} recipe" if len(recipes) == 1 else f"{', '.join(recipes[:-1])} and {recipes[-1]} recipes"
     return (
-        f"{NETWORK_NAMES[config.network]}{width} on {TITLES[dataset]}{size}, {config.recipe} recipe, "
-        f"{config.profile} profile "
-        f"({config.iterations:,} iterations of batch {config.batch_size}), {_count(replicates, 'replicate')}, "
-        f"trained on {devices}."
+        f"{NETWORK_NAMES[first.network]}{width} on {TITLES[dataset]}{size}, "
+        f"{which}, {first.profile} profile "
+        f"({first.iterations:,} iterations of batch {first.batch_size}), "
+        f"{_count(records['replicate'].nunique(), 'replicate')}, trained on {devices}."
     ) + (" Line: mean; band: smallest to largest sample." if lines else "")
 
 

@@ -52,6 +52,7 @@ def copy_of_book(folder: Path) -> Path:
     built = shutil.ignore_patterns("executed", "executed.part", "mathjax", "__pycache__")
     shutil.copytree(ROOT / "book", folder / "book", ignore=built)
     shutil.copytree(ROOT / "lth_core", folder / "lth_core", ignore=built)  # chapters quote it, and the README
+    shutil.copytree(ROOT / "results", folder / "results")
     shutil.copyfile(ROOT / "README.md", folder / "README.md")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     return folder

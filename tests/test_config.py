@@ -92,6 +92,8 @@ DETERMINING: dict[str, Any] = {
     "weight_decay": 2e-4,
     "pruning_rate": 0.25,
     "output_pruning_rate": 0.2,
+    "prune_output": True,
+    "densities": (0.5, 0.2),
 }
 
 
@@ -101,7 +103,10 @@ def changed(config: Config, name: str) -> Config:
 
 def test_every_setting_that_determines_a_training_changes_the_digest(smoke):
     convolutional = preset("resnet20", profile="smoke").updated(augment=False, drops=(), pruning_scope="layerwise")
-    for base, names in ((convolutional, set(DETERMINING) - {"optimizer"}), (smoke, {"optimizer"})):
+    inception = preset("inception_v3", profile="smoke").updated(image_size=299)
+    own = {"auxiliary_loss", "prune_output"}
+    bases = ((convolutional, set(DETERMINING) - {"optimizer"} - own), (smoke, {"optimizer"}), (inception, own))
+    for base, names in bases:
         digests = {changed(base, name).digest() for name in names}
         assert len(digests | {base.digest()}) == len(names) + 1
 
@@ -247,9 +252,9 @@ REFUSED = {
     "replicate twice": ({"replicates": (1, 1)}, ["replicates", "[1, 1]", "once"]),
     "no method": ({"methods": ()}, ["methods", "at least one"]),
     "method twice": ({"methods": ("imp", "imp")}, ["methods", "['imp', 'imp']", "once"]),
-    "filters of a network without any": ({"width": 0.5}, ["width", "0.5", "convolutional"]),
-    "crops of a network that takes none": ({"augment": True}, ["augment", "True", "convolutional"]),
-    "size of a network that has one": ({"image_size": 14}, ["image_size", "14", "convolutional"]),
+    "filters of a network without any": ({"width": 0.5}, ["width", "0.5", "not a setting of lenet_300_100"]),
+    "crops of a network that takes none": ({"augment": True}, ["augment", "True", "not a setting of lenet_300_100"]),
+    "size of a network that has one": ({"image_size": 14}, ["image_size", "14", "not a setting of lenet_300_100"]),
     "no order": ({"orders": 0}, ["orders", "0", "greater than or equal to 1"]),
 }
 

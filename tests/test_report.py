@@ -62,6 +62,15 @@ def test_a_caption_says_how_a_network_and_its_images_were_made_smaller(table: pd
     assert "pixels" not in paper
 
 
+def test_a_caption_of_several_recipes_says_what_they_share_once_and_names_each(table: pd.DataFrame):
+    standard, low, warmup = (preset("resnet20", recipe, "laptop") for recipe in ("standard", "low", "warmup"))
+    three, two = (report.caption(table, *configs) for configs in ((standard, low, warmup), (low, warmup)))
+    assert ", standard, low and warmup recipes, laptop profile (1,000 iterations" in three
+    assert ", low and warmup recipes, laptop" in two
+    assert three.count("ResNet-20") == 1
+    assert ", low recipe, laptop" in report.caption(table, low)
+
+
 def test_a_caption_names_the_devices_of_committed_and_of_own_records(table: pd.DataFrame):
     committed = [["dense", 0, 1, 0, "0", 1, 1.0, "one", "", "", "", "", ""]]
     records.write(records.results_folder(), CONFIG, table, pd.DataFrame(committed, columns=records.PROVENANCE))

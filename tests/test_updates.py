@@ -107,7 +107,15 @@ def test_updates_are_those_of_double_precision(optimizer: str, step: Callable[[]
 
 
 def test_the_loss_of_an_auxiliary_head_counts_as_much_as_is_set():
-    config = BASE.updated(weight_decay=0.0, momentum=0.0, auxiliary_loss=0.4)
+    inception = preset("inception_v3", profile="smoke").updated(image_size=299)
+    config = inception.updated(
+        optimizer="momentum",
+        weight_decay=0.0,
+        momentum=0.0,
+        label_smoothing=0.0,
+        weight_average=0.0,
+        auxiliary_loss=0.4,
+    )
     network = loaded(config, TwoHeaded(auxiliary=True))
     before = network.weights.clone()
     x, labels = batches()[0]
