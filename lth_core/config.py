@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -83,7 +83,7 @@ class Config(BaseModel):
     output_pruning_rate: float | None = Field(default=None, ge=0, le=1)
     prune_output: bool = False
     """Whether the output layer of an ImageNet network is pruned with its convolutions."""
-    densities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
+    densities: tuple[float, ...] | None = None
     """One-shot pruning: level n prunes the dense network once, to the nth of these. None: iterative pruning."""
 
     rewinds: tuple[int, ...]
@@ -133,6 +133,8 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _check_extent(self) -> Config:
+        if not all(0 < density < 1 for density in self.densities or ()):
+            raise ValueError(f"densities: {list(self.densities or ())} must be fractions to keep, between 0 and 1")
         if self.densities is not None and self.levels > len(self.densities):
             raise ValueError(
                 f"levels: {self.levels} is more than the {len(self.densities)} densities of one-shot pruning"

@@ -79,7 +79,7 @@ def test_pixels_are_standardised_by_imagenets():
         ("resnet50", {"auxiliary_loss": 0.4}, "auxiliary_loss: 0.4 is not a setting of resnet50"),
         ("resnet50", {"width": 0.5}, "width: 0.5 is not a setting of resnet50"),
         ("resnet50", {"levels": 2}, "levels: 2 is more than the 1 densities"),
-        ("resnet50", {"densities": (0.5, 1.5)}, "densities.1: 1.5 is not valid"),
+        ("resnet50", {"densities": (0.5, 1.5)}, r"densities: \[0.5, 1.5\] must be fractions to keep"),
     ],
 )
 def test_settings_that_a_network_cannot_take_are_refused(network, changes, message):
