@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lth_core.data import DataError, Dataset, Split
-from lth_core.files import StoreError, read_state, write_state
+from lth_core.data import DataError, Dataset, Split, decoded_once
 from lth_core.seeds import stream
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -50,20 +48,11 @@ def load_images(root: Path) -> Dataset:
             if len(files) != count // 10:
                 raise DataError(f"{folder / part / name} holds {len(files):,} images; expected {count // 10:,}")
             listing[part] += [(file, label) for file in files]
-    described = hashlib.sha256()
-    for file, label in listing["train"] + listing["test"]:
-        status = file.stat()
-        described.update(f"{file.relative_to(folder)} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
-    cache = folder / f".decoded-{described.hexdigest()[:16]}.safetensors"
-    try:
-        state, _ = read_state(cache)
-    except StoreError:
-        state = {part: torch.stack([_decoded(file) for file, _ in files]) for part, files in listing.items()}
-        with suppress(StoreError, OSError):  # a folder that cannot be written is decoded again next time
-            for outdated in folder.glob(".decoded-*.safetensors"):
-                outdated.unlink()
-            write_state(cache, state)
-    splits = [Split(state[part], torch.tensor([label for _, label in files])) for part, files in listing.items()]
+
+    def decode() -> dict[str, Tensor]:
+        return {part: torch.stack([_decoded(file) for file, _ in files]) for part, files in listing.items()}
+
+    splits = decoded_once(folder, listing, decode)
     return _hold_out("cifar10_jpeg", *splits)
 
 

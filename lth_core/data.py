@@ -12,7 +12,8 @@ import hashlib
 import os
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lth_core.files import project_folder
+from lth_core.files import StoreError, project_folder, read_state, write_state
 from lth_core.seeds import PADDING
 
 TITLES = {
@@ -140,6 +141,33 @@ def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
         return dataset
     parts = (dataset.train, dataset.validation, dataset.test)
     return Dataset(name, *(Split(_colored(part.images, size), part.labels) for part in parts))
+
+
+Listing = Mapping[str, Sequence[tuple[Path, int]]]
+"""Part of a data set -> its image files and their labels."""
+
+
+def decoded_once(
+    folder: Path, listing: Listing, decode: Callable[[], dict[str, Tensor]], kind: str = ""
+) -> list[Split]:
+    """The parts of a folder of images, decoded by `decode` the first time and kept beside the files of that `kind`.
+
+    What is kept counts until a file is added, removed or changed.
+    """
+    described = hashlib.sha256()
+    for file, label in (entry for part in listing.values() for entry in part):
+        status = file.stat()
+        described.update(f"{file.relative_to(folder)} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
+    cache = folder / f".decoded{kind}-{described.hexdigest()[:16]}.safetensors"
+    try:
+        state, _ = read_state(cache)
+    except StoreError:
+        state = decode()
+        with suppress(StoreError, OSError):  # a folder that cannot be written is decoded again next time
+            for outdated in folder.glob(f".decoded{kind}-*.safetensors"):
+                outdated.unlink()
+            write_state(cache, state)
+    return [Split(state[part], torch.tensor([label for _, label in files])) for part, files in listing.items()]
 
 
 def _colored(images: Tensor, size: int | None) -> Tensor:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lth_core.data import DataError, Dataset, Split
-from lth_core.files import StoreError, read_state, write_state
+from lth_core.data import DataError, Dataset, Listing, Split, decoded_once
 from lth_core.seeds import stream
 
 CLASSES = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "n03394916", "n03417042", "n03425413",
@@ -41,20 +38,7 @@ def load_folder(root: Path, size: int) -> Dataset:
     listing, problems = _listing(folder)
     if problems:
         raise DataError(_report(folder, problems))
-    described = hashlib.sha256(f"{size}\n".encode())
-    for file, label in (entry for part in listing.values() for entry in part):
-        status = file.stat()
-        described.update(f"{file.relative_to(folder)} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
-    cache = folder / f".decoded-{size}-{described.hexdigest()[:16]}.safetensors"
-    try:
-        state, _ = read_state(cache)
-    except StoreError:
-        state = _decode_all(folder, listing, size)
-        with suppress(StoreError, OSError):  # a folder that cannot be written is decoded again next time
-            for outdated in folder.glob(f".decoded-{size}-*.safetensors"):
-                outdated.unlink()
-            write_state(cache, state)
-    train, test = (Split(state[part], torch.tensor([label for _, label in files])) for part, files in listing.items())
+    train, test = decoded_once(folder, listing, lambda: _decode_all(folder, listing, size), f"-{size}")
     shuffled = torch.randperm(len(train), generator=stream(0, "validation split"))
     images, labels = train.images[shuffled], train.labels[shuffled]
     kept = len(train) - round(HELD_OUT * len(train))
@@ -76,7 +60,7 @@ def _listing(folder: Path) -> tuple[dict[str, list[tuple[Path, int]]], list[str]
     return listing, problems
 
 
-def _decode_all(folder: Path, listing: dict[str, list[tuple[Path, int]]], size: int) -> dict[str, Tensor]:
+def _decode_all(folder: Path, listing: Listing, size: int) -> dict[str, Tensor]:
     """The squares of every part, uint8 [images, 3, size, size]."""
 
     def attempt(file: Path) -> Tensor | str:

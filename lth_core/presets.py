@@ -34,6 +34,8 @@ _IMAGENET: Settings = {
     "densities": (0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05),
     "levels": 7,
 }
+_BATCHES_RATIO = 128 / 1_024
+"""Learning rates of the paper's batch of 1,024, in proportion."""
 _EPOCH = 70
 """Updates in an epoch of Imagenette, at batch 128."""
 _LAPTOP_EPOCH = 6
@@ -56,7 +58,7 @@ def _imagenet(schedule: Callable[[int], Settings], compared: int, size: int, smo
         "smoke": _IMAGENET
         | schedule(1)
         | smoke
-        | {"iterations": 4, "rewinds": (0, 2), "curve_rewinds": (0, 2), "drops": (), "warmup": 0},
+        | {"iterations": 4, "rewinds": (0, 2), "curve_rewinds": (0, 2), "drops": ()},
     }
 
 
@@ -76,8 +78,6 @@ def _squeezenet(epoch: int) -> Settings:
     return _epochs(150, epoch, rewound_to=10) | line | {"optimizer": "nesterov", "weight_decay": 2e-4}
 
 
-_BATCHES_RATIO = 128 / 1_024
-"""Learning rates of the paper's batch of 1,024, in proportion."""
 _SCALES: dict[str, dict[str, Settings]] = {
     "lenet_300_100": {
         "paper": _LENET
@@ -144,9 +144,9 @@ def preset(network: str, recipe: str = "standard", profile: str = "paper") -> Co
     learning_rate, warmup = _choose("recipe", recipe, _RECIPES[network])
     settings = _choose("profile", profile, scales)
     return Config.create(
-        **{"warmup": round(warmup * settings["iterations"])}
-        | settings
-        | {"network": network, "recipe": recipe, "profile": profile, "learning_rate": learning_rate}
+        **settings
+        | {"network": network, "recipe": recipe, "profile": profile}
+        | {"learning_rate": learning_rate, "warmup": round(warmup * settings["iterations"])}
     )
 
 
@@ -159,9 +159,9 @@ def _choose(what: str, value: str, known: Mapping[str, Any]) -> Any:
 def figures(config: Config) -> dict[str, Config]:
     """The parts of a network's study, each named for what it shows; together they are the whole study.
 
-    stability: every rewinding iteration, compared at the last level (Figures 3, 4, 10, 11). accuracy: every level of
-    IMP and its controls (Figures 1 and 5). levels and extreme, for LeNet: the stabilities at every level of original
-    IMP, and original IMP pruned twice as often.
+    stability: every rewinding iteration, compared at the levels to compare, the last unless others are set (Figures 3,
+    4, 7, 10, 11). accuracy: every level of IMP and its controls (Figures 1, 5 and 8). levels and extreme, for LeNet:
+    the stabilities at every level of original IMP, and original IMP pruned twice as often.
     """
     rewinds = config.curve_rewinds or config.rewinds[:1]
     deepest = config.levels if config.curve_levels is None else config.curve_levels

@@ -20,6 +20,8 @@ from lth_core.masks import Mask
 State = Mapping[str, Tensor]
 MOMENTS = "optimizer."
 """How the names of the optimiser's moments start in a state."""
+AVERAGE = f"{MOMENTS}average"
+"""The name of the average of the weights in a state; a fresh optimiser starts it anew, with the moments."""
 RMSPROP_DECAY = 0.9
 RMSPROP_EPSILON = 1.0
 _MOMENTS = {
@@ -29,7 +31,6 @@ _MOMENTS = {
     "rmsprop": {"square_avg": 1.0, "momentum_buffer": 0.0},
 }
 """Optimiser -> its moments, and what each of them is at initialisation."""
-AVERAGE = "average"
 
 
 def learning_rate(config: Config, iteration: int) -> float:
@@ -79,14 +80,14 @@ class FlatNetwork:
             moment.copy_(state[key]) if key in state else moment.fill_(_MOMENTS[self.config.optimizer][name])
             moment.mul_(self.mask)
         if self.average is not None:
-            self.average.copy_(state.get(f"{MOMENTS}{AVERAGE}", self.weights)).mul_(self.mask)
+            self.average.copy_(state.get(AVERAGE, self.weights)).mul_(self.mask)
         self.updates.fill_(iteration)
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the whole state in the processor's memory; later updates do not reach it."""
         moments = {f"{MOMENTS}{name}": moment for name, moment in self.moments.items()}
         if self.average is not None:
-            moments[f"{MOMENTS}{AVERAGE}"] = self.average
+            moments[AVERAGE] = self.average
         state = self.model.state_dict() | moments
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 

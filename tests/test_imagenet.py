@@ -1,19 +1,20 @@
 """The ImageNet networks, their schedules by hand, one-shot pruning in a study, and Imagenette's folder of images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from lth_core import Mask, data, one_shot_pruning, preset, run
+from lth_core import Mask, data, one_shot_pruning, preset, run, worker
 from lth_core.config import Config, ConfigError
 from lth_core.data import DataError, Dataset, Split
 from lth_core.imagenet_models import ImageNetNetwork
 from lth_core.imagenette import CLASSES, load_folder
 from lth_core.imp import subnetwork
 from lth_core.models import build, initial_weights
-from lth_core.records import store_folder
+from lth_core.records import known, missing, store_folder, trainings
 from lth_core.store import StudyStore, Training, dense
 from lth_core.train import train, trainer
 from lth_core.updates import State, learning_rate
@@ -146,6 +147,41 @@ def test_a_study_prunes_once_to_each_density():
         assert scores[kept].min() >= scores[~kept].max()  # the largest magnitudes of the dense network, at every level
     levels = records[records["method"] == "imp"].groupby("level")["density"].first()
     assert levels.tolist() == pytest.approx([0.6, 0.2], abs=1e-5)
+
+
+def test_a_level_that_diverges_keeps_no_other_density_from_being_trained(monkeypatch):
+    def diverges_at_the_first_level(config, images, ticket, **options):
+        trained = train(config, images, ticket, **options)
+        return replace(trained, metrics={}, diverged_at=3) if ticket.level == 1 else trained
+
+    monkeypatch.setattr(worker, "train", diverges_at_the_first_level)
+    store = StudyStore(store_folder(), ONE_SHOT)
+    store.prepare()
+    worker.Worker(store).complete(trainings(ONE_SHOT))
+    rows = known(store)[0]
+    assert set(rows.loc[rows["metric"] == "test_accuracy", "level"]) == {0, 2}
+    assert set(rows.loc[rows["metric"] == "diverged", "level"]) == {1}
+    assert [training for training in missing(rows, ONE_SHOT) if not training.again] == []
+    second = rows[rows["level"] != 2]
+    assert {training.level for training in missing(second, ONE_SHOT)} == {2}
+
+
+def test_the_average_of_weights_is_what_is_evaluated_and_the_weights_are_what_is_kept():
+    images, ones = few_images(), Mask.ones(build(SMOKE))
+    config = SMOKE.updated(weight_average=0.9, learning_rate=0.05, final_learning_rate=None)
+    ticket = subnetwork(initial_weights(config, torch.Generator().manual_seed(1)), ones, 0, 0)
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lth_core.train.accuracy", lambda model, _: seen.append(copied(model)) or 50.0)
+        kept = train(config, images, ticket, replicate=1, order=0).state
+    evaluated = seen[0]["body.features.0.weight"]
+    average = kept["optimizer.average"][: evaluated.numel()].view(96, 7, 7, 3).permute(0, 3, 1, 2)
+    assert torch.equal(evaluated, average)
+    assert not torch.equal(evaluated, kept["body.features.0.weight"])
+
+
+def copied(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def test_a_training_function_of_ours_fits_one_shot_pruning():
