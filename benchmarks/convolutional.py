@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lth_core import data, preset
+from lth_core.batches import EVALUATION_BATCH
 from lth_core.config import Config
 from lth_core.models import Network, build
 from lth_core.report import NETWORK_NAMES
-from lth_core.train import EVALUATION_BATCH, Stopped, steady_arithmetic, train
+from lth_core.train import Stopped, steady_arithmetic, train
 
 NETWORKS = ("resnet20", "vgg19")
 ROUNDS = 5

@@ -60,19 +60,33 @@ def run_command(
 ) -> None:
     """Train what is missing of a study. Run it again after any interruption: it goes on from where it was.
 
+    On several GPUs, which then train each network together:
+    torchrun --nproc-per-node GPUS -m lth_core.cli run NETWORK.
+
     Exits with 0 when everything is done and with 3 when it stopped before.
     """
+    from lth_core import ranks
+    from lth_core.devices import compute_device
     from lth_core.records import store_folder
     from lth_core.study import Style, train_missing
     from lth_core.train import Stopped
+    from lth_core.worker import take_part
 
     parts = list(_parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset).values())
     style: Style = "bar" if sys.stderr.isatty() else "lines"
-    try:
-        train_missing(parts, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
-    except Stopped as stopped:
-        print(f"{parts[0].name}: {stopped}; the same command goes on from here")
-        raise typer.Exit(UNFINISHED) from None
+    with ranks.together(compute_device()) as rank:
+        if rank:
+            take_part()
+            return
+        unfinished = None
+        try:
+            train_missing(parts, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
+        except Stopped as stopped:
+            unfinished = f"{parts[0].name}: {stopped}; the same command goes on from here"
+        ranks.hand_out(None)
+    if unfinished:
+        print(unfinished)
+        raise typer.Exit(UNFINISHED)
 
 
 @app.command()

@@ -15,12 +15,24 @@ METHODS = ("imp", "random_pruning", "random_reinit")
 LABELS = ("recipe", "profile")
 """Fields that only name other fields' values; a study is what its settings make it, whatever they are called."""
 
+IMAGENET_NETWORKS = ("resnet50", "inception_v3", "squeezenet1_0")
 SMALLEST_IMAGE = {"squeezenet1_0": 21, "inception_v3": 75}
 SMALLEST_IMAGE_WITH_AUXILIARY_HEAD = 299
 _NOT_OF = {
-    "lenet_300_100": ("width", "image_size", "augment", "label_smoothing", "auxiliary_loss", "prune_output"),
-    "resnet20": ("auxiliary_loss", "prune_output"),
-    "vgg19": ("auxiliary_loss", "prune_output"),
+    "lenet_300_100": (
+        "width",
+        "image_size",
+        "augment",
+        "smallest_crop",
+        "classes",
+        "pieces",
+        "precision",
+        "label_smoothing",
+        "auxiliary_loss",
+        "prune_output",
+    ),
+    "resnet20": ("classes", "auxiliary_loss", "prune_output"),
+    "vgg19": ("classes", "auxiliary_loss", "prune_output"),
     "resnet50": ("width", "auxiliary_loss"),
     "inception_v3": ("width",),
     "squeezenet1_0": ("width", "auxiliary_loss"),
@@ -49,15 +61,22 @@ class Config(BaseModel):
     network: Literal["lenet_300_100", "resnet20", "vgg19", "resnet50", "inception_v3", "squeezenet1_0"]
     recipe: str
     profile: str
-    dataset: Literal["mnist", "cifar10", "cifar10_jpeg", "imagenette", "mnist_embedded"]
+    dataset: Literal["mnist", "cifar10", "cifar10_jpeg", "imagenette", "imagenet", "mnist_embedded"]
+    classes: int = Field(default=10, ge=2)
     width: float = Field(default=1.0, gt=0, le=4)
     """Factor on the number of filters in every layer of ResNet-20 and VGG-19."""
     image_size: int | None = Field(default=None, ge=8)
     """Side in pixels to which images are reduced. None: as they are."""
     augment: bool = False
-    """Random crops of images padded by 4 pixels, and random horizontal flips."""
+    """Random crops of images padded by 4 pixels, or as `smallest_crop` says, and random horizontal flips."""
+    smallest_crop: float | None = Field(default=None, gt=0, le=1)
+    """Random crops of this share of an image's area or more, scaled to its size. None: crops of padded images."""
     iterations: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    pieces: int = Field(default=1, ge=1)
+    """In how many pieces a batch is worked through, where memory is short. Batch norm normalises each by itself."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the products in a training and its evaluation; weights and optimiser are always in float32."""
     optimizer: Literal["adam", "momentum", "nesterov", "rmsprop"]
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     warmup: int = Field(default=0, ge=0)
@@ -139,6 +158,10 @@ class Config(BaseModel):
             raise ValueError(
                 f"levels: {self.levels} is more than the {len(self.densities)} densities of one-shot pruning"
             )
+        if self.pieces > self.batch_size:
+            raise ValueError(f"pieces: {self.pieces} is more than the {self.batch_size} images of a batch")
+        if self.smallest_crop is not None and not self.augment:
+            raise ValueError(f"smallest_crop: {self.smallest_crop} has no effect without augment=True")
         if self.drops and self.final_learning_rate is not None:
             raise ValueError(
                 f"final_learning_rate: {self.final_learning_rate} is for a learning rate that falls in a straight "

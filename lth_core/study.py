@@ -20,11 +20,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from lth_core import data, records
-from lth_core.config import Config
+from lth_core.config import Config, ConfigError
+from lth_core.devices import compute_device, cores
 from lth_core.measure import measure
+from lth_core.ranks import rank_and_count
 from lth_core.store import StudyStore, Training
 from lth_core.train import Stopped
-from lth_core.worker import Worker, compute_device
+from lth_core.worker import Worker
 
 Style = Literal["bar", "lines"] | None
 
@@ -102,9 +104,14 @@ def _train(
     seconds: float | None,
     progress: Style,
 ) -> None:
-    if workers is None:
+    together = rank_and_count()[1]
+    if together > 1 and workers not in (None, 1):
+        raise ConfigError(f"workers: {workers} is too many; the {together} processes here train one network together")
+    if together > 1:
+        workers = 1
+    elif workers is None:
         iterations = sum(study.config.iterations - t.rewind for t in absent)
-        most = _cores() if compute_device().type == "cpu" else ON_A_GPU
+        most = cores() if compute_device().type == "cpu" else ON_A_GPU
         workers = min(most, len(absent)) if iterations >= WORTH_A_PROCESS else 1
     study.prepare()
     with _stop_signals() as stopping, _Progress(study, absent, progress) as shown:
@@ -211,10 +218,6 @@ def _stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

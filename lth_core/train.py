@@ -8,28 +8,33 @@ unpruned network retrained from W_k repeats the dense run bit for bit.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lth_core.config import Config
-from lth_core.data import Dataset, Split, crop_and_flip
+from lth_core.batches import evaluation_batches, training_batches
+from lth_core.config import IMAGENET_NETWORKS, Config
+from lth_core.data import Dataset, Part
 from lth_core.imp import Ticket, Train
 from lth_core.models import build
-from lth_core.seeds import dropout_stream, epoch_augmentation, epoch_order
-from lth_core.updates import FlatNetwork, State, learning_rate
+from lth_core.ranks import agreed, hand_out, rank_and_count, total
+from lth_core.seeds import dropout_stream
+from lth_core.updates import FlatNetwork, State, learning_rate, products
 
-EVALUATION_BATCH = 1_000
-"""Images of 32x32 pixels that are evaluated at once; of larger ones as many as take the same memory."""
 CHECKPOINT_SECONDS = 30.0
 
 
 class Stopped(Exception):
     """The training was asked to stop; its checkpoint is saved and the next call goes on from there."""
+
+
+class OutOfMemory(RuntimeError):
+    """A network does not fit into the memory of the device; the message says how it would."""
 
 
 class Saves(Protocol):
@@ -54,6 +59,17 @@ class Trained:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Job:
+    """A training that several processes do together, as the first of them hands it to the others."""
+
+    config: str
+    ticket: Ticket
+    replicate: int
+    order: int
+    stop: int | None
+
+
 def train(
     config: Config,
     data: Dataset,
@@ -72,54 +88,49 @@ def train(
     hands it back when the training is called again. `stop_requested()` is asked before every update; when it says
     yes, the checkpoint is saved and `Stopped` raised. One thread: the bits must not depend on what else runs. The
     network is trained on the device that holds the data; states are always in the processor's memory.
+
+    Where several processes train together (`ranks`), the first hands its training to the others, and each does its
+    share of every batch. Batch norm normalises a share by itself; the first process's running averages are kept.
     """
-    device = data.train.images.device
-    with steady_arithmetic():
+    device = data.train.device
+    end = config.iterations if stop is None else stop
+    with steady_arithmetic(), memory_explained(config):
         model = build(config).to(device)
         network = FlatNetwork(model, ticket.mask, config)
         checkpoint = saves.load_checkpoint() if saves else None
         iteration, seconds, state = checkpoint or (ticket.iteration, 0.0, ticket.weights)
+        rank, _ = rank_and_count()
+        if rank == 0:
+            hand_out(Job(config.to_json(), replace(ticket, weights=state, iteration=iteration), replicate, order, stop))
         network.load(state, iteration)
         started = saved = time.monotonic() - seconds
-        order_of_epoch: Tensor | None = None
-        augmentation: tuple[Tensor, Tensor] | None = None
-        batches = len(data.train) // config.batch_size
         drops_out = any(isinstance(module, nn.Dropout) for module in model.modules())
         model.train()
-        while iteration < (config.iterations if stop is None else stop):
-            epoch, batch = divmod(iteration, batches)
-            if order_of_epoch is None or batch == 0:
-                if not network.is_finite():
-                    return Trained(network.state(), {}, iteration, time.monotonic() - started)
-                order_of_epoch = epoch_order(replicate, order, epoch, len(data.train)).to(device)
-                if config.augment:
-                    shifts, flips = epoch_augmentation(replicate, order, epoch, len(data.train))
-                    augmentation = shifts.to(device), flips.to(device)
-            if saves and iteration in keep:
-                saves.save_state(iteration, network.state())
-            stopping = stop_requested()
-            if saves and (stopping or time.monotonic() - saved > CHECKPOINT_SECONDS):
-                saved = time.monotonic()
-                saves.save_checkpoint(iteration, saved - started, network.state())
-            if stopping:
-                raise Stopped
-            chosen = order_of_epoch[batch * config.batch_size : (batch + 1) * config.batch_size]
-            images = data.train.images.index_select(0, chosen)
-            if augmentation is not None:
-                images = crop_and_flip(images, *(draws.index_select(0, chosen) for draws in augmentation))
-            labels = data.train.labels.index_select(0, chosen)
-            with dropout_stream(replicate, order, iteration) if drops_out else nullcontext():
-                network.update(images, labels, learning_rate(config, iteration))
-            iteration += 1
+        while iteration < end:
+            if not network.is_finite():
+                return Trained(network.state(), {}, iteration, time.monotonic() - started)
+            epoch, first = divmod(iteration, len(data.train) // config.batch_size)
+            epoch_of = {"replicate": replicate, "order": order, "epoch": epoch}
+            batches = training_batches(config, data.train, **epoch_of, first=first)
+            for images, labels in islice(batches, end - iteration):
+                if saves and iteration in keep:
+                    saves.save_state(iteration, network.state())
+                stopping = agreed(stop_requested(), device)
+                if saves and (stopping or time.monotonic() - saved > CHECKPOINT_SECONDS):
+                    saved = time.monotonic()
+                    saves.save_checkpoint(iteration, saved - started, network.state())
+                if stopping:
+                    raise Stopped
+                with dropout_stream(replicate, order, iteration, rank) if drops_out else nullcontext():
+                    network.update(images, labels, learning_rate(config, iteration))
+                iteration += 1
         diverged_at = None if network.is_finite() else iteration
-        end, metrics = network.state(), {}
+        ended, metrics = network.state(), {}
         if diverged_at is None:
             network.use_average()
-            metrics = {
-                "test_accuracy": accuracy(model, data.test),
-                "validation_accuracy": accuracy(model, data.validation),
-            }
-        return Trained(end, metrics, diverged_at, time.monotonic() - started)
+            with products(config, device):
+                metrics = _evaluated(config, model, data)
+        return Trained(ended, metrics, diverged_at, time.monotonic() - started)
 
 
 def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) -> Train:
@@ -132,14 +143,43 @@ def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) ->
     return train_ticket
 
 
+def _evaluated(config: Config, model: nn.Module, data: Dataset) -> dict[str, float]:
+    """Accuracies in percent; top-5 too for ImageNet's networks, as is usual for its many classes."""
+    top_5 = config.network in IMAGENET_NETWORKS and config.classes > 5
+    test = accuracies(model, data.test, (1, 5) if top_5 else (1,))
+    metrics = {"test_accuracy": test[0], "validation_accuracy": accuracies(model, data.validation)[0]}
+    return metrics | ({"test_top5_accuracy": test[1]} if top_5 else {})
+
+
 @torch.no_grad()
-def accuracy(model: nn.Module, split: Split) -> float:
-    """The percentage of examples whose largest logit is their label."""
+def accuracies(model: nn.Module, part: Part, among: Sequence[int] = (1,)) -> list[float]:
+    """For each number in `among`: the percentage of examples whose label is among the so many largest logits."""
     model.eval()
-    size = max(1, EVALUATION_BATCH * 1_024 // max(1_024, split.images.shape[-1] ** 2))
-    batches = zip(split.images.split(size), split.labels.split(size), strict=True)
-    correct = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in batches)
-    return 100 * correct / len(split)
+    correct = torch.zeros(len(among), dtype=torch.int64, device=part.device)
+    for images, labels in evaluation_batches(part):
+        logits = model(images)
+        for position, count in enumerate(among):
+            largest = logits.argmax(1, keepdim=True) if count == 1 else logits.topk(count, dim=1).indices
+            correct[position] += (largest == labels[:, None]).sum()
+    return [100 * count / len(part) for count in total(correct).tolist()]
+
+
+@contextmanager
+def memory_explained(config: Config) -> Iterator[None]:
+    """Turns the many errors of a memory that is too small into one that says what to do about it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(
+            sign in text for sign in ("out of memory", "not enough memory", "can't allocate memory")
+        ):
+            raise
+        size = f"batches of {config.batch_size} images" + (f" in {config.pieces} pieces" if config.pieces > 1 else "")
+        raise OutOfMemory(
+            f"memory is too small for {config.network} with {size}; set pieces={2 * config.pieces} or more, so that "
+            "less of a batch is held at once, or train fewer networks side by side (workers). What was finished is kept"
+        ) from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch.optim.sgd import sgd
 
 from lth_core.config import Config
 from lth_core.masks import Mask
+from lth_core.ranks import average_
 
 State = Mapping[str, Tensor]
 MOMENTS = "optimizer."
@@ -45,6 +46,11 @@ def learning_rate(config: Config, iteration: int) -> float:
         done = iteration / config.iterations
         return config.learning_rate + done * (config.final_learning_rate - config.learning_rate)
     return config.learning_rate * config.drop_factor ** sum(drop <= iteration for drop in config.drops)
+
+
+def products(config: Config, device: torch.device) -> torch.autocast:
+    """Within it, a network's products are computed in the precision of the configuration."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
 class FlatNetwork:
@@ -92,13 +98,16 @@ class FlatNetwork:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
     def update(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
-        """One optimiser update on one batch."""
+        """One optimiser update on one batch, or on this process's share of one."""
         by_hand = getattr(self.model, "backward", None)
         if by_hand is not None:
             by_hand(images, labels, self.gradients)
         else:
             self.gradient.zero_()
-            self._loss(images, labels).backward()
+            pieces = self.config.pieces
+            for piece in zip(images.chunk(pieces), labels.chunk(pieces), strict=True):
+                (self._loss(*piece) * (len(piece[1]) / len(labels))).backward()
+        average_(self.gradient)
         self.gradient.mul_(self.mask)
         config = self.config
         with torch.no_grad():
@@ -121,12 +130,13 @@ class FlatNetwork:
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the logits; where the network has an auxiliary head, a share of that of its logits too."""
-        outputs = self.model(images)
         smoothing = self.config.label_smoothing
-        if isinstance(outputs, Tensor):
-            return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
-        own, auxiliary = (F.cross_entropy(logits, labels, label_smoothing=smoothing) for logits in outputs)
-        return own + self.config.auxiliary_loss * auxiliary
+        with products(self.config, images.device):
+            outputs = self.model(images)
+            if isinstance(outputs, Tensor):
+                return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+            own, auxiliary = (F.cross_entropy(logits, labels, label_smoothing=smoothing) for logits in outputs)
+            return own + self.config.auxiliary_loss * auxiliary
 
     def _rmsprop(self, learning_rate: float) -> None:
         """RMSProp as TensorFlow has it, with epsilon under the root: torch's own adds it to the root.

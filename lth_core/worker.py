@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lth_core import __version__, data, records, seeds
+from lth_core import __version__, data, ranks, records, seeds
 from lth_core.config import Config, ConfigError
+from lth_core.devices import compute_device, device_name
 from lth_core.files import StoreError
 from lth_core.imp import (
     Prune,
@@ -46,7 +44,7 @@ class Worker:
     def __init__(self, store: StudyStore, stop_requested: Callable[[], bool] = lambda: False) -> None:
         self.config = config = store.config
         self.store = store
-        images = data.load(config.dataset, color=config.network != "lenet_300_100", size=config.image_size)
+        images = _images(config)
         self.fingerprint = images.fingerprint()
         self.data = images.to(compute_device())
         self.ones = Mask.ones(build(config))
@@ -57,10 +55,6 @@ class Worker:
                 f"{config.name} is recorded with other images (fingerprint {', '.join(sorted(others))}) than those "
                 f"here ({self.fingerprint}); keep these runs and records in folders of their own "
                 "(LTH_STORE, LTH_RESULTS)"
-            )
-        if config.batch_size > len(self.data.train):
-            raise ConfigError(
-                f"batch_size: {config.batch_size} is more than the {len(self.data.train)} training images"
             )
         self.stop_requested = stop_requested
 
@@ -211,6 +205,30 @@ class Worker:
         }
 
 
+def take_part() -> None:
+    """What a process does that trains networks together with others and is not the first of them (`ranks`)."""
+    images: data.Dataset | None = None
+    while (job := ranks.receive()) is not None:
+        config = Config.from_json(job.config)
+        images = images or _images(config).to(compute_device())
+        with suppress(Stopped):
+            train(config, images, job.ticket, replicate=job.replicate, order=job.order, stop=job.stop)
+
+
+def _images(config: Config) -> data.Dataset:
+    """The data set of a configuration, in the processor's memory, if the configuration can be trained on it."""
+    images = data.load(config.dataset, color=config.network != "lenet_300_100", size=config.image_size)
+    if config.batch_size > len(images.train):
+        raise ConfigError(f"batch_size: {config.batch_size} is more than the {len(images.train)} training images")
+    classes = 1 + max(int(part.labels.max()) for part in (images.train, images.validation, images.test))
+    if classes != config.classes:
+        raise ConfigError(f"classes: the network has {config.classes}, and {data.TITLES[images.name]} has {classes}")
+    count = ranks.rank_and_count()[1]
+    if config.batch_size % count:
+        raise ConfigError(f"batch_size: {config.batch_size} cannot be shared equally by {count} processes")
+    return images
+
+
 def pruner(config: Config) -> Prune:
     """The pruning function of a configuration, for `imp`: by magnitude, globally or layer by layer."""
 
@@ -224,27 +242,3 @@ def pruner(config: Config) -> Prune:
         return prune_layerwise(scores, mask, rates)
 
     return prune
-
-
-def compute_device() -> torch.device:
-    """Where networks are trained: on the GPU where there is one, unless `LTH_DEVICE` names another device."""
-    chosen = os.environ.get("LTH_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=chosen).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"LTH_DEVICE: {chosen!r} is not a device of this machine ({str(error).splitlines()[0]})"
-        ) from None
-
-
-@cache
-def device_name() -> str:
-    """The GPU; or the processor, with its vector instructions, which decide about rounding."""
-    device = compute_device()
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"

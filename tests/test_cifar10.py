@@ -18,7 +18,8 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as TF
 
 from lth_core import DataError, cifar10, data, mnist
-from lth_core.data import Dataset, Split, crop_and_flip
+from lth_core.augmentation import crop_and_flip
+from lth_core.data import Dataset, Split
 from lth_core.models import build
 from lth_core.presets import preset
 from lth_core.seeds import epoch_augmentation

@@ -94,6 +94,10 @@ DETERMINING: dict[str, Any] = {
     "output_pruning_rate": 0.2,
     "prune_output": True,
     "densities": (0.5, 0.2),
+    "classes": 11,
+    "smallest_crop": 0.3,
+    "pieces": 2,
+    "precision": "bfloat16",
 }
 
 
@@ -103,8 +107,8 @@ def changed(config: Config, name: str) -> Config:
 
 def test_every_setting_that_determines_a_training_changes_the_digest(smoke):
     convolutional = preset("resnet20", profile="smoke").updated(augment=False, drops=(), pruning_scope="layerwise")
-    inception = preset("inception_v3", profile="smoke").updated(image_size=299)
-    own = {"auxiliary_loss", "prune_output"}
+    inception = preset("inception_v3", profile="smoke").updated(image_size=299, augment=True)
+    own = {"auxiliary_loss", "prune_output", "classes", "smallest_crop"}
     bases = ((convolutional, set(DETERMINING) - {"optimizer"} - own), (smoke, {"optimizer"}), (inception, own))
     for base, names in bases:
         digests = {changed(base, name).digest() for name in names}

@@ -127,7 +127,8 @@ def test_downloaded_data_is_used_under_its_own_name(monkeypatch):
 
 @pytest.mark.parametrize("ask", [data.resolve, data.load])
 def test_an_unknown_data_set_is_refused_with_the_known_ones_listed(ask):
-    with pytest.raises(DataError, match="'mnits'; known: mnist, cifar10, cifar10_jpeg, imagenette, mnist_embedded"):
+    known = "mnist, cifar10, cifar10_jpeg, imagenette, imagenet, mnist_embedded"
+    with pytest.raises(DataError, match=f"'mnits'; known: {known}"):
         ask("mnits")
 
 

@@ -5,12 +5,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lth_core import ConfigError, Mask, data, preset, seeds, subnetwork
+from lth_core.augmentation import crop_and_flip
 from lth_core.config import Config
-from lth_core.data import Dataset, Split, crop_and_flip
+from lth_core.data import Dataset, Split
+from lth_core.devices import compute_device
 from lth_core.models import build, initial_weights
 from lth_core.train import Trained, train
 from lth_core.updates import FlatNetwork
-from lth_core.worker import compute_device
 
 SMOKE = [preset(network, profile="smoke") for network in ("lenet_300_100", "resnet20", "vgg19")]
 every_network = pytest.mark.parametrize("config", SMOKE, ids=lambda config: config.network)

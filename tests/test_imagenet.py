@@ -10,8 +10,9 @@ from PIL import Image
 from lth_core import Mask, data, one_shot_pruning, preset, run, worker
 from lth_core.config import Config, ConfigError
 from lth_core.data import DataError, Dataset, Split
+from lth_core.image_folders import IMAGENETTE as CLASSES
+from lth_core.image_folders import load_imagenette
 from lth_core.imagenet_models import ImageNetNetwork
-from lth_core.imagenette import CLASSES, load_folder
 from lth_core.imp import subnetwork
 from lth_core.models import build, initial_weights
 from lth_core.records import known, missing, store_folder, trainings
@@ -99,11 +100,24 @@ def test_settings_that_a_network_cannot_take_are_refused(network, changes, messa
         *(("squeezenet1_0", e, r) for e, r in ((0, 3.75e-3), (75, 2.1875e-3), (120, 1.25e-3))),
     ],
 )
-@pytest.mark.parametrize("profile", ["imagenette", "laptop"])
-def test_learning_rates_at_every_boundary_are_the_papers_for_an_eighth_of_its_batch(network, epoch, expected, profile):
+@pytest.mark.parametrize(("profile", "larger"), [("paper", 8), ("imagenette", 1), ("laptop", 1)])
+def test_learning_rates_at_every_boundary_are_the_papers_for_its_batch_and_an_eighth_of_it(
+    network: str, epoch: float, expected: float, profile: str, larger: int
+):
     config = preset(network, profile=profile)
+    assert config.batch_size in (128 * larger, 64)
     updates = config.iterations / {"resnet50": 90, "inception_v3": 171, "squeezenet1_0": 150}[network]
-    assert learning_rate(config, round(epoch * updates)) == pytest.approx(expected, rel=2e-3, abs=1e-12)
+    assert learning_rate(config, round(epoch * updates)) == pytest.approx(larger * expected, rel=2e-3, abs=1e-12)
+
+
+@every_network
+def test_the_paper_profile_is_imagenet_in_the_papers_batches(network: str):
+    config = preset(network)
+    assert (config.dataset, config.classes, config.batch_size) == ("imagenet", 1_000, 1_024)
+    assert config.image_size == (299 if network == "inception_v3" else 224)
+    assert config.auxiliary_loss == (0.4 if network == "inception_v3" else 0)
+    epochs = {"resnet50": 90, "inception_v3": 171, "squeezenet1_0": 150}[network]
+    assert config.iterations == epochs * (round(1_281_167 * 0.95) // 1_024)
 
 
 def few_images(count: int = 24) -> Dataset:
@@ -172,7 +186,7 @@ def test_the_average_of_weights_is_what_is_evaluated_and_the_weights_are_what_is
     ticket = subnetwork(initial_weights(config, torch.Generator().manual_seed(1)), ones, 0, 0)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lth_core.train.accuracy", lambda model, _: seen.append(copied(model)) or 50.0)
+        patch.setattr("lth_core.train.accuracies", lambda model, *_: seen.append(copied(model)) or [50.0, 90.0])
         kept = train(config, images, ticket, replicate=1, order=0).state
     evaluated = seen[0]["body.features.0.weight"]
     average = kept["optimizer.average"][: evaluated.numel()].view(96, 7, 7, 3).permute(0, 3, 1, 2)
@@ -208,7 +222,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_images_are_scaled_to_the_size_and_cut_to_the_square_in_the_middle(folder: Path):
-    images = load_folder(folder, 10)
+    images = load_imagenette(folder, 10)
     assert (len(images.train), len(images.validation), len(images.test)) == (19, 1, 20)
     assert images.test.images.shape == (20, 3, 10, 10)
     for square, label in zip(images.test.images, images.test.labels.tolist(), strict=True):
@@ -219,18 +233,18 @@ def test_images_are_scaled_to_the_size_and_cut_to_the_square_in_the_middle(folde
 
 
 def test_squares_are_made_once_for_a_size_and_again_when_an_image_changes(folder: Path, monkeypatch):
-    from lth_core import imagenette
+    from lth_core import image_folders
 
     decoded = []
-    square = imagenette._square
-    monkeypatch.setattr(imagenette, "_square", lambda file, size: decoded.append(file) or square(file, size))
-    first, again = load_folder(folder, 10), load_folder(folder, 10)
+    square = image_folders.square
+    monkeypatch.setattr(image_folders, "square", lambda file, size: decoded.append(file) or square(file, size))
+    first, again = load_imagenette(folder, 10), load_imagenette(folder, 10)
     assert len(decoded) == 40
     assert first.fingerprint() == again.fingerprint()
-    load_folder(folder, 12)
+    load_imagenette(folder, 12)
     assert len(decoded) == 80
     Image.new("RGB", (40, 21), "black").save(folder / "imagenette" / "val" / CLASSES[0] / "0.png")
-    assert load_folder(folder, 10).fingerprint() != first.fingerprint()
+    assert load_imagenette(folder, 10).fingerprint() != first.fingerprint()
 
 
 def test_everything_wrong_with_the_folder_is_listed(folder: Path):
@@ -239,9 +253,9 @@ def test_everything_wrong_with_the_folder_is_listed(folder: Path):
         file.unlink()
     (root / "train" / "n99999999").mkdir()
     with pytest.raises(DataError) as refused:
-        load_folder(folder, 10)
+        load_imagenette(folder, 10)
     assert f"val/{CLASSES[3]}: no images of this class" in str(refused.value)
-    assert "train/n99999999: not one of Imagenette's ten classes" in str(refused.value)
+    assert "train/n99999999: not one of the 10 classes" in str(refused.value)
 
 
 def test_every_damaged_image_is_named_and_nothing_is_kept(folder: Path):
@@ -250,7 +264,7 @@ def test_every_damaged_image_is_named_and_nothing_is_kept(folder: Path):
     (root / "train" / CLASSES[1] / "0.png").write_bytes(whole[: len(whole) // 2])
     (root / "val" / CLASSES[2] / "1.png").write_text("no image")
     with pytest.raises(DataError) as refused:
-        load_folder(folder, 10)
+        load_imagenette(folder, 10)
     assert f"train/{CLASSES[1]}/0.png: not a readable image" in str(refused.value)
     assert f"val/{CLASSES[2]}/1.png: not a readable image" in str(refused.value)
     assert list(root.glob(".decoded*")) == []
@@ -263,8 +277,8 @@ def test_without_imagenette_the_embedded_images_stand_in_and_it_is_said():
 
 @every_network
 def test_profiles_differ_in_length_and_size_and_build(network: str):
-    profiles = [preset(network, profile=name) for name in ("imagenette", "laptop", "smoke")]
-    assert len({config.digest() for config in profiles}) == 3
+    profiles = [preset(network, profile=name) for name in ("paper", "imagenette", "laptop", "smoke")]
+    assert len({config.digest() for config in profiles}) == 4
     for config in profiles:
         assert Config.from_json(config.to_json()) == config
         with torch.device("meta"):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from lth_core import seeds
 from lth_core import train as training
+from lth_core.batches import EVALUATION_BATCH
 from lth_core.config import Config
 from lth_core.data import Dataset, Split
 from lth_core.imp import Ticket, subnetwork
@@ -17,7 +18,8 @@ from lth_core.masks import Mask
 from lth_core.models import LeNet300100, build, initial_weights
 from lth_core.presets import preset
 from lth_core.store import TrainingFolder
-from lth_core.train import Stopped, Trained, accuracy, train
+from lth_core.train import OutOfMemory, Stopped, Trained, accuracies, train
+from lth_core.updates import FlatNetwork
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 BATCHES = 66  # batches of 60 in an epoch of the 4,000 embedded images
@@ -275,14 +277,50 @@ def test_a_training_that_ends_well_has_not_diverged_and_has_both_accuracies(embe
 
 def test_accuracy_is_the_percentage_of_largest_logits_at_the_label():
     logits = torch.tensor([[3, 1, 0], [0, 1, 0], [0, 0, 9], [2, 1, 0]], dtype=torch.uint8)
-    assert accuracy(nn.Identity(), Split(logits, torch.tensor([0, 1, 2, 1]))) == 75.0
+    assert accuracies(nn.Identity(), Split(logits, torch.tensor([0, 1, 2, 1])))[0] == 75.0
 
 
 def test_accuracy_counts_the_last_incomplete_batch():
-    logits = F.one_hot(torch.zeros(training.EVALUATION_BATCH + 2, dtype=torch.int64), 3)
+    logits = F.one_hot(torch.zeros(EVALUATION_BATCH + 2, dtype=torch.int64), 3)
     labels = torch.zeros(len(logits), dtype=torch.int64)
     labels[-1] = 2
-    assert accuracy(nn.Identity(), Split(logits, labels)) == 100 * (len(labels) - 1) / len(labels)
+    assert accuracies(nn.Identity(), Split(logits, labels))[0] == 100 * (len(labels) - 1) / len(labels)
+
+
+def test_top_5_counts_a_label_among_the_five_largest_logits():
+    logits = torch.arange(12).view(2, 6)  # the smallest logit is that of class 0, the largest that of class 5
+    parts = [Split(logits, torch.tensor(labels)) for labels in ([5, 0], [1, 4], [0, 0])]
+    assert [accuracies(nn.Identity(), part, (1, 5)) for part in parts] == [[50, 50], [0, 100], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_is_too_small_is_said_with_what_to_do(
+    error: Exception, embedded_mnist: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FlatNetwork, "update", fails)
+    with pytest.raises(
+        OutOfMemory, match=r"memory is too small for lenet_300_100 with batches of 60 images; set pieces=2"
+    ):
+        train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0)
+
+
+def test_other_errors_stay_what_they_are(embedded_mnist: Dataset, monkeypatch: pytest.MonkeyPatch):
+    def fails(*_: object) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(FlatNetwork, "update", fails)
+    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"):
+        train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0)
 
 
 def keeps_denormals() -> bool:

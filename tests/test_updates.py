@@ -106,6 +106,58 @@ def test_updates_are_those_of_double_precision(optimizer: str, step: Callable[[]
         assert not network.weights[network.mask == 0].any()
 
 
+@pytest.mark.parametrize("pieces", [2, 3, 8])
+def test_a_batch_worked_through_in_pieces_is_the_whole_batch_to_rounding(pieces: int):
+    config = BASE.updated(label_smoothing=0.1)
+    whole, in_pieces = loaded(config, TwoHeaded()), loaded(config.updated(pieces=pieces), TwoHeaded())
+    for (x, labels), rate in zip(batches(), RATES, strict=True):
+        whole.update(x, labels, rate)
+        in_pieces.update(x, labels, rate)
+        torch.testing.assert_close(in_pieces.weights, whole.weights, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_norm_normalises_each_piece_by_itself():
+    x, labels = batches()[0]
+    seen = []
+
+    class Normed(TwoHeaded):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return self.own(F.batch_norm(x, None, None, training=True))
+
+    moved = []
+    for pieces in (1, 2):
+        network = loaded(BASE.updated(pieces=pieces), Normed())
+        network.update(x, labels, 0.1)
+        moved.append(network.weights.clone())
+    assert seen == [8, 4, 4]
+    assert (moved[0] - moved[1]).abs().max() > 1e-3
+
+
+def test_more_pieces_than_images_are_refused():
+    with pytest.raises(ConfigError, match="pieces: 33 is more than the 32 images of a batch"):
+        BASE.updated(pieces=33)
+
+
+def test_bfloat16_is_for_products_alone():
+    seen = []
+
+    class Looked(TwoHeaded):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = self.own(x)
+            seen.append(logits.dtype)
+            return logits
+
+    exact, rough = loaded(BASE, Looked()), loaded(BASE.updated(precision="bfloat16"), Looked())
+    x, labels = batches()[0]
+    for network in (exact, rough):
+        network.update(x, labels, 0.1)
+    assert seen == [torch.float32, torch.bfloat16]
+    assert {tensor.dtype for tensor in rough.state().values()} == {torch.float32}
+    assert not torch.equal(rough.weights, exact.weights)
+    torch.testing.assert_close(rough.weights, exact.weights, rtol=0.02, atol=0.02)
+
+
 def test_the_loss_of_an_auxiliary_head_counts_as_much_as_is_set():
     inception = preset("inception_v3", profile="smoke").updated(image_size=299)
     config = inception.updated(

@@ -1,0 +1,180 @@
+"""ImageNet in its files: the same samples whoever reads them, and everything wrong with a folder found at once."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as TF
+
+from lth_core import data, image_files, preset, run
+from lth_core.augmentation import boxes, flipped
+from lth_core.batches import evaluation_batches, training_batches
+from lth_core.config import Config, ConfigError
+from lth_core.data import DataError
+from lth_core.image_files import load_imagenet
+from lth_core.seeds import epoch_crops, epoch_order
+
+CLASSES = ("n1", "n2", "n3")
+CONFIG = preset("squeezenet1_0", profile="smoke").updated(
+    dataset="imagenet", classes=3, batch_size=4, augment=True, smallest_crop=0.3, image_size=24
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The data folder: 20 training images and 5 test images of each of three classes, of many sizes and colours."""
+    chance = torch.Generator().manual_seed(2)
+    for part, count in (("train", 20), ("val", 5)):
+        for name in CLASSES:
+            folder = tmp_path / "data" / "imagenet" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                height, width = torch.randint(24, 60, (2,), generator=chance).tolist()
+                pixels = torch.randint(0, 256, (3, height, width), generator=chance, dtype=torch.uint8)
+                TF.to_pil_image(pixels).save(folder / f"{number}.png")
+    return tmp_path / "data"
+
+
+def epoch(config: Config, part: data.Part, first: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(training_batches(config, part, replicate=1, order=2, epoch=3, first=first))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than cores are fine here
+def test_any_number_of_reading_processes_gives_the_same_samples(root: Path, monkeypatch: pytest.MonkeyPatch):
+    part = load_imagenet(root, 24).train
+    epochs = []
+    for readers in ("0", "1", "4"):
+        monkeypatch.setenv("LTH_READERS", readers)
+        epochs.append(epoch(CONFIG, part))
+    assert len(epochs[0]) == len(part) // 4 == 14
+    for others in epochs[1:]:
+        for (images, labels), (same_images, same_labels) in zip(epochs[0], others, strict=True):
+            assert torch.equal(images, same_images)
+            assert torch.equal(labels, same_labels)
+
+
+def test_an_epoch_goes_on_where_it_was_interrupted(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LTH_READERS", "1")
+    part = load_imagenet(root, 24).train
+    whole, rest = epoch(CONFIG, part), epoch(CONFIG, part, first=9)
+    assert len(rest) == 5
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[9:], rest, strict=True))
+
+
+def test_samples_are_torchvisions_crops_of_the_files(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LTH_READERS", "0")
+    part = load_imagenet(root, 24).train
+    images = torch.cat([images for images, _ in epoch(CONFIG, part)])
+    draws = epoch_crops(1, 2, 3, len(part))
+    for ours, index in zip(images, epoch_order(1, 2, 3, len(part)).tolist(), strict=False):
+        with Image.open(part.files[index]) as file:
+            pixels = TF.pil_to_tensor(file)
+        box = boxes(draws[[index]], *pixels.shape[1:], 0.3)[0].tolist()
+        expected = TF.resize(TF.crop(pixels, *box), [24, 24], antialias=True)
+        assert torch.equal(ours, TF.horizontal_flip(expected) if flipped(draws)[index] else expected)
+
+
+def test_evaluation_sees_every_image_once_in_order_the_square_in_its_middle(root: Path):
+    images = load_imagenet(root, 24)
+    seen, labels = map(torch.cat, zip(*evaluation_batches(images.test), strict=True))
+    assert seen.shape == (15, 3, 24, 24)
+    assert labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    with Image.open(images.test.files[7]) as file:
+        scaled = TF.resize(TF.pil_to_tensor(file), [27], antialias=True)  # 24 * 256 / 224, rounded
+    assert torch.equal(seen[7], TF.center_crop(scaled, [24]))
+
+
+def test_the_parts_share_no_file_and_hold_every_one(root: Path):
+    images = load_imagenet(root, 24)
+    assert (len(images.train), len(images.validation), len(images.test)) == (57, 3, 15)
+    files = [*images.train.files, *images.validation.files]
+    assert len(set(files)) == 60
+    for file, label in zip(files, torch.cat([images.train.labels, images.validation.labels]).tolist(), strict=True):
+        assert file.parent.name == CLASSES[label]
+
+
+def test_a_fingerprint_changes_with_a_file_and_not_with_the_place(root: Path):
+    before = load_imagenet(root, 24).fingerprint()
+    assert load_imagenet(root.rename(root.with_name("moved")), 24).fingerprint() == before
+    moved = root.with_name("moved")
+    Image.new("RGB", (90, 90)).save(moved / "imagenet" / "val" / "n1" / "0.png")
+    assert load_imagenet(moved, 24).fingerprint() != before
+
+
+def test_a_study_trains_on_the_files_with_top_5_only_where_there_are_more_classes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LTH_READERS", "0")
+    records = run(CONFIG.updated(iterations=2, rewinds=(1,), curve_rewinds=None, methods=("imp",), orders=1))
+    assert set(records["dataset"]) == {"imagenet"}
+    assert set(records["method"]) == {"dense", "imp"}
+    assert "test_accuracy" in set(records["metric"])
+    assert "test_top5_accuracy" not in set(records["metric"])
+
+
+def test_a_network_of_another_number_of_classes_is_refused(root: Path):
+    with pytest.raises(ConfigError, match="classes: the network has 10, and ImageNet has 3"):
+        run(CONFIG.updated(classes=10))
+
+
+def test_crops_of_padded_images_are_for_images_in_memory(root: Path):
+    part = load_imagenet(root, 24).train
+    with pytest.raises(ConfigError, match="smallest_crop: None is for images in memory"):
+        epoch(CONFIG.updated(smallest_crop=None), part)
+
+
+def test_damaged_images_empty_classes_and_strangers_are_listed_before_training(root: Path):
+    folder = root / "imagenet"
+    (folder / "val" / "n9").mkdir()
+    for file in (folder / "val" / "n2").iterdir():
+        file.unlink()
+    with pytest.raises(DataError) as refused:
+        load_imagenet(root, 24)
+    assert "val/n2: no images of this class" in str(refused.value)
+    assert "val/n9: not one of the 3 classes" in str(refused.value)
+
+
+def test_images_are_checked_once_and_again_when_one_changes(root: Path, monkeypatch: pytest.MonkeyPatch):
+    read = []
+    pixels = image_files.pixels
+    monkeypatch.setattr(image_files, "pixels", lambda file: read.append(file) or pixels(file))
+    load_imagenet(root, 24)
+    load_imagenet(root, 24)
+    assert len(read) == 75
+    file = root / "imagenet" / "train" / "n1" / "3.png"
+    file.write_bytes(file.read_bytes()[:200])
+    (root / "imagenet" / "train" / "n2" / "4.png").write_text("no image")
+    with pytest.raises(DataError) as refused:
+        load_imagenet(root, 24)
+    assert "train/n1/3.png: not a readable image" in str(refused.value)
+    assert "train/n2/4.png: not a readable image" in str(refused.value)
+
+
+def test_without_imagenet_it_is_said_where_to_put_it():
+    with pytest.raises(DataError, match="ImageNet cannot be downloaded freely: put its images into"):
+        data.load("imagenet", color=True, size=24)
+
+
+class Deadly(image_files._Reader):
+    """Its process is killed when it reads, as the system does where memory is short."""
+
+    def __getitem__(self, request: image_files.Request) -> tuple[torch.Tensor, torch.Tensor]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(request)
+
+
+def test_a_reading_process_that_is_killed_ends_the_training_with_a_message(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LTH_READERS", "2")
+    part = load_imagenet(root, 24).train
+    monkeypatch.setattr(image_files, "_Reader", Deadly)
+    with pytest.raises(DataError, match=r"a process that reads images has died .*LTH_READERS to fewer than 2"):
+        epoch(CONFIG, part)
+
+
+def test_a_wrong_number_of_readers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LTH_READERS", "-1")
+    with pytest.raises(ConfigError, match="LTH_READERS: '-1' must be how many"):
+        epoch(CONFIG, load_imagenet(root, 24).train)

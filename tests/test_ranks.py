@@ -1,0 +1,100 @@
+"""Processes that train one network together, started by torchrun over Gloo, against one process alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lth_core import ConfigError, preset, run
+from lth_core import ranks as together
+from lth_core.files import read_state
+from lth_core.records import store_folder
+from lth_core.store import StudyStore, Training, dense
+from lth_core.study import train_missing
+
+CONFIG = preset("lenet_300_100", profile="smoke")
+OPTIONS = ["--profile", "smoke", "--levels", "1", "--rewinds", "20", "--orders", "1", "--figure", "stability"]
+STUDY = CONFIG.updated(levels=1, rewinds=(20,), orders=1)
+TICKET = Training(1, "imp", 20, 1, 0)
+
+
+def start(store: Path, processes: int, *options: str) -> subprocess.Popen[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*launcher, "-m", "lth_core.cli", "run", "lenet_300_100", *OPTIONS, "--store", str(store), *options]
+    environment = {**os.environ, "LTH_DEVICE": "cpu"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return output
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("alone")
+    run(STUDY, store=store, workers=1)
+    return store
+
+
+def test_two_processes_end_where_one_does_but_for_rounding(alone: Path, tmp_path: Path):
+    store = tmp_path / "together"
+    finish(start(store, 2))
+    one, two = (StudyStore(folder, CONFIG) for folder in (alone, store))
+    assert one.results().keys() == two.results().keys()
+    for training, result in one.results().items():
+        other = two.results()[training]
+        assert other["metrics"] == pytest.approx(result["metrics"], abs=0.81)  # of 500 images, four
+        assert other["provenance"]["device"].startswith("2 x ")
+    for training in (dense(1), TICKET):
+        ends = [study.saves(training).load_end() for study in (one, two)]
+        for name, tensor in ends[0].items():
+            assert (tensor - ends[1][name]).abs().mean() < 2e-3 * tensor.abs().mean().clamp_min(1e-3), name
+
+
+def test_two_processes_stop_together_and_one_goes_on_from_their_checkpoint(alone: Path, tmp_path: Path):
+    store = tmp_path / "together"
+    process = start(store, 2)
+    folder = StudyStore(store, CONFIG).folder / "replicate_1" / "dense"
+    deadline = time.monotonic() + 120
+    while not (folder / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert "the same command goes on from here" in output, errors
+    assert process.returncode != 0
+    checkpoints = list(store.rglob("checkpoint.safetensors"))
+    assert len(checkpoints) == 1
+    assert 0 <= int(read_state(checkpoints[0])[1]["iteration"]) < CONFIG.iterations
+    run(STUDY, store=store, workers=1)
+    assert not checkpoints[0].exists()
+    assert StudyStore(store, CONFIG).results().keys() == StudyStore(alone, CONFIG).results().keys()
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lth_core.ranks.rank_and_count", lambda: (0, 7))
+    with pytest.raises(ConfigError, match="batch_size: 60 cannot be shared equally by 7 processes"):
+        run(CONFIG, workers=1)
+
+
+def test_further_workers_beside_processes_that_train_together_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lth_core.study.rank_and_count", lambda: (0, 2))
+    with pytest.raises(ConfigError, match="workers: 3 is too many; the 2 processes here train one network together"):
+        train_missing([CONFIG], store_folder(), workers=3)
+
+
+def test_a_process_alone_talks_to_nobody():
+    tensor = torch.tensor([1.0, 3.0])
+    together.hand_out(None)
+    together.average_(tensor)
+    assert together.total(tensor).tolist() == [1.0, 3.0]
+    assert together.rank_and_count() == (0, 1)
+    assert together.agreed(True, torch.device("cpu"))
+    with together.together(torch.device("cpu")) as rank:
+        assert rank == 0
