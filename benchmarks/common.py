@@ -57,13 +57,14 @@ def half_ticket(config: Config) -> Ticket:
 
 def textbook_loop(loader: Iterable, model: nn.Module, optimizer: torch.optim.Optimizer, iterations: int) -> Variant:
     """The training loop that textbooks print."""
+    device = next(model.parameters()).device
 
     def work() -> None:
         done = 0
         while done < iterations:
             for inputs, labels in loader:
                 optimizer.zero_grad()
-                F.cross_entropy(model(inputs), labels).backward()
+                F.cross_entropy(model(inputs.to(device)), labels.to(device)).backward()
                 optimizer.step()
                 done += 1
                 if done == iterations:

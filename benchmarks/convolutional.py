@@ -33,6 +33,7 @@ NETWORKS = ("resnet20", "vgg19")
 ROUNDS = 5
 """At most, since a round takes half a minute."""
 ITERATIONS = 3
+CPU = torch.device("cpu")
 SIDE = 1024
 """Of the square matrices whose product is timed."""
 PRODUCTS = 20
@@ -101,12 +102,12 @@ def ours_variant(config: Config, images: data.Dataset) -> Variant:
     return seconds
 
 
-def loader_variant(config: Config, images: data.Dataset) -> Variant:
+def loader_variant(config: Config, images: data.Dataset, device: torch.device = CPU) -> Variant:
     """The textbook loop over the same images, each made a PIL image when it is read, as torchvision's CIFAR10 does."""
     from torch.utils.data import DataLoader
     from torchvision import transforms
 
-    model = build(config)
+    model = build(config).to(device)
     mean, deviation = model.mean.flatten().tolist(), model.deviation.flatten().tolist()
     model.scaled = lambda normalised: normalised  # by the transforms
     usual = transforms.Compose(
