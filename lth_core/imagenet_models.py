@@ -35,7 +35,7 @@ ARCHITECTURES = {
 
 
 class ImageNetNetwork(ColorNetwork):
-    """One of torchvision's networks, untrained.
+    """One of torchvision's networks, untrained: its weights are not set before `initialise` or `load_state_dict`.
 
     Takes uint8 images [batch, 3, height, width] and returns logits [batch, classes]. With `auxiliary`, Inception-v3
     has its auxiliary head, which takes part in training only: there it returns both heads' logits.
@@ -49,7 +49,9 @@ class ImageNetNetwork(ColorNetwork):
         self.architecture = ARCHITECTURES[network]
         self.fresh = (classes, auxiliary)
         self.prune_output = prune_output
-        self.body = self.architecture.build(classes, auxiliary)
+        with torch.device("meta"):  # drawing weights that are replaced anyway would take seconds
+            body = self.architecture.build(classes, auxiliary)
+        self.body = body.to_empty(device=torch.get_default_device())
 
     def prunable(self) -> list[str]:
         output = f"body.{self.architecture.output}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,7 +88,13 @@ def _matching(scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
 def _drop_lowest(scores: Tensor, alive: Tensor, rate: float) -> Tensor:
     survivors = alive.nonzero().flatten()
     count = round(rate * survivors.numel())
-    lowest = scores[survivors].argsort(stable=True)[:count]
     kept = alive.clone()
-    kept[survivors[lowest]] = False
+    if count:
+        scores = scores[survivors]
+        if scores.dtype in (torch.float16, torch.bfloat16):  # numpy has no bfloat16
+            scores = scores.float()
+        highest = float(np.partition(scores.numpy(), count - 1)[count - 1])  # of those to drop; quicker than sorting
+        below, ties = scores < highest, (scores == highest).nonzero().flatten()
+        kept[survivors[below]] = False
+        kept[survivors[ties[: count - int(below.sum())]]] = False
     return kept

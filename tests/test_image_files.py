@@ -104,14 +104,18 @@ def test_a_fingerprint_changes_with_a_file_and_not_with_the_place(root: Path):
     assert load_imagenet(moved, 24).fingerprint() != before
 
 
-def test_a_study_trains_on_the_files_with_top_5_only_where_there_are_more_classes(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("network", ["resnet50", "inception_v3", "squeezenet1_0"])
+def test_every_network_trains_on_the_files_and_leaves_top_5_to_more_classes(
+    network: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("LTH_READERS", "0")
-    records = run(CONFIG.updated(iterations=2, rewinds=(1,), curve_rewinds=None, methods=("imp",), orders=1))
+    files = {"dataset": "imagenet", "classes": 3, "batch_size": 4, "augment": True, "smallest_crop": 0.3}
+    extent = {"iterations": 2, "rewinds": (1,), "curve_rewinds": None, "compared_levels": ()}
+    records = run(preset(network, profile="smoke").updated(**files, **extent))
     assert set(records["dataset"]) == {"imagenet"}
     assert set(records["method"]) == {"dense", "imp"}
-    assert "test_accuracy" in set(records["metric"])
+    assert records.loc[records["method"] == "imp", "density"].unique() == pytest.approx([0.5], abs=1e-4)
+    assert {"test_accuracy", "l2_pruning"} < set(records["metric"])
     assert "test_top5_accuracy" not in set(records["metric"])
 
 

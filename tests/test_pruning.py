@@ -213,3 +213,15 @@ def test_shuffling_spreads_the_survivors_evenly():
     mask = Mask({"w": torch.arange(40) < 10})
     hits = sum(shuffle_within_layers(mask, seed)["w"].to(torch.int64) for seed in range(800)).tolist()
     assert all(abs(hit - 200) < 5 * math.sqrt(800 * 0.25 * 0.75) for hit in hits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
+def test_scores_of_any_kind_of_number_are_compared_exactly(dtype: torch.dtype):
+    values = torch.tensor([3, 1, 2, 1, 5, 1]).to(dtype)
+    if dtype == torch.float64:
+        values[1] += 1e-12  # no longer a tie
+    pruned = prune_global({"w": values}, Mask({"w": torch.ones(6, dtype=torch.bool)}), 1 / 3)
+    expected = (
+        [True, True, True, False, True, False] if dtype == torch.float64 else [True, False, True, False, True, True]
+    )
+    assert pruned["w"].tolist() == expected
