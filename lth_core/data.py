@@ -143,6 +143,14 @@ def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
     return Dataset(name, *(Split(_colored(part.images, size), part.labels) for part in parts))
 
 
+def image_shape(name: str, *, color: bool = False, size: int | None = None) -> tuple[int, ...]:
+    """The shape of every image that `load` returns for these arguments, without reading any."""
+    if not color:
+        return (28, 28)
+    side = size or (DEFAULT_SIZE if name == "imagenette" else 32)
+    return (3, side, side)
+
+
 Listing = Mapping[str, Sequence[tuple[Path, int]]]
 """Part of a data set -> its image files and their labels."""
 
