@@ -26,7 +26,8 @@ from lth_core import data, preset
 from lth_core.config import Config
 from lth_core.models import Network, build
 from lth_core.report import NETWORK_NAMES
-from lth_core.train import EVALUATION_BATCH, Stopped, steady_arithmetic, train
+from lth_core.store import Stopped
+from lth_core.train import EVALUATION_BATCH, steady_arithmetic, train
 
 NETWORKS = ("resnet20", "vgg19")
 ROUNDS = 5

@@ -57,18 +57,18 @@ def floors() -> pd.DataFrame:
             least = {
                 "network": name,
                 "profile": profile,
-                "GFLOP per iteration": iteration_flops(config) / 1e9,
-                "MB per iteration": iteration_bytes(config) / 1e6,
-                "floor (s)": floor_seconds(config, *rates[:2]),
+                "GFLOP per iteration": round(iteration_flops(config) / 1e9, 3),
+                "MB per iteration": round(iteration_bytes(config) / 1e6, 2),
+                "floor (s)": round(floor := floor_seconds(config, *rates[:2]), 1),
             }
             recorded = _seconds_per_iteration(config) * config.iterations
-            rows += [least | {"recorded (s)": seconds, "device": device} for device, seconds in recorded.items()]
-            rows += [] if len(recorded) else [least]
-    table = pd.DataFrame(rows, columns=[*least, "recorded (s)", "device"])
-    table["floor / recorded"] = (table["floor (s)"] / table["recorded (s)"]).where(
-        [_is_processor(device, rates) for device in table["device"]]
-    )
-    return table.set_index(["network", "profile"])
+            for device, seconds in recorded.items():
+                share = round(floor / seconds, 2) if _is_processor(device, rates) else None
+                rows.append(least | {"recorded (s)": round(seconds, 1), "floor / recorded": share, "device": device})
+            if not len(recorded):
+                rows.append(least)
+    columns = [*least, "recorded (s)", "floor / recorded", "device"]
+    return pd.DataFrame(rows, columns=columns).set_index(["network", "profile"]).fillna("")
 
 
 def costs_of_figures(profile: str) -> pd.DataFrame:
@@ -81,17 +81,19 @@ def costs_of_figures(profile: str) -> pd.DataFrame:
     rates, rows = measured_rates(), {}
     for name, config in _presets(profile).items():
         recorded = _seconds_per_iteration(config)
-        recorded = recorded[[_is_processor(device, rates) for device in recorded.index]]
-        floor = floor_seconds(config, *rates[:2]) / config.iterations
-        seconds, source = (recorded.iloc[0], "recorded") if len(recorded) else (floor, "computed: the floor")
-        for part, here in _here(config).items():
-            hours = sum(_iterations(training, config) for training in here) * seconds / 3600
+        here = [device for device in recorded.index if _is_processor(device, rates)]
+        if here:
+            seconds, source = recorded[here[0]], f"recorded on {here[0]}"
+        else:
+            seconds, source = floor_seconds(config, *rates[:2]) / config.iterations, "computed: the floor"
+        for part, needed in _here(config).items():
+            hours = sum(_iterations(training, config) for training in needed) * seconds / 3600
             rows[name, part] = {
                 "profile": config.profile,
-                "trainings": len(here),
-                "hours": hours,
-                "Wh (estimate)": hours * WATTS_PER_CORE,
-                "source": source,
+                "trainings": len(needed),
+                "hours": round(hours, 1),
+                "Wh (estimate)": round(hours * WATTS_PER_CORE),
+                "hours from": source,
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["network", "part"])
 
@@ -130,9 +132,9 @@ def _seconds_per_iteration(config: Config) -> pd.Series:
     return by_device.sort_values("size", ascending=False)["median"]
 
 
-def _is_processor(device: object, rates: Rates) -> bool:
+def _is_processor(device: str, rates: Rates) -> bool:
     """Whether a device is the benchmark's processor; records made early name it without its vector instructions."""
-    return isinstance(device, str) and device.split(" (")[0] == rates.device.split(" (")[0]
+    return device.split(" (")[0] == rates.device.split(" (")[0]
 
 
 def _row(alone: Sequence[Training], here: Iterable[Training], config: Config) -> dict[str, float]:

@@ -6,6 +6,7 @@ layer on a whole batch, pruned weights multiplied as the zeros that they are, no
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -76,9 +77,8 @@ def iteration_bytes(config: Config, cache_bytes: int = CACHE_BYTES) -> int:
         network = FlatNetwork(build(config), Mask({}), config)
     vectors = 1 + len(network.moments) + (network.average is not None)
     activations = sum(layer.outputs for layer in layers(config))
-    waiting = FLOAT_BYTES * (activations + vectors * network.weights.numel())
-    images = torch.Size(_batch_shape(config)).numel()
-    return images + 2 * max(0, waiting - cache_bytes)
+    waiting: int = FLOAT_BYTES * (activations + vectors * network.weights.numel())
+    return math.prod(_batch_shape(config)) + 2 * max(0, waiting - cache_bytes)
 
 
 def floor_seconds(

@@ -53,12 +53,13 @@ class Rates(NamedTuple):
     device: str
 
     def __str__(self) -> str:
-        known = math.isfinite(self.bytes_per_second)
-        memory = f"moves {self.bytes_per_second / 1e9:.1f} GB/s to and from memory" if known else (
-            "how fast it moves bytes to and from memory is not measured yet (`make bench` does), so that floors are "
-            "those of arithmetic alone"
-        )
-        return f"One core of {self.device} reaches {self.flops_per_second / 1e9:.1f} GFLOP/s; {'it ' * known}{memory}."
+        arithmetic = f"One core of {self.device} reaches {self.flops_per_second / 1e9:.1f} GFLOP/s"
+        if math.isinf(self.bytes_per_second):
+            return (
+                f"{arithmetic}. How fast it moves bytes to and from memory is not measured yet (`make bench` measures "
+                "it): until then, floors are those of arithmetic alone."
+            )
+        return f"{arithmetic}, and moves {self.bytes_per_second / 1e9:.1f} GB/s to and from memory."
 
 
 def measured_rates() -> Rates:

@@ -1,4 +1,7 @@
-"""`run`: the records of a configuration, read where they are there and trained, in several processes, where not."""
+"""`run`: the records of a configuration, read where they are there and trained, in several processes, where not.
+
+torch is imported where something is missing, not here: what is recorded is there at once.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,10 @@ from typing import Literal, Self
 import pandas as pd
 from tqdm import tqdm
 
-from lth_core import data, records
+from lth_core import records
 from lth_core.config import Config
 from lth_core.measure import measure
-from lth_core.store import StudyStore, Training
-from lth_core.train import Stopped
-from lth_core.worker import Worker, compute_device
+from lth_core.store import Stopped, StudyStore, Training
 
 Style = Literal["bar", "lines"] | None
 
@@ -83,6 +84,8 @@ def train_missing(
         absent = list(dict.fromkeys(t for config in configs for t in records.missing(known, config)))
         if not absent:
             return list(configs)
+        from lth_core import data
+
         resolved = data.resolve(configs[0].dataset)
         if resolved == configs[0].dataset:
             _train(StudyStore(store, configs[0]), absent, workers, seconds, progress)
@@ -102,6 +105,8 @@ def _train(
     seconds: float | None,
     progress: Style,
 ) -> None:
+    from lth_core.worker import Worker, compute_device
+
     if workers is None:
         iterations = sum(study.config.iterations - t.rewind for t in absent)
         most = _cores() if compute_device().type == "cpu" else ON_A_GPU
@@ -149,6 +154,8 @@ def _start_helper(study: StudyStore, absent: Sequence[Training], seconds: float 
 
 def _help() -> None:
     """What a helper process does."""
+    from lth_core.worker import Worker
+
     order = json.load(sys.stdin)
     parent = os.getppid()
     deadline = math.inf if order["seconds"] is None else time.monotonic() + order["seconds"]

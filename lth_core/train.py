@@ -21,15 +21,12 @@ from lth_core.data import Dataset, Split, crop_and_flip
 from lth_core.imp import Ticket, Train
 from lth_core.models import build
 from lth_core.seeds import dropout_stream, epoch_augmentation, epoch_order
+from lth_core.store import Stopped
 from lth_core.updates import FlatNetwork, State, learning_rate
 
 EVALUATION_BATCH = 1_000
 """Images of 32x32 pixels that are evaluated at once; of larger ones as many as take the same memory."""
 CHECKPOINT_SECONDS = 30.0
-
-
-class Stopped(Exception):
-    """The training was asked to stop; its checkpoint is saved and the next call goes on from there."""
 
 
 class Saves(Protocol):

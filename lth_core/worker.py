@@ -30,8 +30,8 @@ from lth_core.imp import (
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
 from lth_core.pruning import magnitude, prune_global, prune_layerwise
-from lth_core.store import Busy, StudyStore, Training, dense
-from lth_core.train import Stopped, train
+from lth_core.store import Busy, Stopped, StudyStore, Training, dense
+from lth_core.train import train
 from lth_core.updates import MOMENTS
 
 State = Mapping[str, Tensor]

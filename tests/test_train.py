@@ -16,8 +16,8 @@ from lth_core.imp import Ticket, subnetwork
 from lth_core.masks import Mask
 from lth_core.models import LeNet300100, build, initial_weights
 from lth_core.presets import preset
-from lth_core.store import TrainingFolder
-from lth_core.train import Stopped, Trained, accuracy, train
+from lth_core.store import Stopped, TrainingFolder
+from lth_core.train import Trained, accuracy, train
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 BATCHES = 66  # batches of 60 in an epoch of the 4,000 embedded images
