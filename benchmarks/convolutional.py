@@ -5,8 +5,7 @@
                      same network in torch's default memory format
     convolutions     the convolutions of an iteration, forward and backward, and nothing else
 
-"ours / matrix product" is the share that our training does of the rate of arithmetic that the processor reaches, and
-"floor / ours" the share of its time that it could not do without (`machine.py`).
+"floor / ours" is the share of our time that it could not do without, at the rates that `machine.py` measures.
 
 The images are CIFAR-10's where they are there, and random ones of the same number and shape elsewhere: an image costs
 the same.
@@ -48,7 +47,6 @@ def rows(rounds: int) -> list[Row]:
         variants[f"{network}, loader loop"] = loader_variant(config, images)
         variants[f"{network}, convolutions"] = convolutions_variant(config)
     seconds = interleaved(variants, rounds)
-    product = machine.flops_per_second(seconds) / 1e9
     table = []
     for network in NETWORKS:
         config, name = preset(network), NETWORK_NAMES[network]
@@ -65,7 +63,6 @@ def rows(rounds: int) -> list[Row]:
             row(f"{name}, ours / loader loop", "ratio", ours / loader_loop),
             row(f"{name}, convolutions / ours", "ratio", alone / ours),
             row(f"{name}, ours (GFLOP/s)", "GFLOP/s", achieved),
-            row(f"{name}, ours / matrix product", "ratio", achieved / product),
             row(f"{name}, floor / ours", "ratio", floor / (config.batch_size / ours)),
         ]
     return [*table, *machine.rows(seconds)]

@@ -4,7 +4,7 @@ ours           lth_core's training of LeNet-300-100 under a mask (the repository
 loader loop    what a textbook does: torch's DataLoader over torchvision's MNIST, an nn.Module, Adam
 products       the eight matrix products of an iteration and nothing else
 
-"floor / ours" is the share of our time that it could not do without (`machine.py`).
+"floor / ours" is the share of our time that it could not do without, at the rates that `machine.py` measures.
 """
 
 from __future__ import annotations

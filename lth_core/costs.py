@@ -63,12 +63,11 @@ def floors() -> pd.DataFrame:
             }
             recorded = _seconds_per_iteration(config) * config.iterations
             for device, seconds in recorded.items():
-                share = round(floor / seconds, 2) if _is_processor(device, rates) else None
+                share = round(floor / seconds, 2) if _is_processor(device, rates) else ""
                 rows.append(least | {"recorded (s)": round(seconds, 1), "floor / recorded": share, "device": device})
             if not len(recorded):
-                rows.append(least)
-    columns = [*least, "recorded (s)", "floor / recorded", "device"]
-    return pd.DataFrame(rows, columns=columns).set_index(["network", "profile"]).fillna("")
+                rows.append(least | dict.fromkeys(("recorded (s)", "floor / recorded", "device"), ""))
+    return pd.DataFrame(rows).set_index(["network", "profile"])
 
 
 def costs_of_figures(profile: str) -> pd.DataFrame:
@@ -92,7 +91,7 @@ def costs_of_figures(profile: str) -> pd.DataFrame:
                 "profile": config.profile,
                 "trainings": len(needed),
                 "hours": round(hours, 1),
-                "Wh (estimate)": round(hours * WATTS_PER_CORE),
+                f"Wh at {WATTS_PER_CORE} W (estimate)": round(hours * WATTS_PER_CORE),
                 "hours from": source,
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["network", "part"])
