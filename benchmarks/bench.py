@@ -1,8 +1,8 @@
 """What a training iteration costs: `make bench` measures it, prints a table and writes results/benchmark.csv.
 
-Every network has a module beside this one, whose docstring says what is compared. Its variants take turns on one
-thread, round after round, so that a machine whose speed drifts slows all of them alike; every figure is the median over
-rounds, with the smallest and the largest.
+Every network has a module beside this one, whose docstring says what is compared, and so have the machine's own rates
+and the command line. Variants take turns on one thread, round after round, so that a machine whose speed drifts slows
+all of them alike; every figure is the median over rounds, with the smallest and the largest.
 
 Run it on a machine that does nothing else.
 """
@@ -16,6 +16,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 
+import command
 import convolutional
 import lenet
 import pandas as pd
@@ -51,6 +52,7 @@ def main() -> None:
     rows += convolutional.rows(rounds)
     _, memory = run_processes("resnet20", 1, rounds)
     rows.append(row("ResNet-20, peak memory of a training process", "MiB", memory))
+    rows += command.rows(chosen.rounds)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
     made = {"device": device_name(), "torch": torch.__version__, "python": platform.python_version()}

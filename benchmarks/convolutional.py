@@ -3,9 +3,9 @@
     ours             lth_core's training under a mask (the repository's own `train`), with augmentation
     loader loop      what a textbook does: torch's DataLoader over PIL images, torchvision's transforms, SGD, and the
                      same network in torch's default memory format
-    convolutions     the convolutions of an iteration, forward and backward, and nothing else: the floor
-    matrix product   large products of float32 matrices: the rate of arithmetic that the processor reaches, of which
-                     "ours / matrix product" is the share that our training does
+    convolutions     the convolutions of an iteration, forward and backward, and nothing else
+
+"floor / ours" is the share of our time that it could not do without, at the rates that `machine.py` measures.
 
 The images are CIFAR-10's where they are there, and random ones of the same number and shape elsewhere: an image costs
 the same.
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+import machine
 import torch
 from common import Row, Variant, half_ticket, interleaved, row, textbook_loop, timed
 from torch import Tensor, nn
@@ -25,49 +26,48 @@ from torch.nn import functional as F
 from lth_core import data, preset
 from lth_core.batches import EVALUATION_BATCH
 from lth_core.config import Config
+from lth_core.limits import iteration_flops
 from lth_core.models import Network, build
 from lth_core.report import NETWORK_NAMES
-from lth_core.train import Stopped, steady_arithmetic, train
+from lth_core.store import Stopped
+from lth_core.train import steady_arithmetic, train
 
 NETWORKS = ("resnet20", "vgg19")
 ROUNDS = 5
 """At most, since a round takes half a minute."""
 ITERATIONS = 3
 CPU = torch.device("cpu")
-SIDE = 1024
-"""Of the square matrices whose product is timed."""
-PRODUCTS = 20
 
 
 def rows(rounds: int) -> list[Row]:
     """Images per second and their ratios, and the rate of arithmetic that they come to."""
     images = cifar10()
-    variants = {"matrix product": product_variant()}
+    variants = machine.variants()
     for network in NETWORKS:
         config = preset(network)
         variants[f"{network}, ours"] = ours_variant(config, images)
         variants[f"{network}, loader loop"] = loader_variant(config, images)
         variants[f"{network}, convolutions"] = convolutions_variant(config)
     seconds = interleaved(variants, rounds)
-    product = PRODUCTS * 2 * SIDE**3 / 1e9 / seconds["matrix product"]
     table = []
     for network in NETWORKS:
         config, name = preset(network), NETWORK_NAMES[network]
         trained = ITERATIONS * config.batch_size
-        ours, loader_loop, floor = (
+        ours, loader_loop, alone = (
             trained / seconds[f"{network}, {variant}"] for variant in ("ours", "loader loop", "convolutions")
         )
-        achieved = ours * operations(config) / 1e9
+        achieved = ours * iteration_flops(config) / config.batch_size / 1e9
+        floor = machine.floor_of_iteration(config, seconds)
         table += [
             row(f"{name}, ours (images/s)", "images/s", ours),
             row(f"{name}, loader loop (images/s)", "images/s", loader_loop),
-            row(f"{name}, convolutions (images/s)", "images/s", floor),
+            row(f"{name}, convolutions (images/s)", "images/s", alone),
             row(f"{name}, ours / loader loop", "ratio", ours / loader_loop),
-            row(f"{name}, convolutions / ours", "ratio", floor / ours),
+            row(f"{name}, convolutions / ours", "ratio", alone / ours),
             row(f"{name}, ours (GFLOP/s)", "GFLOP/s", achieved),
-            row(f"{name}, ours / matrix product", "ratio", achieved / product),
+            row(f"{name}, floor / ours", "ratio", floor / (config.batch_size / ours)),
         ]
-    return [*table, row("matrix product (GFLOP/s)", "GFLOP/s", product)]
+    return [*table, *machine.rows(seconds)]
 
 
 def cifar10() -> data.Dataset:
@@ -179,29 +179,6 @@ def convolutions(model: Network) -> list[tuple[nn.Conv2d, torch.Size, torch.Size
             module.register_forward_hook(note)
     model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     return found
-
-
-def product_variant() -> Variant:
-    """Products of large square matrices, nothing else."""
-    left, right, product = torch.randn(3, SIDE, SIDE)
-
-    def work() -> None:
-        with steady_arithmetic():
-            for _ in range(PRODUCTS):
-                torch.mm(left, right, out=product)
-
-    return timed(work)
-
-
-def operations(config: Config) -> float:
-    """The floating-point operations that an image costs in training: two for every multiplication and addition of the
-    convolutions and the output layer, forward and backward."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model, images, labels = build(config), torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1])
-    with FlopCounterMode(display=False) as counter:
-        F.cross_entropy(model(images), labels).backward()
-    return counter.get_total_flops() / len(images)
 
 
 def training_variant() -> Variant:

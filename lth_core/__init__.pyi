@@ -20,8 +20,8 @@ from .pruning import shuffle_within_layers as shuffle_within_layers
 from .records import MissingRecords as MissingRecords
 from .stability import angle as angle
 from .stability import l2_distance as l2_distance
+from .store import Stopped as Stopped
 from .study import run as run
-from .train import Stopped as Stopped
 from .train import trainer as trainer
 from .worker import pruner as pruner
 

@@ -1,19 +1,21 @@
 """The command line: `lth run`, `lth status`, `lth export`, `lth import`.
 
-torch is imported by the commands that train, not here: `lth --help` and `lth status` answer at once.
+What takes long to import is imported by the commands that need it, not here: torch where something is trained, pandas
+where records are read, pydantic where there are settings.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lth_core import __version__
-from lth_core.config import Config, ConfigError
-from lth_core.presets import figures, preset
+
+if TYPE_CHECKING:
+    from lth_core.config import Config
 
 UNFINISHED = 3
 """Exit status of a run that stopped, at its time limit or on a signal, before everything was done."""
@@ -65,28 +67,17 @@ def run_command(
 
     Exits with 0 when everything is done and with 3 when it stopped before.
     """
-    from lth_core import ranks
-    from lth_core.devices import compute_device
     from lth_core.records import store_folder
+    from lth_core.store import Stopped
     from lth_core.study import Style, train_missing
-    from lth_core.train import Stopped
-    from lth_core.worker import take_part
 
     parts = list(_parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset).values())
     style: Style = "bar" if sys.stderr.isatty() else "lines"
-    with ranks.together(compute_device()) as rank:
-        if rank:
-            take_part()
-            return
-        unfinished = None
-        try:
-            train_missing(parts, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
-        except Stopped as stopped:
-            unfinished = f"{parts[0].name}: {stopped}; the same command goes on from here"
-        ranks.hand_out(None)
-    if unfinished:
-        print(unfinished)
-        raise typer.Exit(UNFINISHED)
+    try:
+        train_missing(parts, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
+    except Stopped as stopped:
+        print(f"{parts[0].name}: {stopped}; the same command goes on from here")
+        raise typer.Exit(UNFINISHED) from None
 
 
 @app.command()
@@ -131,13 +122,14 @@ def export_command(
     Values that disagree with recorded ones are refused.
     """
     from lth_core import records
+    from lth_core.files import StoreError
     from lth_core.measure import measure
     from lth_core.store import StudyStore
 
     folder = store or records.store_folder()
     configs = records.studies(folder)
     if not configs:
-        raise typer.BadParameter(f"{folder} holds no runs; make some with: lth run lenet_300_100 --profile smoke")
+        raise StoreError(f"{folder} holds no runs; make some with: lth run lenet_300_100 --profile smoke")
     for config in configs:
         study = StudyStore(folder, config)
         measure(study)
@@ -169,6 +161,9 @@ def _parts(
     dataset: str | None,
 ) -> dict[str, Config]:
     """The parts of a study that the options of a command describe, by figure."""
+    from lth_core.config import ConfigError
+    from lth_core.presets import figures, preset
+
     config = preset(network, recipe, profile)
     changes: dict[str, object] = {}
     if rewinds is not None:
@@ -190,6 +185,8 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
+        from lth_core.config import ConfigError
+
         raise ConfigError(f"{name}: {text!r} is not a list of whole numbers like 0,500") from None
 
 
@@ -198,7 +195,8 @@ def entry() -> None:
     try:
         app()
     except Exception as error:
-        from lth_core.records import MissingRecords  # here, since it imports pandas, which takes as long as the rest
+        from lth_core.config import ConfigError
+        from lth_core.records import MissingRecords
 
         if not isinstance(error, (ConfigError, MissingRecords, RuntimeError)):
             raise

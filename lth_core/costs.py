@@ -1,4 +1,5 @@
-"""What the experiments cost, in trainings and iterations: done one by one, and done with nothing trained twice."""
+"""What the experiments cost: in trainings and iterations, done one by one and with nothing trained twice; in time,
+beside the least that it could be; and in energy."""
 
 from __future__ import annotations
 
@@ -7,10 +8,15 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from lth_core.config import Config
-from lth_core.presets import figures, preset
-from lth_core.records import trainings
+from lth_core.limits import floor_seconds, iteration_bytes, iteration_flops
+from lth_core.presets import figures, preset, profiles
+from lth_core.provenance import Rates, measured_rates
+from lth_core.records import read, results_folder, studies, trainings
 from lth_core.report import NETWORK_NAMES
 from lth_core.store import Training
+
+WATTS_PER_CORE = 10
+"""What a busy core draws, with its share of memory, power supply and cooling: assumed for a server, not measured."""
 
 
 def costs(config: Config) -> pd.DataFrame:
@@ -22,18 +28,105 @@ def costs(config: Config) -> pd.DataFrame:
     from iteration k on, and what two parts have in common trained once.
     """
     config = config.updated(replicates=config.replicates[:1])
-    parts = figures(config)
-    rows = {name: _row(_one_by_one(part), trainings(part), config) for name, part in parts.items()}
-    alone = [training for part in parts.values() for training in _one_by_one(part)]
-    together = dict.fromkeys(training for part in parts.values() for training in trainings(part))
-    rows["all of it"] = _row(alone, together, config)
+    alone = {name: _one_by_one(part) for name, part in figures(config).items()}
+    alone["all of it"] = [training for part in alone.values() for training in part]
+    rows = {name: _row(alone[name], here, config) for name, here in _here(config).items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
 
 
 def costs_of_networks(profile: str) -> pd.DataFrame:
     """The costs of every network's study with the standard recipe, as a table."""
-    tables = {NETWORK_NAMES[network]: costs(preset(network, profile=profile)) for network in NETWORK_NAMES}
-    return pd.concat(tables, names=["network"])
+    return pd.concat({name: costs(config) for name, config in _presets(profile).items()}, names=["network"])
+
+
+def floors() -> pd.DataFrame:
+    """The least that a training costs, for every network at every profile but smoke: operations and bytes of an
+    iteration, and seconds from initialisation to the end on one core at the rates that `make bench` measured.
+
+    Beside it, what such a training takes by the records of the standard recipe: the median, over all of a device's
+    trainings, of the seconds for an iteration, times the iterations. The share of the floor in it stands where the
+    device is the processor of the benchmark.
+    """
+    rates, rows = measured_rates(), []
+    for network, name in NETWORK_NAMES.items():
+        for profile in (known for known in profiles(network) if known != "smoke"):
+            config = preset(network, profile=profile)
+            least = {
+                "network": name,
+                "profile": profile,
+                "GFLOP per iteration": round(iteration_flops(config) / 1e9, 3),
+                "MB per iteration": round(iteration_bytes(config) / 1e6, 2),
+                "floor (s)": round(floor := floor_seconds(config, *rates[:2]), 1),
+            }
+            recorded = _seconds_per_iteration(config) * config.iterations
+            for device, seconds in recorded.items():
+                share = round(floor / seconds, 2) if _is_processor(device, rates) else ""
+                rows.append(least | {"recorded (s)": round(seconds, 1), "floor / recorded": share, "device": device})
+            if not len(recorded):
+                rows.append(least | dict.fromkeys(("recorded (s)", "floor / recorded", "device"), ""))
+    return pd.DataFrame(rows).set_index(["network", "profile"])
+
+
+def costs_of_figures(profile: str) -> pd.DataFrame:
+    """What every part of every network's study costs with the standard recipe and all replicates, on one core.
+
+    Hours are iterations times the recorded seconds for one (see `floors`) where trainings are recorded on the
+    processor of the benchmark, else times the floor of one: computed, not measured, and less than it will take. Energy
+    is an estimate: `WATTS_PER_CORE` for as long.
+    """
+    rates, rows = measured_rates(), {}
+    for name, config in _presets(profile).items():
+        recorded = _seconds_per_iteration(config)
+        here = [device for device in recorded.index if _is_processor(device, rates)]
+        if here:
+            seconds, source = recorded[here[0]], f"recorded on {here[0]}"
+        else:
+            seconds, source = floor_seconds(config, *rates[:2]) / config.iterations, "computed: the floor"
+        for part, needed in _here(config).items():
+            hours = sum(_iterations(training, config) for training in needed) * seconds / 3600
+            rows[name, part] = {
+                "profile": config.profile,
+                "trainings": len(needed),
+                "hours": round(hours, 1),
+                f"Wh at {WATTS_PER_CORE} W (estimate)": round(hours * WATTS_PER_CORE),
+                "hours from": source,
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["network", "part"])
+
+
+def _presets(profile: str) -> dict[str, Config]:
+    """Every network's preset at a profile, by the network's name."""
+    return {name: preset(network, profile=profile) for network, name in NETWORK_NAMES.items()}
+
+
+def _here(config: Config) -> dict[str, list[Training]]:
+    """The trainings of every part of a study, and of all of it, where what two parts share is trained once."""
+    parts = {name: trainings(part) for name, part in figures(config).items()}
+    return parts | {"all of it": list(dict.fromkeys(training for part in parts.values() for training in part))}
+
+
+def _seconds_per_iteration(config: Config) -> pd.Series:
+    """The recorded seconds for an iteration by device, the median over trainings, most trainings first.
+
+    The data set may be a stand-in for the configuration's: an image costs the same.
+    """
+    same = config.updated(dataset="mnist_embedded").digest()
+    tables = [
+        read(results_folder(), study)[1]
+        for study in studies(results_folder())
+        if study.updated(dataset="mnist_embedded").digest() == same
+    ]
+    if not tables:
+        return pd.Series(dtype=float)
+    made = pd.concat(tables)
+    made["each"] = made["seconds"] / made["iterations"]
+    by_device = made.groupby("device")["each"].agg(["size", "median"])
+    return by_device.sort_values("size", ascending=False)["median"]
+
+
+def _is_processor(device: str, rates: Rates) -> bool:
+    """Whether a device is the benchmark's processor; records made early name it without its vector instructions."""
+    return device.split(" (")[0] == rates.device.split(" (")[0]
 
 
 def _row(alone: Sequence[Training], here: Iterable[Training], config: Config) -> dict[str, float]:

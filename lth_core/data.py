@@ -48,6 +48,12 @@ Batch = tuple[Tensor, Tensor]
 """Images (uint8 [batch, height, width] or [batch, channels, height, width]) and labels (int64 [batch])."""
 
 
+class Digest(Protocol):
+    """One of hashlib's, such as SHA-256."""
+
+    def update(self, content: bytes | memoryview, /) -> object: ...
+
+
 class Part(Protocol):
     """What training and evaluation ask of a part of a data set, be it in memory or in files."""
 
@@ -74,7 +80,7 @@ class Part(Protocol):
     def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
         """The batches of these examples (int64 [batch] each, on `chosen_on`), augmented."""
 
-    def describe(self, digest: hashlib._Hash) -> None:
+    def describe(self, digest: Digest) -> None:
         """Put into a digest what tells these images and labels from others."""
 
 
@@ -111,7 +117,7 @@ class Split:
                 images = augment(images, examples)
             yield images, self.labels.index_select(0, examples)
 
-    def describe(self, digest: hashlib._Hash) -> None:
+    def describe(self, digest: Digest) -> None:
         for tensor in (self.images, self.labels):
             digest.update(str(tuple(tensor.shape)).encode())
             digest.update(tensor.cpu().contiguous().numpy().data)
@@ -201,6 +207,14 @@ def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
     if not color:
         return dataset
     return Dataset(name, *(Split(_colored(part.images, size), part.labels) for part in parts))
+
+
+def image_shape(name: str, *, color: bool = False, size: int | None = None) -> tuple[int, ...]:
+    """The shape of every image that `load` returns for these arguments, without reading any."""
+    if not color:
+        return (28, 28)
+    side = size or (DEFAULT_SIZE if name == "imagenette" else 32)
+    return (3, side, side)
 
 
 Listing = Mapping[str, Sequence[tuple[Path, int]]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,7 +23,6 @@ IMAGENETTE_FOLDERS = ("imagenette", "imagenette2", "imagenette2-320", "imagenett
 HELD_OUT = 0.05
 """The share of the training images that is held out for validation."""
 _SHOWN = 10
-Read = TypeVar("Read")
 
 
 def find_imagenette(root: Path) -> Path | None:
@@ -75,16 +73,16 @@ def list_images(folder: Path, classes: Sequence[str]) -> dict[str, list[tuple[Pa
     return listing
 
 
-def for_each_image(folder: Path, listing: Listing, read: Callable[[Path], Read]) -> Mapping[str, list[Read]]:
+def for_each_image(folder: Path, listing: Listing, read: Callable[[Path], Tensor]) -> Mapping[str, list[Tensor]]:
     """What `read` makes of every image; those that it cannot read (`Unreadable`) are refused in one list."""
 
-    def attempt(file: Path) -> Read | str:
+    def attempt(file: Path) -> Tensor | str:
         try:
             return read(file)
         except Unreadable as error:
             return f"{file.relative_to(folder)}: {error}"
 
-    made: dict[str, list[Read]] = {}
+    made: dict[str, list[Tensor]] = {}
     problems = []
     with ThreadPoolExecutor() as threads:
         for part, files in listing.items():

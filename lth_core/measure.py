@@ -8,7 +8,6 @@ from itertools import combinations
 from pathlib import Path
 
 from lth_core.files import StoreError, read_json, write_json
-from lth_core.stability import angle, l2_distance
 from lth_core.store import Busy, StudyStore, Training, TrainingFolder, dense
 
 
@@ -37,6 +36,8 @@ def _measure_level(study: StudyStore, first: Training, finished: Collection[Trai
     absent = {name: pair for name, pair in pairs.items() if name not in measured}
     if not absent:
         return
+    from lth_core.stability import angle, l2_distance  # torch, which is needed only where something is measured
+
     try:
         mask = _read(study, first).load_mask()
         for name, (kind, a, b) in absent.items():

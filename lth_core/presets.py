@@ -154,6 +154,11 @@ def recipes(network: str) -> list[str]:
     return list(_choose("network", network, _RECIPES))
 
 
+def profiles(network: str) -> list[str]:
+    """The profiles of a network, the one of the study's own scale first."""
+    return list(_choose("network", network, _SCALES))
+
+
 def preset(network: str, recipe: str = "standard", profile: str = "paper") -> Config:
     """A setting of the study: a network, one of its recipes, at one of its profiles (paper, laptop, smoke ...).
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -40,6 +42,32 @@ def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
 def benchmark() -> pd.DataFrame:
     """What `make bench` measured last: medians, smallest and largest of its rounds, on the device that it names."""
     return pd.read_csv(results_folder() / "benchmark.csv").set_index("measure")
+
+
+class Rates(NamedTuple):
+    """What one core of a processor reaches: floating-point operations a second in large products of matrices, and
+    bytes a second read from memory and written to it."""
+
+    flops_per_second: float
+    bytes_per_second: float
+    device: str
+
+    def __str__(self) -> str:
+        arithmetic = f"One core of {self.device} reaches {self.flops_per_second / 1e9:.1f} GFLOP/s"
+        if math.isinf(self.bytes_per_second):
+            return (
+                f"{arithmetic}. How fast it moves bytes to and from memory is not measured yet (`make bench` measures "
+                "it): until then, floors are those of arithmetic alone."
+            )
+        return f"{arithmetic}, and moves {self.bytes_per_second / 1e9:.1f} GB/s to and from memory."
+
+
+def measured_rates() -> Rates:
+    """The rates that `make bench` measured last; bytes are moved in no time where it did not measure them."""
+    measured = benchmark()
+    product = measured.loc["matrix product (GFLOP/s)"]
+    memory = measured["median"].get("memory bandwidth (GB/s)", math.inf)
+    return Rates(1e9 * product["median"], 1e9 * memory, product["device"])
 
 
 def settings_table(configs: Sequence[Config]) -> pd.DataFrame:

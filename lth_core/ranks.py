@@ -47,7 +47,7 @@ def together(device: torch.device) -> Iterator[int]:
 
 
 def hand_out(job: Any) -> None:
-    """Give the other processes something to do; None sends them home. Only the first process calls this."""
+    """Give the other processes something to do, or the last word. Only the first process calls this."""
     if rank_and_count()[1] > 1:
         distributed.broadcast_object_list([job], src=0)
 

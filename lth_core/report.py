@@ -28,7 +28,14 @@ METRIC_NAMES = {
     "angle_data_order": "angle between data orders (°)",
     "angle_pruning": "angle to the dense network (°)",
 }
-NETWORK_NAMES = {"lenet_300_100": "LeNet-300-100", "resnet20": "ResNet-20", "vgg19": "VGG-19"}
+NETWORK_NAMES = {
+    "lenet_300_100": "LeNet-300-100",
+    "resnet20": "ResNet-20",
+    "vgg19": "VGG-19",
+    "resnet50": "ResNet-50",
+    "inception_v3": "Inception-v3",
+    "squeezenet1_0": "SqueezeNet 1.0",
+}
 
 
 def paper_values(**where: Any) -> pd.DataFrame:

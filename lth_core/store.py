@@ -32,6 +32,10 @@ class Busy(Exception):
     """Another process is doing this training now."""
 
 
+class Stopped(Exception):
+    """The training was asked to stop; its checkpoint is saved and the next call goes on from there."""
+
+
 @dataclass(frozen=True, order=True)
 class Training:
     """Which training of a study. The dense network has rewind 0, level 0 and order 0.

@@ -1,4 +1,7 @@
-"""`run`: the records of a configuration, read where they are there and trained, in several processes, where not."""
+"""`run`: the records of a configuration, read where they are there and trained, in several processes, where not.
+
+torch is imported where something is missing, not here: what is recorded is there at once.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,10 @@ from typing import Literal, Self
 import pandas as pd
 from tqdm import tqdm
 
-from lth_core import data, records
+from lth_core import records
 from lth_core.config import Config, ConfigError
-from lth_core.devices import compute_device, cores
 from lth_core.measure import measure
-from lth_core.ranks import rank_and_count
-from lth_core.store import StudyStore, Training
-from lth_core.train import Stopped
-from lth_core.worker import Worker
+from lth_core.store import Stopped, StudyStore, Training
 
 Style = Literal["bar", "lines"] | None
 
@@ -85,6 +84,8 @@ def train_missing(
         absent = list(dict.fromkeys(t for config in configs for t in records.missing(known, config)))
         if not absent:
             return list(configs)
+        from lth_core import data
+
         resolved = data.resolve(configs[0].dataset)
         if resolved == configs[0].dataset:
             _train(StudyStore(store, configs[0]), absent, workers, seconds, progress)
@@ -104,6 +105,33 @@ def _train(
     seconds: float | None,
     progress: Style,
 ) -> None:
+    """Train what is absent; where `torchrun` has started several processes, all of them together."""
+    from lth_core import ranks
+    from lth_core.devices import compute_device
+    from lth_core.worker import take_part
+
+    with ranks.together(compute_device()) as rank:
+        if rank:
+            stopped = take_part()
+        else:
+            stopped = _lead(study, absent, workers, seconds, progress)
+            ranks.hand_out(stopped)
+    if stopped:
+        raise Stopped(stopped)
+
+
+def _lead(
+    study: StudyStore,
+    absent: Sequence[Training],
+    workers: int | None,
+    seconds: float | None,
+    progress: Style,
+) -> str | None:
+    """Do what is absent, with helpers. Returns how far it came when it was stopped, None when everything is done."""
+    from lth_core.devices import compute_device, cores
+    from lth_core.ranks import rank_and_count
+    from lth_core.worker import Worker
+
     together = rank_and_count()[1]
     if together > 1 and workers not in (None, 1):
         raise ConfigError(f"workers: {workers} is too many; the {together} processes here train one network together")
@@ -126,12 +154,13 @@ def _train(
         try:
             worker.complete(absent)
         except Stopped:
-            raise Stopped(f"stopped with {study.count(absent)} of {len(absent)} trainings done") from None
+            return f"stopped with {study.count(absent)} of {len(absent)} trainings done"
         finally:
             for helper in helpers:
                 helper.terminate()
             for helper in helpers:
                 helper.wait()
+    return None
 
 
 def _start_helper(study: StudyStore, absent: Sequence[Training], seconds: float | None) -> subprocess.Popen[bytes]:
@@ -156,6 +185,8 @@ def _start_helper(study: StudyStore, absent: Sequence[Training], seconds: float 
 
 def _help() -> None:
     """What a helper process does."""
+    from lth_core.worker import Worker
+
     order = json.load(sys.stdin)
     parent = os.getppid()
     deadline = math.inf if order["seconds"] is None else time.monotonic() + order["seconds"]

@@ -24,13 +24,10 @@ from lth_core.imp import Ticket, Train
 from lth_core.models import build
 from lth_core.ranks import agreed, hand_out, rank_and_count, total
 from lth_core.seeds import dropout_stream
+from lth_core.store import Stopped
 from lth_core.updates import FlatNetwork, State, learning_rate, products
 
 CHECKPOINT_SECONDS = 30.0
-
-
-class Stopped(Exception):
-    """The training was asked to stop; its checkpoint is saved and the next call goes on from there."""
 
 
 class OutOfMemory(RuntimeError):

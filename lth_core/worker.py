@@ -28,8 +28,8 @@ from lth_core.imp import (
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
 from lth_core.pruning import magnitude, prune_global, prune_layerwise
-from lth_core.store import Busy, StudyStore, Training, dense
-from lth_core.train import Stopped, train
+from lth_core.store import Busy, Stopped, StudyStore, Training, dense
+from lth_core.train import Job, train
 from lth_core.updates import MOMENTS
 
 State = Mapping[str, Tensor]
@@ -205,14 +205,18 @@ class Worker:
         }
 
 
-def take_part() -> None:
-    """What a process does that trains networks together with others and is not the first of them (`ranks`)."""
+def take_part() -> str | None:
+    """What a process does that trains networks together with others and is not the first of them (`ranks`).
+
+    Returns what the first says at the end: how far it came when it was stopped, None when everything is done.
+    """
     images: data.Dataset | None = None
-    while (job := ranks.receive()) is not None:
+    while isinstance(job := ranks.receive(), Job):
         config = Config.from_json(job.config)
         images = images or _images(config).to(compute_device())
         with suppress(Stopped):
             train(config, images, job.ticket, replicate=job.replicate, order=job.order, stop=job.stop)
+    return None if job is None else str(job)
 
 
 def _images(config: Config) -> data.Dataset:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,14 +179,25 @@ def test_nothing_to_export_or_import_is_status_2(command: tuple[str, ...], lth: 
 
 @pytest.mark.parametrize(
     ("arguments", "slow"),
-    [(["--help"], "torch pandas"), (["status", "lenet_300_100"], "torch")],
+    [(["--help"], "torch pandas pydantic"), (["status", "lenet_300_100"], "torch")],
 )
 def test_help_and_status_do_not_wait_for_what_they_do_not_need(arguments: list[str], slow: str):
+    assert not imported(arguments) & set(slow.split())
+
+
+def test_a_study_that_is_finished_does_not_wait_for_torch(lth: Lth):
+    assert lth(*smoke("run", *FEW)).status == 0
+    assert "torch" not in imported(smoke("run", *FEW))
+
+
+def imported(arguments: Sequence[str]) -> set[str]:
+    """The modules that a process of the command `lth` imports."""
     script = (
         "import sys; from lth_core import cli\n"
         "try: cli.entry()\n"
         "except SystemExit as left: assert not left.code\n"
-        f"assert not set({slow.split()}) & set(sys.modules)"
+        "print('\\n', *sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())

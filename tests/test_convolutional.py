@@ -20,9 +20,9 @@ from lth_core.data import Dataset, Split
 from lth_core.imp import Ticket, subnetwork
 from lth_core.models import build, initial_weights
 from lth_core.presets import preset
-from lth_core.store import TrainingFolder
+from lth_core.store import Stopped, TrainingFolder
 from lth_core.study import run
-from lth_core.train import Stopped, Trained, train
+from lth_core.train import Trained, train
 from lth_core.updates import FlatNetwork, learning_rate
 from lth_core.worker import pruner
 

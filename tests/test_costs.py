@@ -1,10 +1,16 @@
 """What the experiments cost, counted by hand."""
 
+import math
+
 import pandas as pd
 import pytest
 
-from lth_core import ConfigError, preset
-from lth_core.costs import costs, costs_of_networks
+from lth_core import ConfigError, preset, records
+from lth_core.config import Config
+from lth_core.costs import WATTS_PER_CORE, costs, costs_of_figures, costs_of_networks, floors
+from lth_core.limits import floor_seconds
+from lth_core.provenance import measured_rates
+from lth_core.report import NETWORK_NAMES
 
 SMALL = preset("lenet_300_100", profile="smoke")
 """Rewinds 0 and 20 of 120 iterations, two levels, all methods at the second, two orders, one replicate."""
@@ -42,6 +48,84 @@ def test_replicates_do_not_count():
 
 def test_every_network_is_listed_and_an_unknown_profile_is_refused():
     table = costs_of_networks("smoke")
-    assert list(dict.fromkeys(table.index.get_level_values("network"))) == ["LeNet-300-100", "ResNet-20", "VGG-19"]
+    assert list(dict.fromkeys(table.index.get_level_values("network"))) == list(NETWORK_NAMES.values())
     with pytest.raises(ConfigError, match="'gigantic'"):
         costs_of_networks("gigantic")
+
+
+def benchmark(**measures: float) -> None:
+    """A benchmark that measured these medians on a processor."""
+    names = {"product": "matrix product (GFLOP/s)", "memory": "memory bandwidth (GB/s)"}
+    table = pd.DataFrame({"measure": names[name], "median": value} for name, value in measures.items())
+    records.results_folder().mkdir(exist_ok=True)
+    table.assign(device="Processor (AVX2)").to_csv(records.results_folder() / "benchmark.csv", index=False)
+
+
+def recorded(config: Config, **seconds: list[float]) -> None:
+    """Records of trainings from iteration 20 on, on devices, that took these seconds."""
+    length = config.iterations - 20
+    rows = [
+        ["imp", 20, replicate, 1, "0", length, each, device.replace("_", " "), "", "", "", "", ""]
+        for device, all_of_them in seconds.items()
+        for replicate, each in enumerate(all_of_them, 1)
+    ]
+    made = pd.DataFrame(rows, columns=records.PROVENANCE)
+    records.write(records.results_folder(), config, pd.DataFrame(columns=records.COLUMNS), made)
+
+
+def test_rates_are_the_medians_of_the_benchmark():
+    benchmark(product=90.0, memory=6.0)
+    assert measured_rates() == (90e9, 6e9, "Processor (AVX2)")
+    assert str(measured_rates()) == (
+        "One core of Processor (AVX2) reaches 90.0 GFLOP/s, and moves 6.0 GB/s to and from memory."
+    )
+
+
+def test_a_benchmark_without_memory_leaves_floors_of_arithmetic_and_says_so():
+    benchmark(product=90.0)
+    assert math.isinf(measured_rates().bytes_per_second)
+    assert "not measured yet" in str(measured_rates())
+    floor = floors().loc[("ResNet-20", "paper"), "floor (s)"].item()
+    benchmark(product=90.0, memory=0.1)
+    assert floors().loc[("ResNet-20", "paper"), "floor (s)"].item() > floor > 0
+
+
+def test_floors_are_listed_beside_what_was_recorded():
+    benchmark(product=90.0, memory=6.0)
+    config = preset("resnet20", profile="laptop")
+    # the stand-in's records are those of the network: an image costs the same
+    recorded(config.updated(dataset="cifar10_jpeg"), Processor=[98.0, 49.0, 490.0], Graphics=[9.8])
+    recorded(config.updated(batch_size=32), Processor=[1.0])
+    table = floors().reset_index().set_index(["network", "profile", "device"]).sort_index()
+    assert not table.index.get_level_values("profile").isin(["smoke"]).any()
+    assert (table.loc["ResNet-20", "paper"]["recorded (s)"] == "").all()
+    ours = table.loc[("ResNet-20", "laptop", "Processor")]
+    assert ours["recorded (s)"] == 100.0  # the median of 980 iterations, for all 1,000
+    assert ours["floor (s)"] == round(floor_seconds(config, 90e9, 6e9), 1)
+    assert ours["floor / recorded"] == round(floor_seconds(config, 90e9, 6e9) / 100, 2)
+    other = table.loc[("ResNet-20", "laptop", "Graphics")]
+    assert (other["recorded (s)"], other["floor / recorded"]) == (10.0, "")
+
+
+def test_hours_are_recorded_where_they_can_be_and_computed_elsewhere():
+    benchmark(product=90.0, memory=6.0)
+    config = preset("lenet_300_100", profile="laptop").updated(rewinds=(0, 20))
+    recorded(config, Graphics=[1.0, 1.0, 1.0], Processor=[19.8])
+    table = costs_of_figures("laptop")
+    lenet, resnet = table.loc["LeNet-300-100"], table.loc["ResNet-20"]
+    assert set(lenet["hours from"]) == {"recorded on Processor"}
+    assert set(resnet["hours from"]) == {"computed: the floor"}
+    iterations = costs(preset("lenet_300_100", profile="laptop"))["iterations, here"]
+    replicates = len(config.replicates)
+    for part in lenet.index:
+        assert lenet.loc[part, "hours"] == pytest.approx(replicates * iterations[part] * 0.01 / 3600, abs=0.05)
+    assert resnet.loc["all of it", f"Wh at {WATTS_PER_CORE} W (estimate)"] == pytest.approx(
+        resnet.loc["all of it", "hours"] * WATTS_PER_CORE, abs=0.05 * WATTS_PER_CORE + 0.5
+    )
+
+
+def test_every_network_is_at_the_profile_that_is_asked_for():
+    benchmark(product=90.0)
+    assert set(costs_of_figures("paper")["profile"]) == {"paper"}
+    with pytest.raises(ConfigError, match="'gigantic'"):
+        costs_of_figures("gigantic")

@@ -84,7 +84,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(monkeypatch: pytest.Mo
 
 
 def test_further_workers_beside_processes_that_train_together_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lth_core.study.rank_and_count", lambda: (0, 2))
+    monkeypatch.setattr("lth_core.ranks.rank_and_count", lambda: (0, 2))
     with pytest.raises(ConfigError, match="workers: 3 is too many; the 2 processes here train one network together"):
         train_missing([CONFIG], store_folder(), workers=3)
 

@@ -23,6 +23,7 @@ from lth_core.models import build, initial_weights
 from lth_core.presets import preset
 from lth_core.store import (
     Busy,
+    Stopped,
     StoreError,
     StudyStore,
     Training,
@@ -34,7 +35,7 @@ from lth_core.store import (
     write_json,
     write_state,
 )
-from lth_core.train import Stopped, train
+from lth_core.train import train
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 STATE = {"weight": torch.tensor([[1.0, -2.0], [0.0, 3.5]]), "bias": torch.tensor([0.25])}

@@ -29,9 +29,9 @@ from lth_core.masks import Mask
 from lth_core.models import initial_weights
 from lth_core.presets import preset
 from lth_core.records import COLUMNS, MissingRecords
-from lth_core.store import StoreError
+from lth_core.store import Stopped, StoreError
 from lth_core.study import run
-from lth_core.train import Stopped, Trained, train
+from lth_core.train import Trained, train
 
 PROJECT = Path(__file__).resolve().parents[1]
 SMOKE = preset("lenet_300_100", profile="smoke")

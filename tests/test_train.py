@@ -17,8 +17,8 @@ from lth_core.imp import Ticket, subnetwork
 from lth_core.masks import Mask
 from lth_core.models import LeNet300100, build, initial_weights
 from lth_core.presets import preset
-from lth_core.store import TrainingFolder
-from lth_core.train import OutOfMemory, Stopped, Trained, accuracies, train
+from lth_core.store import Stopped, TrainingFolder
+from lth_core.train import OutOfMemory, Trained, accuracies, train
 from lth_core.updates import FlatNetwork
 
 SMOKE = preset("lenet_300_100", profile="smoke")

@@ -1,0 +1,140 @@
+"""The least that a training costs, counted by hand and by torch's own counter."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from lth_core import ConfigError, data, preset
+from lth_core.data import image_shape
+from lth_core.limits import CACHE_BYTES, floor_seconds, iteration_bytes, iteration_flops, layers
+from lth_core.models import build
+from lth_core.presets import profiles
+from lth_core.report import NETWORK_NAMES
+
+LENET = preset("lenet_300_100")
+RESNET20 = preset("resnet20")
+EVERY = [preset(network, profile=profile) for network in NETWORK_NAMES for profile in profiles(network)]
+SMALLEST = [preset(network, profile="smoke") for network in NETWORK_NAMES]
+
+
+def resnet20_by_hand() -> list[tuple[int, int]]:
+    """Multiplications of every layer for one image of 32 pixels, and how many numbers it outputs."""
+    stem = (3 * 9 * 16 * 32**2, 16 * 32**2)
+    first = [(16 * 9 * 16 * 32**2, 16 * 32**2)] * 6
+    narrowed = [(16 * 9 * 32 * 16**2, 32 * 16**2), (16 * 32 * 16**2, 32 * 16**2)]  # a stride of 2, and the shortcut
+    second = [(32 * 9 * 32 * 16**2, 32 * 16**2)] * 5
+    narrowed_again = [(32 * 9 * 64 * 8**2, 64 * 8**2), (32 * 64 * 8**2, 64 * 8**2)]
+    third = [(64 * 9 * 64 * 8**2, 64 * 8**2)] * 5
+    return [stem, *first, *narrowed, *second, *narrowed_again, *third, (64 * 10, 10)]
+
+
+def test_lenet_does_three_products_forward_three_for_its_weights_and_two_for_its_inputs():
+    forward = 784 * 300 + 300 * 100 + 100 * 10
+    backward = 300 * 100 + 100 * 10
+    assert iteration_flops(LENET) == 60 * 2 * (forward + forward + backward) == 67_608_000
+
+
+def test_resnet20_takes_the_well_known_41_million_multiplications_for_an_image():
+    multiplications = sum(count for count, _ in resnet20_by_hand())
+    shortcuts = 16 * 32 * 16**2 + 32 * 64 * 8**2
+    assert multiplications - shortcuts == 40_551_040  # the figure for shortcuts without weights
+    assert sum(layer.flops for layer in layers(RESNET20)) == 128 * 2 * multiplications
+    stem = 3 * 9 * 16 * 32**2
+    assert iteration_flops(RESNET20) == 128 * 2 * (3 * multiplications - stem)
+
+
+@pytest.mark.parametrize("config", SMALLEST, ids=lambda config: config.network)
+def test_operations_are_those_that_torch_counts_in_a_gradient(config):
+    model = build(config)
+    shape = (config.batch_size, *image_shape(config.dataset, color=config.network != "lenet_300_100",
+                                             size=config.image_size))  # fmt: skip
+    images, labels = torch.zeros(shape, dtype=torch.uint8), torch.zeros(config.batch_size, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(model(images), labels).backward()
+    assert iteration_flops(config) == counter.get_total_flops()
+
+
+def test_lenets_gradient_by_hand_does_what_is_counted():
+    model, config = build(LENET), LENET
+    gradients = {name: torch.empty_like(parameter) for name, parameter in model.named_parameters()}
+    images, labels = torch.zeros(60, 28, 28, dtype=torch.uint8), torch.zeros(60, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        model.backward(images, labels, gradients)
+    assert iteration_flops(config) == counter.get_total_flops()
+
+
+def test_an_auxiliary_head_is_counted():
+    inception = preset("inception_v3", profile="imagenette").updated(image_size=299, batch_size=2)
+    with_head = inception.updated(auxiliary_loss=0.4)
+    # the auxiliary head averages 17x17 to 5x5, then a 1x1 convolution of 768 to 128 channels, a 5x5 one to 768, logits
+    head = 768 * 128 * 5 * 5 + 128 * 5 * 5 * 768 + 768 * 10
+    assert iteration_flops(with_head) - iteration_flops(inception) == 2 * 3 * 2 * head
+
+
+def test_bytes_of_lenet_without_a_cache():
+    images = 60 * 784
+    outputs = 60 * (300 + 100 + 10)
+    weights_and_adams_moments = 3 * (784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10)
+    assert iteration_bytes(LENET, cache_bytes=0) == images + 2 * 4 * (outputs + weights_and_adams_moments)
+
+
+def test_what_fits_in_the_cache_is_not_moved():
+    assert iteration_bytes(LENET) == 60 * 784
+    without = iteration_bytes(LENET, cache_bytes=0)
+    assert without - iteration_bytes(LENET, cache_bytes=1_000) == 2 * 1_000
+
+
+def test_bytes_of_resnet20():
+    outputs = 128 * sum(count for _, count in resnet20_by_hand())
+    weights_and_momentum = 2 * sum(parameter.numel() for parameter in build(RESNET20).parameters())
+    waiting = 4 * (outputs + weights_and_momentum)
+    assert iteration_bytes(RESNET20) == 128 * 3 * 32**2 + 2 * (waiting - CACHE_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "vectors"),
+    [
+        ({"optimizer": "adam"}, 1),
+        ({"optimizer": "nesterov"}, 0),
+        ({"optimizer": "rmsprop"}, 1),
+        ({"optimizer": "rmsprop", "weight_average": 0.9}, 2),
+    ],
+    ids=str,
+)
+def test_moments_and_the_average_of_the_weights_wait_too(changes, vectors):
+    more = iteration_bytes(RESNET20.updated(**changes), 0) - iteration_bytes(RESNET20, 0)
+    assert more == vectors * 2 * 4 * sum(parameter.numel() for parameter in build(RESNET20).parameters())
+
+
+def test_a_floor_is_the_slower_of_arithmetic_and_memory_in_every_iteration():
+    flops, moved = iteration_flops(RESNET20), iteration_bytes(RESNET20)
+    assert floor_seconds(RESNET20, flops, moved / 0.5) == pytest.approx(RESNET20.iterations)
+    assert floor_seconds(RESNET20, flops, moved / 2) == pytest.approx(2 * RESNET20.iterations)
+    assert floor_seconds(RESNET20, flops, float("inf")) == pytest.approx(RESNET20.iterations)
+    assert floor_seconds(RESNET20, flops, moved, cache_bytes=0) > floor_seconds(RESNET20, flops, moved)
+
+
+@pytest.mark.parametrize("config", EVERY, ids=lambda config: f"{config.network}-{config.profile}")
+def test_every_network_is_counted_without_being_run(config, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: pytest.fail("a gradient was computed"))
+    assert 0 < floor_seconds(config, 1e11, 1e10) < float("inf")
+    assert iteration_bytes(config) <= iteration_bytes(config, cache_bytes=0)
+    double = config.updated(batch_size=2 * config.batch_size)
+    assert iteration_flops(double) == 2 * iteration_flops(config)
+
+
+@pytest.mark.parametrize("shape", [{}, {"color": True}, {"color": True, "size": 8}], ids=str)
+def test_an_image_has_the_shape_that_is_foretold(shape):
+    assert data.load("mnist_embedded", **shape).train.images.shape[1:] == image_shape("mnist_embedded", **shape)
+
+
+def test_imagenettes_images_are_squares_of_their_own_side():
+    assert image_shape("imagenette", color=True) == (3, data.DEFAULT_SIZE, data.DEFAULT_SIZE)
+    assert image_shape("cifar10", color=True) == (3, 32, 32)
+
+
+def test_the_profiles_of_an_unknown_network_are_refused():
+    assert profiles("resnet50")[:2] == ["paper", "imagenette"]
+    with pytest.raises(ConfigError, match="'resnet_9000'"):
+        profiles("resnet_9000")
