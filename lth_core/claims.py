@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
 from lth_core import records
 from lth_core.claims_imagenet import one_shot_claims
-from lth_core.config import METHODS, Config, ConfigError
+from lth_core.config import IMAGENET_NETWORKS, METHODS, Config, ConfigError
 from lth_core.data import TITLES
 from lth_core.presets import preset, recipes
 from lth_core.report import NETWORK_NAMES, paper_values
@@ -211,12 +210,9 @@ def largest_recorded(network: str, recipe: str) -> tuple[Config, pd.DataFrame]:
 
 
 def _scales(network: str, recipe: str) -> list[Config]:
-    """The settings at every profile that claims are judged at, the largest first: the laptop profile is for all."""
-    laptop, larger = preset(network, recipe, "laptop"), []
-    for profile in ("paper", "imagenette"):
-        with suppress(ConfigError):
-            larger.append(preset(network, recipe, profile))
-    return [*larger, laptop]
+    """The settings at every profile at which claims are judged, the largest first."""
+    profiles = ("paper", "imagenette", "laptop") if network in IMAGENET_NETWORKS else ("paper", "laptop")
+    return [preset(network, recipe, profile) for profile in profiles]
 
 
 def _recorded(config: Config, rows: pd.DataFrame) -> Config | None:

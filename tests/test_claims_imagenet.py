@@ -63,7 +63,7 @@ def words(config: Config, made: pd.DataFrame) -> list[str]:
 
 
 @every_network
-@pytest.mark.parametrize("profile", ["imagenette", "laptop"])
+@pytest.mark.parametrize("profile", ["paper", "imagenette", "laptop"])
 def test_every_network_gets_the_papers_claims_at_the_size_of_its_figure_7(network: str, profile: str):
     config = preset(network, profile=profile)
     level, size = NETWORKS[network]
@@ -145,12 +145,11 @@ def record(config: Config, rows: pd.DataFrame) -> None:
 
 
 @every_network
-def test_the_largest_scale_is_imagenettes_before_the_laptops(network: str):
-    largest = preset(network, profile="imagenette")
+def test_the_largest_scale_is_the_papers_before_imagenettes_before_the_laptops(network: str):
     config, rows = largest_recorded(network, "standard")
-    assert config == largest
+    assert config == preset(network)
     assert rows.empty
-    for profile in ("laptop", "imagenette"):
+    for profile in ("laptop", "imagenette", "paper"):
         expected = preset(network, profile=profile)
         record(expected, complete(expected))
         assert largest_recorded(network, "standard")[0] == expected
