@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 
 from lth_core import records
-from lth_core.config import Config, ConfigError
+from lth_core.claims_imagenet import one_shot_claims
+from lth_core.config import IMAGENET_NETWORKS, METHODS, Config, ConfigError
 from lth_core.data import TITLES
 from lth_core.presets import preset, recipes
 from lth_core.report import NETWORK_NAMES, paper_values
 from lth_core.store import StudyStore
-from lth_core.verdicts import Verdict, difference, judge, log_ratio, rank_correlation
+from lth_core.verdicts import AS_ACCURATE, Verdict, difference, judge, log_ratio, rank_correlation
 
 MATCHING_AT_INITIALISATION = {
     ("lenet_300_100", "standard"), ("resnet20", "low"), ("resnet20", "warmup"), ("vgg19", "warmup"),
@@ -29,8 +30,6 @@ STABILITIES = {
     "l2_pruning": "pruning, L2",
     "angle_pruning": "pruning, angle",
 }
-AS_ACCURATE = 0.2
-"""Points: the tolerance for "as accurate" that the authors set later (arXiv 1912.05671); the paper sets none."""
 NO_MORE_ACCURATE = 0.5
 """Points within which two accuracies that the paper finds equal are taken for equal here."""
 NO_MORE_STABLE = 1.25
@@ -40,8 +39,11 @@ NO_MORE_STABLE = 1.25
 def claims(config: Config, stability: pd.DataFrame) -> list[Verdict]:
     """The paper's claims about a network and recipe, judged at the last level of the records of its stability part.
 
-    Where there are no records, the claims come with the verdict "not yet tested at this scale".
+    One-shot pruning is judged at the compared level. Where there are no records, the claims come with the verdict
+    "not yet tested at this scale".
     """
+    if config.densities is not None:
+        return one_shot_claims(config, stability, rewound=_rewound(config))
     setting = (config.network, config.recipe)
     paper = _Paper(config)
     ticket, random = _at_initialisation(config)
@@ -193,18 +195,24 @@ class _Paper:
 def largest_recorded(network: str, recipe: str) -> tuple[Config, pd.DataFrame]:
     """The largest scale at which the stability part of a study is recorded, as much of it as is, and its records.
 
-    Looks from the paper profile down, with the data set of the network before its stand-ins. Where nothing is
-    recorded: the paper profile and no records.
+    Looks from the largest profile down, with the data set of the network before its stand-ins. Every control that is
+    recorded at the compared levels is among the records. Where nothing is recorded: the largest profile, no records.
     """
-    for profile in ("paper", "laptop"):
-        config = preset(network, recipe, profile)
+    scales = _scales(network, recipe)
+    for config in scales:
         for dataset in (config.dataset, *(name for name in TITLES if name != config.dataset)):
             there = config.updated(dataset=dataset)
             rows = records.known(StudyStore(records.store_folder(), there))[0]
             recorded = _recorded(there, rows)
             if recorded is not None:
-                return recorded, records.select(rows, recorded)
-    return preset(network, recipe), pd.DataFrame(columns=records.COLUMNS)
+                return recorded, records.select(rows, recorded.updated(methods=METHODS))
+    return scales[0], pd.DataFrame(columns=records.COLUMNS)
+
+
+def _scales(network: str, recipe: str) -> list[Config]:
+    """The settings at every profile at which claims are judged, the largest first."""
+    profiles = ("paper", "imagenette", "laptop") if network in IMAGENET_NETWORKS else ("paper", "laptop")
+    return [preset(network, recipe, profile) for profile in profiles]
 
 
 def _recorded(config: Config, rows: pd.DataFrame) -> Config | None:

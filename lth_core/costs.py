@@ -10,7 +10,7 @@ import pandas as pd
 from lth_core.config import Config
 from lth_core.limits import floor_seconds, iteration_bytes, iteration_flops
 from lth_core.presets import figures, preset, profiles
-from lth_core.provenance import Rates, measured_rates
+from lth_core.provenance import measured_rates
 from lth_core.records import read, results_folder, studies, trainings
 from lth_core.report import NETWORK_NAMES
 from lth_core.store import Training
@@ -60,7 +60,7 @@ def floors() -> pd.DataFrame:
             }
             recorded = _seconds_per_iteration(config) * config.iterations
             for device, seconds in recorded.items():
-                share = round(floor / seconds, 2) if _is_processor(device, rates) else ""
+                share = round(floor / seconds, 2) if device == rates.device else ""
                 rows.append(least | {"recorded (s)": round(seconds, 1), "floor / recorded": share, "device": device})
             if not len(recorded):
                 rows.append(least | dict.fromkeys(("recorded (s)", "floor / recorded", "device"), ""))
@@ -77,9 +77,8 @@ def costs_of_figures(profile: str) -> pd.DataFrame:
     rates, rows = measured_rates(), {}
     for name, config in _presets(profile).items():
         recorded = _seconds_per_iteration(config)
-        here = [device for device in recorded.index if _is_processor(device, rates)]
-        if here:
-            seconds, source = recorded[here[0]], f"recorded on {here[0]}"
+        if rates.device in recorded.index:
+            seconds, source = recorded[rates.device], f"recorded on {rates.device}"
         else:
             seconds, source = floor_seconds(config, *rates[:2]) / config.iterations, "computed: the floor"
         for part, needed in _here(config).items():
@@ -122,11 +121,6 @@ def _seconds_per_iteration(config: Config) -> pd.Series:
     made["each"] = made["seconds"] / made["iterations"]
     by_device = made.groupby("device")["each"].agg(["size", "median"])
     return by_device.sort_values("size", ascending=False)["median"]
-
-
-def _is_processor(device: str, rates: Rates) -> bool:
-    """Whether a device is the benchmark's processor; records made early name it without its vector instructions."""
-    return device.split(" (")[0] == rates.device.split(" (")[0]
 
 
 def _row(alone: Sequence[Training], here: Iterable[Training], config: Config) -> dict[str, float]:

@@ -29,17 +29,24 @@ def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> di
 
 
 def configure(
-    namespace: Mapping[str, Any], network: str | None = None, recipe: str | None = None
+    namespace: Mapping[str, Any],
+    network: str | None = None,
+    recipe: str | None = None,
+    *,
+    networks: Collection[str] | None = None,
 ) -> tuple[Config, dict[str, Any]]:
     """The configuration that a notebook's parameters describe, and what they say beside it for `run`.
 
     Parameters are `profile`, the fields of `Config`, and `missing` ("train" or "error"); `network` and `recipe` are
-    unless they are given here. None stands for the preset's own value. See `given_parameters`.
+    unless they are given here. Where the notebook is about some `networks`, another one is refused. None stands for
+    the preset's own value. See `given_parameters`.
     """
     fixed = {name: value for name, value in (("network", network), ("recipe", recipe)) if value is not None}
     valid = [name for name in ("network", "recipe") if name not in fixed]
     settings = [name for name in Config.model_fields if name not in ("network", *LABELS)]
     given = fixed | given_parameters(namespace, [*valid, "profile", "missing", *settings])
+    if networks is not None and given["network"] not in networks:
+        raise ConfigError(f"network: {given['network']!r} is not one of this notebook's: {', '.join(networks)}")
     options = {"missing": given.pop("missing")} if "missing" in given else {}
     if options.get("missing", "train") not in ("train", "error"):
         raise ConfigError(f"missing: {options['missing']!r} is not valid; expected 'train' or 'error'")

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from lth_core.report import METHOD_NAMES, METRIC_NAMES
+from lth_core.report import METHOD_NAMES, METRIC_NAMES, paper_curves, relative_to_dense
 from lth_core.verdicts import per_subnetwork
 
 PAPER_COLOR = "0.45"
@@ -36,31 +36,26 @@ def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
     network's of the same recipe and replicate, which makes networks of different sizes comparable.
     """
     rows = records[(records["metric"] == "test_accuracy") & (records["order"] == "0")]
-    if relative:
-        same = ["recipe", "replicate"]
-        dense = rows.loc[rows["method"] == "dense", [*same, "value"]]
-        rows = rows.merge(dense, how="left", on=same, suffixes=("", "_dense"))
-        rows["value"] -= rows["value_dense"]
-    curves = _series(rows)
+    curves = _series(relative_to_dense(rows) if relative else rows)
     names = list(dict.fromkeys(curves["series"]))
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
     _lines(axes, curves, "percent_remaining", "series", names)
     _percent_axis(axes)
     axes.set_ylabel("test accuracy - dense network's (points)" if relative else METRIC_NAMES["test_accuracy"])
-    if len(names) > 4:
-        axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
-        figure.set_figwidth(9.6)
+    _legend(axes)
     return figure
 
 
 def draw_paper(axes: Axes, values: pd.DataFrame) -> None:
-    """Add the paper's accuracy curves, a grey line for each rewinding iteration, as differences to their start."""
-    for (rewind, curve), style in zip(values.groupby("rewind"), ("-", "--", ":", "-."), strict=False):
-        line = curve.sort_values("percent_remaining", ascending=False)
-        label = f"paper: IMP, k = {rewind:,.0f}"
-        relative = line["value"] - line["value"].iloc[0]
-        axes.plot(line["percent_remaining"], relative, style, color=PAPER_COLOR, linewidth=1.2, label=label, zorder=1)
-    axes.legend(title=None)
+    """Add the paper's accuracy curves in grey, as differences to its dense network (see `report.paper_curves`).
+
+    A line for each method and rewinding iteration among `values`, which are those of `report.paper_values`.
+    """
+    curves = paper_curves(values)
+    for (name, curve), style in zip(curves.groupby("curve"), ("-", "--", ":", "-."), strict=False):
+        look: dict[str, Any] = {"color": PAPER_COLOR, "linewidth": 1.2, "label": f"paper: {name}", "zorder": 1}
+        axes.plot(curve["percent_remaining"], curve["value"], style, **look)
+    _legend(axes)
 
 
 def mark_paper(axes: Axes, values: pd.DataFrame, x: Sequence[float]) -> None:
@@ -200,6 +195,15 @@ def _lines(axes: Axes, rows: pd.DataFrame, x: str, hue: str, order: Sequence[str
     }
     sns.lineplot(rows, x=x, y="value", errorbar=("pi", 100), ax=axes, **look)
     axes.legend(title=None)
+
+
+def _legend(axes: Axes) -> None:
+    """A legend in the plot; one of more than four lines beside it, in a wider figure."""
+    if len(axes.get_legend_handles_labels()[0]) <= 4:
+        axes.legend(title=None)
+        return
+    axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.figure.figure.set_figwidth(9.6)
 
 
 def _series(records: pd.DataFrame) -> pd.DataFrame:

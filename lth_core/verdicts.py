@@ -16,6 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+AS_ACCURATE = 0.2
+"""Points: the tolerance for "as accurate" that the authors set later (arXiv 1912.05671); the paper sets none."""
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -16,6 +16,10 @@ import nbformat
 import pytest
 
 import lth_core
+from lth_core import preset
+from lth_core.config import IMAGENET_NETWORKS
+from lth_core.costs import costs
+from lth_core.report import NETWORK_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = re.compile(r"(https?:)?//", re.IGNORECASE)
@@ -84,7 +88,7 @@ def pages(html: Path) -> dict[str, Page]:
 
 def test_every_chapter_is_a_page(pages: dict[str, Page]) -> None:
     chapters = re.findall(r"(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text())
-    assert len(chapters) == 16
+    assert len(chapters) == 18
     assert [chapter for chapter in chapters if f"{chapter}.html" not in pages] == []
 
 
@@ -140,6 +144,16 @@ def test_the_api_page_has_every_public_name(pages: dict[str, Page]) -> None:
     described = {attributes["id"] for _, attributes in pages["book/api.html"].elements if "id" in attributes}
     last_parts = {name.split(".")[-1] for name in described if name.startswith("lth_core.")}
     assert [name for name in lth_core.__all__ if name not in last_parts] == []
+
+
+@pytest.mark.parametrize("network", IMAGENET_NETWORKS)
+def test_the_imagenet_chapter_counts_what_its_settings_ask_for(network: str) -> None:
+    config = preset(network)
+    cost = costs(config).loc["all of it"]
+    iterations = round(cost["iterations, here"])
+    billions = iterations * config.batch_size / 1e9
+    row = f"| {NETWORK_NAMES[network]} | {cost['trainings, here']:.0f} | {iterations:,} | {billions:.2f} billion |"
+    assert row in (ROOT / "book" / "imagenet.md").read_text()
 
 
 def test_a_notebook_that_fails_stops_the_build(tmp_path: Path) -> None:

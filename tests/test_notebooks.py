@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from lth_core.records import results_folder
+from lth_core import figures, preset
+from lth_core.config import METHODS
+from lth_core.records import COLUMNS, PROVENANCE, results_folder, store_folder, trainings, write
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -27,6 +30,7 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
     "cifar10_stability": {"recipe": "high"},
     "claims": {"networks": []},
     "costs": {"profile": "gigantic"},
+    "imagenet": {"network": "resnet20"},
     "lenet_mnist": {"levels": -1},
     "provenance": {"study": "no such study"},
     "quickstart": {"profile": "enormous"},
@@ -119,6 +123,14 @@ def test_no_training_loop_and_no_mask_arithmetic(path: Path) -> None:
 
 
 @every_notebook
+def test_outputs_drawn_from_records_are_compared(path: Path) -> None:
+    """Only what a notebook trains may come out otherwise on another processor."""
+    (given,) = [cell.source for cell in code_cells(path) if is_parameters(cell)]
+    ignored = [cell for cell in code_cells(path) if "nbval-ignore-output" in cell.metadata.get("tags", [])]
+    assert not ('missing = "error"' in given and ignored)
+
+
+@every_notebook
 def test_every_parameter_is_used_later(path: Path) -> None:
     cells = code_cells(path)
     (position,) = [i for i, cell in enumerate(cells) if is_parameters(cell)]
@@ -147,11 +159,69 @@ def test_a_wrong_value_is_refused(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"network": "resnet18"},
+            "network: 'resnet18' is not one of this notebook's: squeezenet1_0, resnet50, inception_v3",
+        ),
+        ({"network": "resnet50", "recipe": "low"}, "unknown recipe 'low'; known: standard"),
+        ({"profile": "gigantic"}, "unknown profile 'gigantic'; known: "),
+        ({"densities": [0.5, 1.5]}, "densities: [0.5, 1.5] must be fractions to keep"),
+        ({"methods": ["snip"]}, "methods.0: 'snip' is not valid"),
+        ({"missing": "ignore"}, "missing: 'ignore' is not valid; expected 'train' or 'error'"),
+    ],
+)
+def test_what_the_imagenet_notebook_cannot_show_is_refused(
+    values: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = ROOT / "notebooks" / "imagenet.ipynb"
+    error = refusal(path, tmp_path, values)
+    assert error.exec_count == first_after_parameters(path)
+    assert message in error.evalue
+
+
+def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_path: Path) -> None:
+    config = preset("resnet50", profile="laptop")
+    parts = [part.updated(methods=METHODS) for part in (config, figures(config)["accuracy"])]
+    wanted = list(dict.fromkeys(training for part in parts for training in trainings(part)))
+    about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
+    rows = []
+    for t in wanted:
+        density = (1.0, *(config.densities or ()))[t.level]
+        where = [*about, t.method, t.rewind, t.replicate, t.level, density]
+        measured = {"l2_noise_floor": "0-0"} if t.again else {"test_accuracy": str(t.order)}
+        if t.method in ("imp", "random_pruning") and not t.again:
+            other = f"{t.order}-{t.order + 1}"
+            measured |= {"l2_pruning": "0", "angle_pruning": "0", "l2_data_order": other, "angle_data_order": other}
+        rows += [[*where, order, metric, 50.0 + t.replicate - t.level] for metric, order in measured.items()]
+    write(results_folder(), config, pd.DataFrame(rows, columns=COLUMNS), pd.DataFrame(columns=PROVENANCE))
+    shutil.copy(ROOT / "results" / "paper_values.csv", results_folder())
+    papermill.execute_notebook(
+        str(ROOT / "notebooks" / "imagenet.ipynb"), str(tmp_path / "out.ipynb"),
+        {"network": "resnet50", "profile": "laptop", "missing": "error"},
+        kernel_name="python3", progress_bar=False, config=IPC,
+    )  # fmt: skip
+    outputs = [output.data for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
+    captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]
+    for caption in captions:
+        assert "ResNet-50 on Imagenette reduced to 48 pixels, one-shot pruning" in caption
+        assert "laptop profile (540 iterations of batch 64), 3 replicates" in caption
+    assert sum("image/png" in data for data in outputs) == 4
+    assert "At 30% of the prunable weights" in captions[-1]
+    gaps, claims = (data["text/html"] for data in outputs if "text/html" in data)
+    assert "one-shot IMP, epoch 6" in gaps
+    assert "One-shot tickets of 30% of the weights, rewound to 36" in claims
+    assert not store_folder().exists()
+
+
+@pytest.mark.parametrize(
     ("notebook", "values"),
     [
         ("cifar10_accuracy", {"network": "resnet20"}),
         ("cifar10_stability", {"network": "vgg19", "recipe": "warmup", "levels": 1}),
         ("cifar10_recipes", {"network": "vgg19", "levels": 1}),
+        ("imagenet", {"network": "squeezenet1_0"}),
     ],
 )
 def test_what_is_not_recorded_is_trained_on_the_embedded_images_and_says_so(

@@ -1,12 +1,24 @@
 """The plots: every line goes through the means of its samples, and every point is a record's."""
 
+from pathlib import Path
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import pytest
 
-from lth_core import plots
+from lth_core import plots, report
 
 mpl.use("agg")
+PAPER_VALUES = Path(__file__).parents[1] / "results" / "paper_values.csv"
+
+
+def paper_values(network: str, figure: str, **where: Any) -> pd.DataFrame:
+    """The paper's values, from the project's own file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LTH_RESULTS", str(PAPER_VALUES.parent))
+        return report.paper_values(network=network, figure=figure, **where)
 
 
 def points(axes: mpl.axes.Axes) -> dict[str, list[tuple[float, float]]]:
@@ -70,18 +82,65 @@ def test_recipes_stand_side_by_side_with_the_mean_of_each_method(table: pd.DataF
     assert accuracy.get_ylabel() == "test accuracy (%)"
 
 
-def test_the_papers_curves_start_at_no_difference_and_are_told_apart_by_rewinding_iteration():
-    curves = pd.DataFrame(
-        [(0, 50.0, 89.0), (1_500, 100.0, 91.0), (0, 100.0, 90.5), (1_500, 50.0, 91.5), (0, 20.0, 88.0)],
-        columns=["rewind", "percent_remaining", "value"],
-    )
+def test_the_papers_curves_are_differences_to_its_dense_network_and_are_told_apart():
     axes = mpl.figure.Figure().subplots()
-    plots.draw_paper(axes, curves)
-    assert points(axes) == {
-        "paper: IMP, k = 0": [(100.0, 0.0), (50.0, -1.5), (20.0, -2.5)],
-        "paper: IMP, k = 1,500": [(100.0, 0.0), (50.0, 0.5)],
-    }
+    plots.draw_paper(axes, paper_values("resnet20", "fig5", recipe="standard"))
+    lines = points(axes)
+    assert set(lines) == {"paper: IMP, k = 0", "paper: IMP, k = 500"}
+    assert (lines["paper: IMP, k = 0"][0], lines["paper: IMP, k = 0"][-1]) == ((100.0, 0.0), (4.7, -8.0))
+    assert lines["paper: IMP, k = 500"][3] == (51.8, 0.26)  # 91.3 less 91.04, where this curve starts
+    assert {line.get_color() for line in axes.lines} == {plots.PAPER_COLOR}
     assert len({line.get_linestyle() for line in axes.lines}) == 2
+
+
+FIGURE_8 = {
+    ("resnet50", "imp_one_shot", 6): "one-shot IMP, epoch 6",
+    ("resnet50", "random_reinit_one_shot", None): "random reinitialisation",
+    ("resnet50", "imp", 6): "iterative IMP, epoch 6",
+    ("resnet50", "imp", 0): "iterative IMP, epoch 0",
+    ("inception_v3", "imp_one_shot", 8): "one-shot IMP, epoch 8",
+    ("inception_v3", "random_reinit_one_shot", None): "random reinitialisation",
+    ("squeezenet1_0", "imp_one_shot", 10): "one-shot IMP, epoch 10",
+    ("squeezenet1_0", "random_reinit_one_shot", None): "random reinitialisation",
+}
+"""Curves of the paper's Figure 8: network, method in the file, epoch -> the curve's name in a legend."""
+DENSE = {"resnet50": 76.1, "inception_v3": 78.1, "squeezenet1_0": 54.9}
+"""Where its one-shot curves start, at all weights."""
+
+
+@pytest.mark.parametrize("network", DENSE)
+def test_the_papers_imagenet_curves_are_all_drawn_from_the_file(network: str):
+    axes = mpl.figure.Figure().subplots()
+    plots.draw_paper(axes, paper_values(network, "fig8"))
+    file = pd.read_csv(PAPER_VALUES)
+    file = file[(file["figure"] == "fig8") & (file["network"] == network.removesuffix("1_0"))]
+    expected = {}
+    for (own, method, epoch), name in FIGURE_8.items():
+        rewound = file["rewind"].isna() if epoch is None else file["rewind"] == epoch
+        curve = file[(file["method"] == method) & rewound].sort_values("percent_remaining", ascending=False)
+        if own == network:
+            gaps = zip(curve["percent_remaining"], curve["value"], strict=True)
+            expected[f"paper: {name}"] = [(size, round(value - DENSE[network], 6)) for size, value in gaps]
+    assert points(axes) == expected
+    assert sum(map(len, expected.values())) == len(file)
+    assert {line.get_color() for line in axes.lines} == {plots.PAPER_COLOR}
+    assert len({line.get_linestyle() for line in axes.lines}) == len(expected)
+
+
+def test_where_the_paper_has_no_curve_nothing_is_drawn(table: pd.DataFrame):
+    axes = plots.accuracy_curves(table, relative=True).axes[0]
+    before = len(axes.lines)
+    plots.draw_paper(axes, paper_values("resnet20", "fig5", recipe="low"))
+    assert len(axes.lines) == before
+
+
+def test_a_legend_of_many_lines_stands_beside_the_plot(table: pd.DataFrame):
+    figure = plots.accuracy_curves(table, relative=True)
+    inside = figure.get_figwidth()
+    plots.draw_paper(figure.axes[0], paper_values("resnet50", "fig8"))
+    assert figure.get_figwidth() > inside
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_legend().get_window_extent().x0 > figure.axes[0].get_window_extent().x1
 
 
 def test_stability_against_accuracy_has_a_point_for_each_subnetwork_of_the_level(table: pd.DataFrame):

@@ -1,5 +1,7 @@
 """What readers see: every number comes from a record, every plot shows the mean and range of its samples."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 
@@ -35,6 +37,63 @@ def test_the_papers_numbers_are_those_of_its_figure_3():
     assert values[("random_pruning", "test_accuracy")] == 97.5
 
 
+def paper_values(**where: Any) -> pd.DataFrame:
+    """The paper's values, from the project's own file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LTH_RESULTS", str(records.project_folder() / "results"))
+        return report.paper_values(**where)
+
+
+def test_the_papers_imagenet_numbers_go_by_this_studys_names():
+    values = paper_values(network="squeezenet1_0", metric="test_accuracy")
+    assert values.loc[values["figure"] == "fig6", "value"].tolist() == [54.8]
+    curves = values[values["figure"] == "fig8"].groupby(["method", "pruning"])["value"]
+    assert curves.first().to_dict() == {("imp", "one-shot"): 54.9, ("random_reinit", "one-shot"): 51.0}
+    assert set(paper_values(figure="fig5")["pruning"]) == {"iterative"}
+    iterative = paper_values(network="resnet50", figure="fig8", pruning="iterative")
+    assert (len(iterative), set(iterative["method"])) == (26, {"imp"})
+
+
+ONE_SHOT = preset("squeezenet1_0", profile="laptop")
+
+
+def one_shot_records(accuracies: dict[tuple[str, int, float], tuple[float, float]]) -> pd.DataFrame:
+    """Records of two replicates, by method, rewinding iteration and density; their dense networks reach 60 and 70."""
+    about = [ONE_SHOT.digest(), ONE_SHOT.network, "standard", "laptop", "imagenette"]
+    rows = [
+        [*about, method, rewind, replicate, int(density < 1), density, order, "test_accuracy", value - 5 * int(order)]
+        for (method, rewind, density), values in {("dense", 0, 1.0): (60.0, 70.0), **accuracies}.items()
+        for replicate, value in enumerate(values, 1)
+        for order in ("0", "1")
+    ]
+    return pd.DataFrame(rows, columns=records.COLUMNS)
+
+
+def test_gaps_to_the_dense_network_stand_beside_the_papers_where_it_has_this_size():
+    made = one_shot_records(
+        {
+            ("imp", 60, 0.7000004): (61.0, 70.4),
+            ("imp", 0, 0.7000004): (58.0, 68.2),
+            ("random_reinit", 60, 0.5): (59.0, 68.0),
+            ("imp", 60, 0.45): (59.0, 69.0),
+        }
+    )
+    table = report.gaps_beside_paper(made, paper_values(network="squeezenet1_0", figure="fig8"))
+    assert table.index.tolist() == [70, 50, 45]
+    here, paper = table["here"], table["paper"]
+    assert here["IMP, k = 60"].tolist() == ["+0.7", "", "-1.0"]
+    assert here["IMP, k = 0"].tolist() == ["-1.9", "", ""]
+    assert here["random reinitialisation, k = 60"].tolist() == ["", "-1.5", ""]
+    assert paper["one-shot IMP, epoch 10"].tolist() == ["+0.5", "+0.1", ""]  # 55.4 and 55.0 less 54.9
+    assert paper["random reinitialisation"].tolist() == ["-3.9", "-54.9", ""]
+
+
+def test_accuracies_relative_to_the_dense_network_are_of_the_same_replicate_and_the_first_order():
+    relative = report.relative_to_dense(one_shot_records({("imp", 60, 0.5): (61.0, 69.0)}))
+    assert relative[relative["method"] == "imp"].set_index("replicate")["value"].to_dict() == {1: 1.0, 2: -1.0}
+    assert relative.columns.tolist() == records.COLUMNS
+
+
 def test_a_caption_says_network_data_scale_replicates_and_device(table: pd.DataFrame):
     made = pd.DataFrame(
         [["dense", 0, 1, 0, "0", 1, 1.0, "a processor", "", "", "", "", ""]], columns=records.PROVENANCE
@@ -60,6 +119,16 @@ def test_a_caption_says_how_a_network_and_its_images_were_made_smaller(table: pd
     paper = report.caption(table, preset("resnet20"))
     assert "width" not in paper
     assert "pixels" not in paper
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [("resnet50", "ResNet-50"), ("inception_v3", "Inception-v3"), ("squeezenet1_0", "SqueezeNet 1.0")],
+)
+def test_a_caption_says_where_pruning_is_in_one_shot(network: str, name: str):
+    caption = report.caption(one_shot_records({}), preset(network, profile="imagenette"))
+    assert caption.startswith(f"{name} on Imagenette reduced to 128 pixels, one-shot pruning, standard recipe, ")
+    assert "one-shot" not in report.caption(one_shot_records({}), preset("vgg19"))
 
 
 def test_a_caption_of_several_recipes_says_what_they_share_once_and_names_each(table: pd.DataFrame):
