@@ -6,6 +6,7 @@ where records are read, pydantic where there are settings.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +32,9 @@ Levels = Annotated[int | None, typer.Option(help="How many times to prune.")]
 Replicates = Annotated[str | None, typer.Option(help="How many replicates (3), or which (1,4,5).")]
 Orders = Annotated[int | None, typer.Option(help="Data orders per replicate.")]
 DataSet = Annotated[str | None, typer.Option("--dataset", help="Data set, where not the network's own.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other setting of the study, e.g. precision=bfloat16; repeatable.")
+]
 Store = Annotated[Path | None, typer.Option(help="Folder of the run store. Default: LTH_STORE, or runs/.")]
 KeepRecorded = Annotated[
     bool, typer.Option("--keep-recorded", help="Where values disagree, keep the recorded one and add the rest.")
@@ -56,6 +60,7 @@ def run_command(
     replicates: Replicates = None,
     orders: Orders = None,
     dataset: DataSet = None,
+    settings: Set = None,
     store: Store = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one per core.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after this many seconds.")] = None,
@@ -71,7 +76,9 @@ def run_command(
     from lth_core.store import Stopped
     from lth_core.study import Style, train_missing
 
-    parts = list(_parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset).values())
+    parts = list(
+        _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings).values()
+    )
     style: Style = "bar" if sys.stderr.isatty() else "lines"
     try:
         train_missing(parts, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
@@ -91,6 +98,7 @@ def status(
     replicates: Replicates = None,
     orders: Orders = None,
     dataset: DataSet = None,
+    settings: Set = None,
     store: Store = None,
 ) -> None:
     """How much of a study is recorded, in the results folder or in the run store."""
@@ -98,7 +106,7 @@ def status(
     from lth_core.store import StudyStore
 
     folder = store or records.store_folder()
-    parts = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset)
+    parts = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
     config = next(iter(parts.values()))
     known, _ = records.known(StudyStore(folder, config))
     print(config.name)
@@ -159,6 +167,7 @@ def _parts(
     replicates: str | None,
     orders: int | None,
     dataset: str | None,
+    settings: list[str] | None,
 ) -> dict[str, Config]:
     """The parts of a study that the options of a command describe, by figure."""
     from lth_core.config import ConfigError
@@ -173,6 +182,7 @@ def _parts(
         changes["replicates"] = counts[0] if len(counts) == 1 else counts
     others = {"levels": levels, "orders": orders, "dataset": dataset}
     changes |= {name: value for name, value in others.items() if value is not None}
+    changes |= dict(map(_setting, settings or ()))
     parts = figures(config.updated(**changes))
     if figure is None:
         return parts
@@ -188,6 +198,19 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
         from lth_core.config import ConfigError
 
         raise ConfigError(f"{name}: {text!r} is not a list of whole numbers like 0,500") from None
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """A setting and its value, which is read as JSON (`pieces=4`, `densities=null`) or, where it is none, as text."""
+    from lth_core.config import ConfigError
+
+    name, given, value = text.partition("=")
+    if not given:
+        raise ConfigError(f"--set: {text!r} gives no value; expected NAME=VALUE, like precision=bfloat16")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def entry() -> None:

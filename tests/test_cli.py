@@ -201,3 +201,26 @@ def imported(arguments: Sequence[str]) -> set[str]:
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.splitlines()[-1].split())
+
+
+def test_any_setting_can_be_given(lth: Lth):
+    status, out, _ = lth(*smoke("status"), "--set", "weight_decay=0.5", "--set", "rewind_optimizer=fresh")
+    assert status == 0
+    expected = SMOKE.updated(weight_decay=0.5, rewind_optimizer="fresh")
+    assert expected.name in out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("weight_decay", "--set: 'weight_decay' gives no value; expected NAME=VALUE"),
+        ("weight_dekay=1", "unknown setting 'weight_dekay'"),
+        ("weight_decay=-1", "weight_decay: -1 is not valid"),
+        ("precision=bfloat16", "precision: 'bfloat16' is not a setting of lenet_300_100"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_in_one_line(given: str, message: str, lth: Lth):
+    status, out, err = lth(*smoke("status"), "--set", given)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"lth: {message}")
+    assert err.count("\n") == 1
