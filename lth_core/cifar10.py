@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lth_core.data import DataError, Dataset, Split, decoded_once
+from lth_core.data import DataError, Dataset, Split
+from lth_core.image_folders import decoded_once
 from lth_core.seeds import stream
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

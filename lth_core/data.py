@@ -12,8 +12,7 @@ import hashlib
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lth_core.augmentation import Augmentation
-from lth_core.files import StoreError, project_folder, read_state, write_state
+from lth_core.files import project_folder
 
 TITLES = {
     "mnist": "MNIST",
@@ -215,38 +214,6 @@ def image_shape(name: str, *, color: bool = False, size: int | None = None) -> t
         return (28, 28)
     side = size or (DEFAULT_SIZE if name == "imagenette" else 32)
     return (3, side, side)
-
-
-Listing = Mapping[str, Sequence[tuple[Path, int]]]
-"""Part of a data set -> its image files and their labels."""
-
-
-def decoded_once(
-    folder: Path, listing: Listing, decode: Callable[[], dict[str, Tensor]], kind: str = ""
-) -> list[Split]:
-    """The parts of a folder of images, decoded by `decode` the first time and kept beside the files of that `kind`.
-
-    What is kept counts until a file is added, removed or changed.
-    """
-    cache = folder / f".decoded{kind}-{listing_digest(folder, listing)}.safetensors"
-    try:
-        state, _ = read_state(cache)
-    except StoreError:
-        state = decode()
-        with suppress(StoreError, OSError):  # a folder that cannot be written is decoded again next time
-            for outdated in folder.glob(f".decoded{kind}-*.safetensors"):
-                outdated.unlink()
-            write_state(cache, state)
-    return [Split(state[part], torch.tensor([label for _, label in files])) for part, files in listing.items()]
-
-
-def listing_digest(folder: Path, listing: Listing) -> str:
-    """Sixteen hexadecimal digits that change when a file is added, removed or changed."""
-    digest = hashlib.sha256()
-    for file, label in (entry for part in listing.values() for entry in part):
-        status = file.stat()
-        digest.update(f"{file.relative_to(folder)} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def _colored(images: Tensor, size: int | None) -> Tensor:

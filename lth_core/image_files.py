@@ -17,10 +17,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from lth_core.augmentation import Augmentation, ResizedCrops, boxes, flipped
 from lth_core.config import ConfigError
-from lth_core.data import Batch, DataError, Dataset, Digest, listing_digest
+from lth_core.data import Batch, DataError, Dataset, Digest
 from lth_core.devices import cores
 from lth_core.files import write_atomic
-from lth_core.image_folders import for_each_image, hold_out, list_images, pixels, square
+from lth_core.image_folders import for_each_image, hold_out, list_images, listing_digest, pixels, square
 
 MARGIN = 256 / 224
 """How much longer than the square that is evaluated the shorter side of an image is made."""

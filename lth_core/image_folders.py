@@ -6,14 +6,17 @@ folder is found before anything is used, and listed in one `DataError`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lth_core.data import DataError, Dataset, Listing, Split, decoded_once
+from lth_core.data import DataError, Dataset, Split
+from lth_core.files import StoreError, read_state, write_state
 from lth_core.seeds import stream
 
 IMAGENETTE = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "n03394916", "n03417042", "n03425413",
@@ -23,6 +26,8 @@ IMAGENETTE_FOLDERS = ("imagenette", "imagenette2", "imagenette2-320", "imagenett
 HELD_OUT = 0.05
 """The share of the training images that is held out for validation."""
 _SHOWN = 10
+Listing = Mapping[str, Sequence[tuple[Path, int]]]
+"""Part of a data set -> its image files and their labels."""
 
 
 def find_imagenette(root: Path) -> Path | None:
@@ -91,6 +96,34 @@ def for_each_image(folder: Path, listing: Listing, read: Callable[[Path], Tensor
             made[part] = [result for result in results if not isinstance(result, str)]
     _refuse(folder, problems)
     return made
+
+
+def decoded_once(
+    folder: Path, listing: Listing, decode: Callable[[], dict[str, Tensor]], kind: str = ""
+) -> list[Split]:
+    """The parts of a folder of images, decoded by `decode` the first time and kept beside the files of that `kind`.
+
+    What is kept counts until a file is added, removed or changed.
+    """
+    cache = folder / f".decoded{kind}-{listing_digest(folder, listing)}.safetensors"
+    try:
+        state, _ = read_state(cache)
+    except StoreError:
+        state = decode()
+        with suppress(StoreError, OSError):  # a folder that cannot be written is decoded again next time
+            for outdated in folder.glob(f".decoded{kind}-*.safetensors"):
+                outdated.unlink()
+            write_state(cache, state)
+    return [Split(state[part], torch.tensor([label for _, label in files])) for part, files in listing.items()]
+
+
+def listing_digest(folder: Path, listing: Listing) -> str:
+    """Sixteen hexadecimal digits that change when a file is added, removed or changed."""
+    digest = hashlib.sha256()
+    for file, label in (entry for part in listing.values() for entry in part):
+        status = file.stat()
+        digest.update(f"{file.relative_to(folder)} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 class Unreadable(Exception):
