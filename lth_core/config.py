@@ -19,24 +19,14 @@ IMAGENET_NETWORKS = ("resnet50", "inception_v3", "squeezenet1_0")
 SMALLEST_IMAGE = {"squeezenet1_0": 21, "inception_v3": 75}
 SMALLEST_IMAGE_WITH_AUXILIARY_HEAD = 299
 _NOT_OF = {
-    "lenet_300_100": (
-        "width",
-        "image_size",
-        "augment",
-        "smallest_crop",
-        "classes",
-        "pieces",
-        "precision",
-        "label_smoothing",
-        "auxiliary_loss",
-        "prune_output",
-    ),
+    "lenet_300_100": ("width", "image_size", "augment", "smallest_crop", "classes", "pieces", "precision",
+                      "label_smoothing", "auxiliary_loss", "prune_output"),
     "resnet20": ("classes", "auxiliary_loss", "prune_output"),
     "vgg19": ("classes", "auxiliary_loss", "prune_output"),
     "resnet50": ("width", "auxiliary_loss"),
     "inception_v3": ("width",),
     "squeezenet1_0": ("width", "auxiliary_loss"),
-}
+}  # fmt: skip
 """Network -> settings that it has no use for."""
 
 EXTENT = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "curve_levels",

@@ -17,8 +17,10 @@ from lth_core.records import store_folder
 from lth_core.store import StudyStore, Training, dense
 from lth_core.study import train_missing
 
-CONFIG = preset("lenet_300_100", profile="smoke")
-OPTIONS = ["--profile", "smoke", "--levels", "1", "--rewinds", "20", "--orders", "1", "--figure", "stability"]
+CONFIG = preset("lenet_300_100", profile="smoke").updated(optimizer="momentum", learning_rate=0.1)
+"""With momentum, since Adam would not notice a gradient that is the sum over processes instead of the mean."""
+OPTIONS = ["--profile", "smoke", "--levels", "1", "--rewinds", "20", "--orders", "1", "--figure", "stability",
+           "--set", "optimizer=momentum", "--set", "learning_rate=0.1"]  # fmt: skip
 STUDY = CONFIG.updated(levels=1, rewinds=(20,), orders=1)
 TICKET = Training(1, "imp", 20, 1, 0)
 
