@@ -33,7 +33,7 @@ from lth_core.store import Stopped
 from lth_core.train import steady_arithmetic, train
 
 NETWORKS = ("resnet20", "vgg19")
-ROUNDS = 5
+ROUNDS = 4
 """At most, since a round takes half a minute."""
 ITERATIONS = 3
 CPU = torch.device("cpu")
