@@ -161,7 +161,7 @@ def compared(config: Config, images: data.Dataset, way: str, run: Callable[[list
 def in_processes(options: argparse.Namespace, members: int) -> float:
     """Seconds of as many processes, each with a loop of its own; they start when all of them are ready."""
     command = [sys.executable, __file__, "--network", options.network, "--profile", options.profile,
-               "--iterations", str(options.iterations), "--alone"]  # fmt: skip
+               "--precision", options.precision, "--iterations", str(options.iterations), "--alone"]  # fmt: skip
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(members)
     ]
@@ -224,15 +224,17 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--network", default="resnet20", choices=["lenet_300_100", "resnet20", "vgg19"])
     arguments.add_argument("--profile", default="paper", help="of the network's settings")
+    arguments.add_argument("--precision", default="float32", choices=["float32", "tf32", "bfloat16"])
     arguments.add_argument("--members", default="1,2,4,8,16", type=lambda text: [int(n) for n in text.split(",")])
     arguments.add_argument("--iterations", default=200, type=int, help="updates that are timed")
     arguments.add_argument("--rounds", default=5, type=int)
     arguments.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     config, device = preset(options.network, profile=options.profile), compute_device()
+    config = config.updated(precision=options.precision)
     held = cifar10() if options.network != "lenet_300_100" else data.load("mnist_embedded")
     images = held.to(device)
-    with steady_arithmetic():
+    with steady_arithmetic(config.precision):
         if options.alone:
             alone(config, images, options.iterations)
             return
@@ -249,8 +251,13 @@ def main() -> None:
         rate = 3 * config.batch_size / min(textbook() for _ in range(3))
         table.loc[len(table)] = ["loader", 1, rate, rate / table["images/s"].iloc[0]]
     print(table.to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
-    about = {"network": options.network, "profile": options.profile, "batch": config.batch_size}
-    about |= {"device": device_name(), "torch": torch.__version__, "checks": [vars(check) for check in checks]}
+    about = {"network": options.network, "profile": options.profile, "precision": options.precision}
+    about |= {
+        "batch": config.batch_size,
+        "device": device_name(),
+        "torch": torch.__version__,
+        "checks": [vars(check) for check in checks],
+    }
     written = json.dumps(about | {"measured": table.to_dict("records")}, indent=1) + "\n"
     write_atomic(results_folder() / "benchmark_gpu.json", written.encode())
 

@@ -65,8 +65,9 @@ class Config(BaseModel):
     batch_size: int = Field(ge=1)
     pieces: int = Field(default=1, ge=1)
     """In how many pieces a batch is worked through, where memory is short. Batch norm normalises each by itself."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the products in a training and its evaluation; weights and optimiser are always in float32."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Of the products in a training and its evaluation; weights and optimiser are always in float32. tf32 is a GPU's:
+    the factors of every product are rounded to 10 bits."""
     optimizer: Literal["adam", "momentum", "nesterov", "rmsprop"]
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     warmup: int = Field(default=0, ge=0)

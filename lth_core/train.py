@@ -91,7 +91,7 @@ def train(
     """
     device = data.train.device
     end = config.iterations if stop is None else stop
-    with steady_arithmetic(), memory_explained(config):
+    with steady_arithmetic(config.precision), memory_explained(config):
         model = build(config).to(device)
         network = FlatNetwork(model, ticket.mask, config)
         checkpoint = saves.load_checkpoint() if saves else None
@@ -180,16 +180,19 @@ def memory_explained(config: Config) -> Iterator[None]:
 
 
 @contextmanager
-def steady_arithmetic() -> Iterator[None]:
+def steady_arithmetic(precision: str = "float32") -> Iterator[None]:
     """One thread, since how a sum is split over threads changes its rounding, and denormal numbers flushed to zero:
     Adam's moments decay into them wherever a gradient stays zero, and there the processor is ten times slower. On a
-    GPU: full precision, and convolutions whose sums are always in the same order."""
-    threads = torch.get_num_threads()
+    GPU: TF32 only where it is the `precision`, and convolutions whose sums are always in the same order."""
+    threads, matmul = torch.get_num_threads(), torch.backends.cuda.matmul
+    tf32_before, tf32 = matmul.allow_tf32, precision == "tf32"
+    matmul.allow_tf32 = tf32
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
             yield
     finally:
+        matmul.allow_tf32 = tf32_before
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)

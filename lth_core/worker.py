@@ -44,9 +44,12 @@ class Worker:
     def __init__(self, store: StudyStore, stop_requested: Callable[[], bool] = lambda: False) -> None:
         self.config = config = store.config
         self.store = store
+        device = compute_device()
+        if config.precision == "tf32" and device.type != "cuda":
+            raise ConfigError(f"precision: tf32 is arithmetic of GPUs, not of the {device.type} here; choose float32")
         images = _images(config)
         self.fingerprint = images.fingerprint()
-        self.data = images.to(compute_device())
+        self.data = images.to(device)
         self.ones = Mask.ones(build(config))
         self.rewinds: Collection[int] = ()
         others = set(records.known(store)[1]["data_fingerprint"]) - {self.fingerprint}

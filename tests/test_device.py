@@ -1,5 +1,7 @@
 """Training on another device than the processor: everything is there that an update needs, and the numbers agree."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -10,8 +12,10 @@ from lth_core.config import Config
 from lth_core.data import Dataset, Split
 from lth_core.devices import compute_device
 from lth_core.models import build, initial_weights
+from lth_core.store import StudyStore
 from lth_core.train import Trained, train
 from lth_core.updates import FlatNetwork
+from lth_core.worker import Worker
 
 SMOKE = [preset(network, profile="smoke") for network in ("lenet_300_100", "resnet20", "vgg19")]
 every_network = pytest.mark.parametrize("config", SMOKE, ids=lambda config: config.network)
@@ -47,6 +51,12 @@ def test_everything_that_an_update_needs_lies_on_the_device_of_the_network(
         held = [network.weights, network.gradient, network.mask, network.updates, *network.moments.values(), images]
         assert {tensor.device for tensor in held} == {gpu}
         assert {tensor.device.type for tensor in network.state().values()} == {"cpu"}
+
+
+def test_tf32_is_refused_where_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LTH_DEVICE", "cpu")
+    with pytest.raises(ConfigError, match=r"precision: tf32 is arithmetic of GPUs, not of the cpu here"):
+        Worker(StudyStore(tmp_path, SMOKE[1].updated(precision="tf32")))
 
 
 def test_the_device_is_the_gpu_if_there_is_one_and_can_be_named(monkeypatch: pytest.MonkeyPatch):

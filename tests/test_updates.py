@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from lth_core.config import Config, ConfigError
 from lth_core.masks import Mask
 from lth_core.presets import preset
+from lth_core.train import steady_arithmetic
 from lth_core.updates import FlatNetwork, learning_rate
 
 BASE = preset("resnet20", profile="smoke").updated(weight_decay=0.01, momentum=0.9)
@@ -156,6 +157,15 @@ def test_bfloat16_is_for_products_alone():
     assert {tensor.dtype for tensor in rough.state().values()} == {torch.float32}
     assert not torch.equal(rough.weights, exact.weights)
     torch.testing.assert_close(rough.weights, exact.weights, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("tf32", True), ("bfloat16", False)])
+def test_tf32_is_allowed_where_it_is_asked_for_alone(precision: str, allowed: bool):
+    settings = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [setting.allow_tf32 for setting in settings]
+    with steady_arithmetic(precision):
+        assert [setting.allow_tf32 for setting in settings] == [allowed, allowed]
+    assert [setting.allow_tf32 for setting in settings] == before
 
 
 def test_the_loss_of_an_auxiliary_head_counts_as_much_as_is_set():
