@@ -70,7 +70,7 @@ def run_command(
     On several GPUs, which then train each network together:
     torchrun --nproc-per-node GPUS -m lth_core.cli run NETWORK.
 
-    Exits with 0 when everything is done and with 3 when it stopped before.
+    Exits with 0 when everything is done and with 3 when it stopped before; torchrun has a failure's status then.
     """
     from lth_core.records import store_folder
     from lth_core.store import Stopped
@@ -83,7 +83,7 @@ def run_command(
     try:
         train_missing(parts, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
     except Stopped as stopped:
-        print(f"{parts[0].name}: {stopped}; the same command goes on from here")
+        print(f"{stopped}; the same command goes on from here")
         raise typer.Exit(UNFINISHED) from None
 
 
@@ -110,6 +110,8 @@ def status(
     config = next(iter(parts.values()))
     known, _ = records.known(StudyStore(folder, config))
     print(config.name)
+    for other in _recorded_with_other_images(folder, config):
+        print(f"also trained on {other}: lth status ... --dataset {other}")
     for name, part in parts.items():
         absent = set(records.missing(known, part))
         wanted = records.trainings(part)
@@ -176,7 +178,10 @@ def _parts(
     config = preset(network, recipe, profile)
     changes: dict[str, object] = {}
     if rewinds is not None:
-        changes["rewinds"] = _numbers("rewinds", rewinds)
+        changes["rewinds"] = chosen = _numbers("rewinds", rewinds)
+        changes["curve_rewinds"] = tuple(k for k in config.curve_rewinds or () if k in chosen) or None
+    if levels is not None:
+        changes["curve_levels"] = None  # as many as here
     if replicates is not None:
         counts = _numbers("replicates", replicates)
         changes["replicates"] = counts[0] if len(counts) == 1 else counts
@@ -191,6 +196,16 @@ def _parts(
     return {figure: parts[figure]}
 
 
+def _recorded_with_other_images(store: Path, config: Config) -> list[str]:
+    """The other data sets that a study is recorded with: a stand-in, where its own was not to be had."""
+    from lth_core.config import DATASETS
+    from lth_core.records import known
+    from lth_core.store import StudyStore
+
+    others = (config.updated(dataset=name) for name in DATASETS if name != config.dataset)
+    return [other.dataset for other in others if len(known(StudyStore(store, other))[0])]
+
+
 def _numbers(name: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
@@ -202,9 +217,11 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
 
 def _setting(text: str) -> tuple[str, object]:
     """A setting and its value, which is read as JSON (`pieces=4`, `densities=null`) or, where it is none, as text."""
-    from lth_core.config import ConfigError
+    from lth_core.config import LABELS, ConfigError
 
     name, given, value = text.partition("=")
+    if name in ("network", *LABELS):
+        raise ConfigError(f"--set: {name} is an argument or option of its own, which chooses other settings with it")
     if not given:
         raise ConfigError(f"--set: {text!r} gives no value; expected NAME=VALUE, like precision=bfloat16")
     try:

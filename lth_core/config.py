@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+DataSet = Literal["mnist", "cifar10", "cifar10_jpeg", "imagenette", "imagenet", "mnist_embedded"]
+DATASETS: tuple[DataSet, ...] = get_args(DataSet)
 
 METHODS = ("imp", "random_pruning", "random_reinit")
 """Subnetworks that can be trained beside the dense network: iterative magnitude pruning and its two controls."""
@@ -21,11 +24,11 @@ SMALLEST_IMAGE_WITH_AUXILIARY_HEAD = 299
 _NOT_OF = {
     "lenet_300_100": ("width", "image_size", "augment", "smallest_crop", "classes", "pieces", "precision",
                       "label_smoothing", "auxiliary_loss", "prune_output"),
-    "resnet20": ("classes", "auxiliary_loss", "prune_output"),
-    "vgg19": ("classes", "auxiliary_loss", "prune_output"),
-    "resnet50": ("width", "auxiliary_loss"),
-    "inception_v3": ("width",),
-    "squeezenet1_0": ("width", "auxiliary_loss"),
+    "resnet20": ("classes", "auxiliary_loss", "prune_output", "output_pruning_rate"),
+    "vgg19": ("classes", "auxiliary_loss", "prune_output", "output_pruning_rate"),
+    "resnet50": ("width", "auxiliary_loss", "output_pruning_rate"),
+    "inception_v3": ("width", "output_pruning_rate"),
+    "squeezenet1_0": ("width", "auxiliary_loss", "output_pruning_rate"),
 }  # fmt: skip
 """Network -> settings that it has no use for."""
 
@@ -51,7 +54,7 @@ class Config(BaseModel):
     network: Literal["lenet_300_100", "resnet20", "vgg19", "resnet50", "inception_v3", "squeezenet1_0"]
     recipe: str
     profile: str
-    dataset: Literal["mnist", "cifar10", "cifar10_jpeg", "imagenette", "imagenet", "mnist_embedded"]
+    dataset: DataSet
     classes: int = Field(default=10, ge=2)
     width: float = Field(default=1.0, gt=0, le=4)
     """Factor on the number of filters in every layer of ResNet-20 and VGG-19."""
@@ -149,6 +152,18 @@ class Config(BaseModel):
             raise ValueError(
                 f"levels: {self.levels} is more than the {len(self.densities)} densities of one-shot pruning"
             )
+        if self.pruning_scope == "global" and self.output_pruning_rate is not None:
+            raise ValueError(
+                f"output_pruning_rate: {self.output_pruning_rate} is for pruning layer by layer, and pruning_scope is "
+                "'global'; leave one of them out"
+            )
+        if self.pruning_scope != "global" and self.densities is not None:
+            raise ValueError(
+                "densities: one-shot pruning takes all layers together; set pruning_scope to 'global' and "
+                "output_pruning_rate to None with it"
+            )
+        if any(drop < 0 for drop in self.drops):
+            raise ValueError(f"drops: {list(self.drops)} must be iterations, 0 or later")
         if self.pieces > self.batch_size:
             raise ValueError(f"pieces: {self.pieces} is more than the {self.batch_size} images of a batch")
         if self.smallest_crop is not None and not self.augment:
@@ -158,12 +173,13 @@ class Config(BaseModel):
                 f"final_learning_rate: {self.final_learning_rate} is for a learning rate that falls in a straight "
                 f"line, and drops={list(self.drops)} for one that falls in steps; give one of them"
             )
-        for k in {*self.rewinds, *(self.curve_rewinds or ())}:
-            if not 0 <= k < self.iterations:
-                raise ValueError(
-                    f"rewinds: cannot rewind to iteration {k}; the training has {self.iterations} iterations, "
-                    f"so choose 0 <= k <= {self.iterations - 1}"
-                )
+        for name in ("rewinds", "curve_rewinds"):
+            for k in getattr(self, name) or ():
+                if not 0 <= k < self.iterations:
+                    raise ValueError(
+                        f"{name}: cannot rewind to iteration {k}; the training has {self.iterations} iterations, "
+                        f"so choose 0 <= k <= {self.iterations - 1}"
+                    )
         for level in self.compared_levels or ():
             if not 1 <= level <= self.levels:
                 raise ValueError(

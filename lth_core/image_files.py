@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from lth_core.augmentation import Augmentation, ResizedCrops, boxes, flipped
 from lth_core.config import ConfigError
 from lth_core.data import Batch, DataError, Dataset, Digest
 from lth_core.devices import cores
-from lth_core.files import write_atomic
-from lth_core.image_folders import for_each_image, hold_out, list_images, listing_digest, pixels, square
+from lth_core.files import StoreError, write_atomic
+from lth_core.image_folders import Unreadable, for_each_image, hold_out, list_images, listing_digest, pixels, square
 
 MARGIN = 256 / 224
 """How much longer than the square that is evaluated the shorter side of an image is made."""
@@ -45,7 +46,8 @@ def load_imagenet(root: Path, size: int) -> Dataset:
     checked = folder / f".checked-{listing_digest(folder, listing)}"
     if not checked.exists():
         for_each_image(folder, listing, lambda file: pixels(file).new_zeros(()))  # read, and nothing kept of it
-        write_atomic(checked, b"every image can be read\n")
+        with suppress(StoreError, OSError):  # a folder that cannot be written is looked through again next time
+            write_atomic(checked, b"every image can be read\n")
     train, test = (
         ImageFiles(folder, [file for file, _ in files], torch.tensor([label for _, label in files]), size, CPU)
         for files in listing.values()
@@ -93,6 +95,11 @@ class ImageFiles:
         try:
             for images, labels in loader:
                 yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        except Unreadable as error:
+            what = str(error).strip().splitlines()[-1].removeprefix(f"{Unreadable.__module__}.Unreadable: ")
+            raise DataError(
+                f"{what}; it could be read before: run again when it can, what was finished is kept"
+            ) from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -131,17 +138,21 @@ class _Reader(TorchDataset[tuple[Tensor, Tensor]]):
 
         index, drawn = request
         size, file = self.part.size, self.part.files[index]
-        if self.crops is None or drawn is None:
-            return square(file, size, round(size * MARGIN)), self.part.labels[index]
-        image, draws = pixels(file), torch.tensor([drawn])
+        try:
+            if self.crops is None or drawn is None:
+                return square(file, size, round(size * MARGIN)), self.part.labels[index]
+            image, draws = pixels(file), torch.tensor([drawn])
+        except Unreadable as error:
+            raise Unreadable(f"{file}: {error}") from None
         where = boxes(draws, image.shape[1], image.shape[2], self.crops.smallest)[0].tolist()
         cropped = resized_crop(image, *where, size=[size, size], antialias=True)
         return horizontal_flip(cropped) if flipped(draws) else cropped, self.part.labels[index]
 
 
 def _readers() -> int:
-    """How many processes read images: `LTH_READERS`, or one for each core; 0 reads them in the training's own."""
-    chosen = os.environ.get("LTH_READERS", str(cores()))
+    """How many processes read images: `LTH_READERS`, or one for each core, shared with the processes that `torchrun`
+    started beside this one; 0 reads them in the training's own."""
+    chosen = os.environ.get("LTH_READERS", str(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))))
     if not chosen.isdecimal():
         raise ConfigError(f"LTH_READERS: {chosen!r} must be how many processes read images, 0 or more")
     return int(chosen)

@@ -42,7 +42,9 @@ def _measure_level(study: StudyStore, first: Training, finished: Collection[Trai
         mask = _read(study, first).load_mask()
         for name, (kind, a, b) in absent.items():
             ends = _read(study, a).load_end(), _read(study, b).load_end()
-            measured[name] = {f"l2_{kind}": l2_distance(*ends, mask), f"angle_{kind}": angle(*ends, mask)}
+            measured[name] = {f"l2_{kind}": l2_distance(*ends, mask)}
+            with suppress(ValueError):  # a subnetwork without weights, or with none but 0, has no direction
+                measured[name][f"angle_{kind}"] = angle(*ends, mask)
     except StoreError:
         return
     write_json(file, measured)

@@ -6,14 +6,17 @@ hands the training to the others, which do nothing else than to take part.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+
+PATIENCE = timedelta(days=7)
+"""How long the others wait for the first process, which may have a million images to look through."""
 
 
 def rank_and_count() -> tuple[int, int]:
@@ -25,17 +28,14 @@ def rank_and_count() -> tuple[int, int]:
 
 @contextmanager
 def together(device: torch.device) -> Iterator[int]:
-    """Join the processes that `torchrun` has started beside this one, if any, and give this one's rank.
+    """Join the processes that `torchrun` has started beside this one, and give this one's rank.
 
     They talk over NCCL where networks are trained on GPUs, over Gloo elsewhere. Signals reach all of them; to stop is
     for the first to decide, so the others wait for what it does.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield 0
-        return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     rank = distributed.get_rank()
     if rank:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -65,6 +65,13 @@ def average_(tensor: Tensor) -> None:
     if count > 1:
         distributed.all_reduce(tensor)
         tensor /= count
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Put the first process's buffers, such as the running averages of batch norm, in place of every other's."""
+    if rank_and_count()[1] > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, src=0)
 
 
 def total(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ records and the records of the local run store are read the same way.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from lth_core.config import Config
+from lth_core.config import EXTENT, Config
 from lth_core.files import StoreError, project_folder, read_json, write_atomic
-from lth_core.presets import preset
+from lth_core.presets import figures, preset
 from lth_core.store import StudyStore, Training, dense
 
 STUDY = ["digest", "network", "recipe", "profile", "dataset"]
@@ -142,7 +143,7 @@ def write(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.Da
     """Write a study's records into a folder of records."""
     study = folder / config.name
     write_atomic(study / "config.json", config.to_json().encode())
-    for name, table in (("records", records), ("provenance", provenance)):
+    for name, table in (("provenance", provenance), ("records", records)):  # which are there, if records are
         write_atomic(study / f"{name}.csv", table.to_csv(index=False, float_format="%.7g").encode())
     return study
 
@@ -168,8 +169,17 @@ def merge(old: pd.DataFrame, new: pd.DataFrame, keep_old: bool = False) -> pd.Da
 
 
 def add(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame, keep_old: bool = False) -> Path:
-    """Merge records into a folder of records, as `merge` does, and return the study's folder."""
+    """Merge records into a folder of records, as `merge` does, and return the study's folder.
+
+    Raises `StoreError` when they were made with other images.
+    """
     old_records, old_provenance = read(folder, config)
+    images = {*old_provenance["data_fingerprint"], *provenance["data_fingerprint"]}
+    if len(images) > 1:
+        raise StoreError(
+            f"{config.name} is recorded with other images than those to be added (fingerprints "
+            f"{', '.join(sorted(images))}); keep the records in folders of their own"
+        )
     made = _union(old_provenance, provenance, PROVENANCE_KEY)
     return write(folder, config, merge(old_records, records, keep_old), made)
 
@@ -209,17 +219,35 @@ def how_to_make(config: Config, absent: Iterable[Training]) -> str:
     """The message of `MissingRecords`."""
     absent = list(absent)
     examples = "; ".join(map(str, absent[:3])) + ("; ..." if len(absent) > 3 else "")
-    standard = preset(config.network, config.recipe, config.profile)
-    command = f"lth run {config.network} --recipe {config.recipe} --profile {config.profile}"
-    for name in ("rewinds", "levels", "replicates", "orders", "dataset"):
-        value = getattr(config, name)
-        if value != getattr(standard, name):
-            command += f" --{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
-    same = config.updated(dataset=standard.dataset).digest() == standard.digest()
+    command = _command(config)
     return (
         f"{len(absent)} of {len(trainings(config))} trainings of {config.name} are not recorded: {examples}. "
-        f"Train them by passing missing='train'{f', or in a terminal with: {command}' if same else ''}"
+        f"Train them by passing missing='train'{f', or in a terminal with: {command}' if command else ''}"
     )
+
+
+def _command(config: Config) -> str | None:
+    """The command that trains a configuration, or None where other settings than its preset's make it."""
+    standard = preset(config.network, config.recipe, config.profile)
+    if config.updated(dataset=standard.dataset).digest() != standard.digest():
+        return None
+    own = {"replicates": config.replicates, "dataset": config.dataset}
+    parts = figures(standard.updated(**own))
+    figure = next((name for name, part in parts.items() if part == config), None)
+    if figure is None:
+        figure = "stability"  # which is the configuration itself
+        own |= {name: getattr(config, name) for name in EXTENT if not name.startswith("curve")}
+    command = f"lth run {config.network} --recipe {config.recipe} --profile {config.profile} --figure {figure}"
+    for name, value in own.items():
+        if value == getattr(standard, name):
+            continue
+        if name == "replicates" and value == tuple(range(1, len(value) + 1)):
+            command += f" --replicates {len(value)}"
+        elif name in ("rewinds", "levels", "orders", "dataset"):
+            command += f" --{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        else:
+            command += f" --set '{name}={json.dumps(value)}'"
+    return command
 
 
 def _read_csv(file: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
+CPU = torch.device("cpu")
 PADDING = 4
 """Black pixels added at every edge of an image before a crop of its own size is taken."""
 
@@ -41,11 +42,14 @@ def epoch_crops(replicate: int, order: int, epoch: int, examples: int) -> torch.
 
 
 @contextmanager
-def dropout_stream(replicate: int, order: int, iteration: int, rank: int = 0) -> Iterator[None]:
-    """Within it, torch's own random numbers, which dropout takes, are those of one iteration; behind it, as before.
+def dropout_stream(
+    replicate: int, order: int, iteration: int, rank: int = 0, device: torch.device = CPU
+) -> Iterator[None]:
+    """Within it, torch's own random numbers on a device, which dropout takes, are those of one iteration; behind it,
+    as before.
 
     Processes that train one network together have ranks and drop out other units, each in its share of the batch.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(stream(replicate, "dropout", order, iteration, *([rank] if rank else [])).initial_seed())
         yield

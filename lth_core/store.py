@@ -1,6 +1,6 @@
 """The run store: a folder for every training, so that nothing is trained twice and nothing finished is ever lost.
 
-    <store>/<study>/config.json
+    <store>/<study>/{config,images}.json
     <store>/<study>/replicate_1/dense/{iteration_500,end}.safetensors, result.json
     <store>/<study>/replicate_1/imp/rewind_500/level_03/order_0/{mask,end}.safetensors, result.json
 
@@ -88,6 +88,13 @@ class StudyStore:
         if not file.exists():
             write_atomic(file, self.config.to_json().encode())
 
+    def images(self, fingerprint: str) -> str:
+        """The fingerprint of the images that this store's trainings are made with: those of the first to ask."""
+        file = self.folder / "images.json"
+        if not file.exists():
+            write_json(file, {"fingerprint": fingerprint})
+        return str(read_json(file)["fingerprint"])
+
     def saves(self, training: Training) -> TrainingFolder:
         return TrainingFolder(self.folder / training.folder)
 
@@ -155,6 +162,10 @@ class TrainingFolder:
 
     def load_state(self, iteration: int) -> dict[str, Tensor]:
         return read_state(self.folder / f"iteration_{iteration}.safetensors")[0]
+
+    def toward(self, iteration: int) -> TrainingFolder:
+        """Where a training that only leads to the state of an iteration keeps its checkpoint."""
+        return TrainingFolder(self.folder / f"toward_{iteration}")
 
     def nearest_state(self, iteration: int) -> tuple[int, dict[str, Tensor] | None]:
         """The latest readable state at or before an iteration, or (0, None)."""

@@ -17,13 +17,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pandas as pd
 from tqdm import tqdm
 
 from lth_core import records
 from lth_core.config import Config, ConfigError
+from lth_core.files import StoreError
 from lth_core.measure import measure
 from lth_core.store import Stopped, StudyStore, Training
 
@@ -77,18 +78,46 @@ def train_missing(
 ) -> list[Config]:
     """Train what is missing from configurations of one study, all of it together; for the options see `run`.
 
-    Returns the configurations with the data set that was used.
+    Returns the configurations with the data set that was used. Where `torchrun` has started several processes, the
+    first of them does this and the others take part in its trainings.
     """
+    options = {"workers": workers, "seconds": seconds, "progress": progress}
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return _complete(configs, store, **options)
+    from lth_core import ranks
+    from lth_core.devices import compute_device
+    from lth_core.worker import take_part
+
+    last_word: list[Config] | str
+    with ranks.together(compute_device()) as rank:
+        if rank:
+            last_word = take_part()
+        else:
+            try:
+                last_word = _complete(configs, store, **options)
+            except Stopped as stopped:
+                last_word = str(stopped)
+            ranks.hand_out(last_word)
+    if isinstance(last_word, str):
+        raise Stopped(last_word)
+    return last_word
+
+
+def _complete(configs: Sequence[Config], store: Path, **options: Any) -> list[Config]:
+    before: list[Training] = []
     while True:
         known = _known(store, configs[0])
         absent = list(dict.fromkeys(t for config in configs for t in records.missing(known, config)))
         if not absent:
             return list(configs)
+        if absent == before:
+            raise StoreError(f"{configs[0].name}: trained, and still not recorded: {'; '.join(map(str, absent))}")
         from lth_core import data
 
         resolved = data.resolve(configs[0].dataset)
         if resolved == configs[0].dataset:
-            _train(StudyStore(store, configs[0]), absent, workers, seconds, progress)
+            _train(StudyStore(store, configs[0]), absent, **options)
+            before = absent
         configs = [config.updated(dataset=resolved) for config in configs]
 
 
@@ -105,29 +134,7 @@ def _train(
     seconds: float | None,
     progress: Style,
 ) -> None:
-    """Train what is absent; where `torchrun` has started several processes, all of them together."""
-    from lth_core import ranks
-    from lth_core.devices import compute_device
-    from lth_core.worker import take_part
-
-    with ranks.together(compute_device()) as rank:
-        if rank:
-            stopped = take_part()
-        else:
-            stopped = _lead(study, absent, workers, seconds, progress)
-            ranks.hand_out(stopped)
-    if stopped:
-        raise Stopped(stopped)
-
-
-def _lead(
-    study: StudyStore,
-    absent: Sequence[Training],
-    workers: int | None,
-    seconds: float | None,
-    progress: Style,
-) -> str | None:
-    """Do what is absent, with helpers. Returns how far it came when it was stopped, None when everything is done."""
+    """Do what is absent, with helpers."""
     from lth_core.devices import compute_device, cores
     from lth_core.ranks import rank_and_count
     from lth_core.worker import Worker
@@ -149,23 +156,24 @@ def _lead(
             shown.update()
             return stopping.is_set() or time.monotonic() >= deadline
 
+        worker = Worker(study, stop_requested)  # first, so that what it refuses is said once
         helpers = [_start_helper(study, absent, seconds) for _ in range(workers - 1)]
-        worker = Worker(study, stop_requested)
         try:
             worker.complete(absent)
         except Stopped:
-            return f"stopped with {study.count(absent)} of {len(absent)} trainings done"
+            done = f"{study.count(absent)} of {len(absent)}"
+            raise Stopped(f"{study.config.name}: stopped with {done} trainings done") from None
         finally:
             for helper in helpers:
                 helper.terminate()
             for helper in helpers:
                 helper.wait()
-    return None
 
 
 def _start_helper(study: StudyStore, absent: Sequence[Training], seconds: float | None) -> subprocess.Popen[bytes]:
     """Another process that does the same trainings, until none is left or this process ends."""
     order = {
+        "parent": os.getpid(),
         "store": str(study.store),
         "config": study.config.to_json(),
         "absent": [vars(training) for training in absent],
@@ -188,12 +196,11 @@ def _help() -> None:
     from lth_core.worker import Worker
 
     order = json.load(sys.stdin)
-    parent = os.getppid()
     deadline = math.inf if order["seconds"] is None else time.monotonic() + order["seconds"]
     with _stop_signals() as stopping, suppress(Stopped):
         worker = Worker(
             StudyStore(Path(order["store"]), Config.from_json(order["config"])),
-            lambda: stopping.is_set() or time.monotonic() >= deadline or os.getppid() != parent,
+            lambda: stopping.is_set() or time.monotonic() >= deadline or os.getppid() != order["parent"],
         )
         worker.complete([Training(**training) for training in order["absent"]])
 

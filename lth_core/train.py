@@ -22,7 +22,7 @@ from lth_core.config import IMAGENET_NETWORKS, Config
 from lth_core.data import Dataset, Part
 from lth_core.imp import Ticket, Train
 from lth_core.models import build
-from lth_core.ranks import agreed, hand_out, rank_and_count, total
+from lth_core.ranks import agreed, hand_out, rank_and_count, share_buffers, total
 from lth_core.seeds import dropout_stream
 from lth_core.store import Stopped
 from lth_core.updates import FlatNetwork, State, learning_rate, products
@@ -48,7 +48,7 @@ class Saves(Protocol):
 @dataclass(frozen=True)
 class Trained:
     """The end of a training. `metrics` is empty when it diverged, and `diverged_at` then names an iteration by which
-    it had."""
+    it had; they are empty too where the training stopped before its end, as it was told to."""
 
     state: State
     metrics: Mapping[str, float]
@@ -87,7 +87,8 @@ def train(
     network is trained on the device that holds the data; states are always in the processor's memory.
 
     Where several processes train together (`ranks`), the first hands its training to the others, and each does its
-    share of every batch. Batch norm normalises a share by itself; the first process's running averages are kept.
+    share of every batch. Batch norm normalises a share by itself; the first process's running averages are kept, and
+    the network is evaluated with them.
     """
     device = data.train.device
     end = config.iterations if stop is None else stop
@@ -104,9 +105,9 @@ def train(
         drops_out = any(isinstance(module, nn.Dropout) for module in model.modules())
         model.train()
         while iteration < end:
-            if not network.is_finite():
-                return Trained(network.state(), {}, iteration, time.monotonic() - started)
             epoch, first = divmod(iteration, len(data.train) // config.batch_size)
+            if first == 0 and not network.is_finite():  # there alone: where it is seen must not depend on interruptions
+                return Trained(network.state(), {}, iteration, time.monotonic() - started)
             epoch_of = {"replicate": replicate, "order": order, "epoch": epoch}
             batches = training_batches(config, data.train, **epoch_of, first=first)
             for images, labels in islice(batches, end - iteration):
@@ -118,12 +119,13 @@ def train(
                     saves.save_checkpoint(iteration, saved - started, network.state())
                 if stopping:
                     raise Stopped
-                with dropout_stream(replicate, order, iteration, rank) if drops_out else nullcontext():
+                with dropout_stream(replicate, order, iteration, rank, device) if drops_out else nullcontext():
                     network.update(images, labels, learning_rate(config, iteration))
                 iteration += 1
         diverged_at = None if network.is_finite() else iteration
+        share_buffers(model)
         ended, metrics = network.state(), {}
-        if diverged_at is None:
+        if diverged_at is None and stop is None:
             network.use_average()
             with products(config, device):
                 metrics = _evaluated(config, model, data)

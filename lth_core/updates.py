@@ -6,6 +6,7 @@ the update one fused call. A pruned weight stays exactly 0.0: its gradient, its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -16,13 +17,15 @@ from torch.optim.sgd import sgd
 
 from lth_core.config import Config
 from lth_core.masks import Mask
-from lth_core.ranks import average_
+from lth_core.ranks import average_, rank_and_count
 
 State = Mapping[str, Tensor]
 MOMENTS = "optimizer."
 """How the names of the optimiser's moments start in a state."""
 AVERAGE = f"{MOMENTS}average"
 """The name of the average of the weights in a state; a fresh optimiser starts it anew, with the moments."""
+UPDATES = f"{MOMENTS}updates"
+"""The name of the number of updates since the optimiser was fresh, by which Adam corrects its moments."""
 RMSPROP_DECAY = 0.9
 RMSPROP_EPSILON = 1.0
 _MOMENTS = {
@@ -87,11 +90,17 @@ class FlatNetwork:
             moment.mul_(self.mask)
         if self.average is not None:
             self.average.copy_(state.get(AVERAGE, self.weights)).mul_(self.mask)
-        self.updates.fill_(iteration)
+        if UPDATES in state:
+            self.updates.copy_(state[UPDATES])
+        else:  # a state of initialisation, a fresh optimiser, or one saved before it counted: it was never fresh then
+            known = any(name.startswith(MOMENTS) for name in state)
+            self.updates.fill_(iteration if known else 0)
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the whole state in the processor's memory; later updates do not reach it."""
         moments = {f"{MOMENTS}{name}": moment for name, moment in self.moments.items()}
+        if self.config.optimizer == "adam":
+            moments[UPDATES] = self.updates
         if self.average is not None:
             moments[AVERAGE] = self.average
         state = self.model.state_dict() | moments
@@ -104,7 +113,7 @@ class FlatNetwork:
             by_hand(images, labels, self.gradients)
         else:
             self.gradient.zero_()
-            pieces = self.config.pieces
+            pieces = math.ceil(self.config.pieces / rank_and_count()[1])  # a share is a part of the batch already
             for piece in zip(images.chunk(pieces), labels.chunk(pieces), strict=True):
                 (self._loss(*piece) * (len(piece[1]) / len(labels))).backward()
         average_(self.gradient)

@@ -52,11 +52,11 @@ class Worker:
         self.data = images.to(device)
         self.ones = Mask.ones(build(config))
         self.rewinds: Collection[int] = ()
-        others = set(records.known(store)[1]["data_fingerprint"]) - {self.fingerprint}
-        if others:
+        recorded = set(records.known(store)[1]["data_fingerprint"])
+        if others := (recorded or {store.images(self.fingerprint)}) - {self.fingerprint}:
             raise StoreError(
-                f"{config.name} is recorded with other images (fingerprint {', '.join(sorted(others))}) than those "
-                f"here ({self.fingerprint}); keep these runs and records in folders of their own "
+                f"{config.name} is trained or recorded with other images (fingerprint {', '.join(sorted(others))}) "
+                f"than those here ({self.fingerprint}); keep these runs and records in folders of their own "
                 "(LTH_STORE, LTH_RESULTS)"
             )
         self.stop_requested = stop_requested
@@ -95,16 +95,18 @@ class Worker:
                 return state, {}
             if ticket.level == 0:
                 return self.dense_run(replicate)
-            return self.trained(Training(replicate, "imp", rewind, ticket.level, 0), ticket)
+            return self.trained(Training(replicate, "imp", rewind, numbers[ticket.level], 0), ticket)
 
         self.dense_run(replicate)
         start, config = (train_level, self.initial(replicate), self.ones), self.config
-        deepest = max(t.level for t in wanted)
+        numbers = list(range(max(t.level for t in wanted) + 1))
         if config.densities is None:
-            levels = iterative_magnitude_pruning(*start, levels=deepest, rewind=rewind, prune=pruner(config))
-        else:
-            levels = one_shot_pruning(*start, densities=config.densities[:deepest], rewind=rewind)
-        for level, (mask, rewound, _, result) in enumerate(levels):
+            levels = iterative_magnitude_pruning(*start, levels=numbers[-1], rewind=rewind, prune=pruner(config))
+        else:  # levels that do not build on each other
+            numbers = sorted({0, *(t.level for t in wanted)})
+            densities = [config.densities[number - 1] for number in numbers[1:]]
+            levels = one_shot_pruning(*start, densities=densities, rewind=rewind)
+        for level, (mask, rewound, _, result) in zip(numbers, levels, strict=True):
             for training in sorted(t for t in wanted if t.level == level and t.method != "dense"):
                 try:
                     self.trained(training, self.ticket(training, mask, rewound))
@@ -136,24 +138,33 @@ class Worker:
         return self.trained(dense(replicate), ticket, keep=self.rewinds)
 
     def dense_state(self, replicate: int, iteration: int) -> State:
-        """W_k. One that the dense run did not leave behind is trained again from the nearest earlier one."""
+        """W_k. One that the dense run did not leave behind is trained again from the nearest earlier one.
+
+        Raises `Busy` when another process is doing that.
+        """
         folder = self.store.saves(dense(replicate))
         try:
             return folder.load_state(iteration)
         except StoreError:
             pass
-        start, state = folder.nearest_state(iteration)
-        ticket = subnetwork(state or self.initial(replicate), self.ones, start, 0)
-        trained = train(
-            self.config,
-            self.data,
-            ticket,
-            replicate=replicate,
-            order=0,
-            stop=iteration,
-            stop_requested=self.stop_requested,
-        )
-        folder.save_state(iteration, trained.state)
+        toward = folder.toward(iteration)
+        with toward.locked():
+            with suppress(StoreError):  # left behind by another process, since we looked
+                return folder.load_state(iteration)
+            start, state = folder.nearest_state(iteration)
+            ticket = subnetwork(state or self.initial(replicate), self.ones, start, 0)
+            trained = train(
+                self.config,
+                self.data,
+                ticket,
+                replicate=replicate,
+                order=0,
+                stop=iteration,
+                saves=toward,
+                stop_requested=self.stop_requested,
+            )
+            folder.save_state(iteration, trained.state)
+            toward.discard()
         return trained.state
 
     def trained(self, training: Training, ticket: Ticket, keep: Collection[int] = ()) -> tuple[State, dict[str, Any]]:
@@ -208,10 +219,10 @@ class Worker:
         }
 
 
-def take_part() -> str | None:
+def take_part() -> Any:
     """What a process does that trains networks together with others and is not the first of them (`ranks`).
 
-    Returns what the first says at the end: how far it came when it was stopped, None when everything is done.
+    Returns the first one's last word.
     """
     images: data.Dataset | None = None
     while isinstance(job := ranks.receive(), Job):
@@ -219,7 +230,7 @@ def take_part() -> str | None:
         images = images or _images(config).to(compute_device())
         with suppress(Stopped):
             train(config, images, job.ticket, replicate=job.replicate, order=job.order, stop=job.stop)
-    return None if job is None else str(job)
+    return job
 
 
 def _images(config: Config) -> data.Dataset:

@@ -210,11 +210,28 @@ def test_any_setting_can_be_given(lth: Lth):
     assert expected.name in out
 
 
+def test_status_says_that_a_study_is_recorded_with_other_images(lth: Lth):
+    assert lth(*smoke("run", *FEW)).status == 0
+    out = lth(*smoke("status", "--dataset", "mnist")).out
+    assert "0 of" in out
+    assert "also trained on mnist_embedded: lth status ... --dataset mnist_embedded" in out
+    assert "also trained" not in lth(*smoke("status")).out
+
+
+def test_levels_and_rewinds_that_are_given_are_those_of_every_figure(lth: Lth):
+    options = ("--profile", "laptop", "--rewinds", "0,100", "--levels", "2", "--replicates", "1")
+    out = lth("status", "resnet20", *options).out.splitlines()
+    assert "accuracy: 0 of 8 trainings recorded" in out  # dense; two levels with three methods; a repetition
+    deeper = lth("status", "resnet20", *options, "--set", "curve_levels=3").out.splitlines()
+    assert "accuracy: 0 of 11 trainings recorded" in deeper
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ("weight_decay", "--set: 'weight_decay' gives no value; expected NAME=VALUE"),
         ("weight_dekay=1", "unknown setting 'weight_dekay'"),
+        ("recipe=low", "--set: recipe is an argument or option of its own"),
         ("weight_decay=-1", "weight_decay: -1 is not valid"),
         ("precision=bfloat16", "precision: 'bfloat16' is not a setting of lenet_300_100"),
     ],

@@ -108,8 +108,10 @@ def changed(config: Config, name: str) -> Config:
 def test_every_setting_that_determines_a_training_changes_the_digest(smoke):
     convolutional = preset("resnet20", profile="smoke").updated(augment=False, drops=(), pruning_scope="layerwise")
     inception = preset("inception_v3", profile="smoke").updated(image_size=299, augment=True)
-    own = {"auxiliary_loss", "prune_output", "classes", "smallest_crop"}
-    bases = ((convolutional, set(DETERMINING) - {"optimizer"} - own), (smoke, {"optimizer"}), (inception, own))
+    own = {"auxiliary_loss", "prune_output", "classes", "smallest_crop", "densities"}
+    fully_connected = {"optimizer", "output_pruning_rate"}
+    others = set(DETERMINING) - fully_connected - own
+    bases = ((convolutional, others), (smoke, fully_connected), (inception, own))
     for base, names in bases:
         digests = {changed(base, name).digest() for name in names}
         assert len(digests | {base.digest()}) == len(names) + 1
@@ -259,6 +261,10 @@ REFUSED = {
     "filters of a network without any": ({"width": 0.5}, ["width", "0.5", "not a setting of lenet_300_100"]),
     "crops of a network that takes none": ({"augment": True}, ["augment", "True", "not a setting of lenet_300_100"]),
     "size of a network that has one": ({"image_size": 14}, ["image_size", "14", "not a setting of lenet_300_100"]),
+    "a k of the curves beyond the end": ({"curve_rewinds": (200,)}, ["curve_rewinds", "200", "0 <= k <= 119"]),
+    "output rate with all layers together": ({"pruning_scope": "global"}, ["output_pruning_rate", "0.1", "'global'"]),
+    "one shot layer by layer": ({"densities": (0.5, 0.2)}, ["densities", "pruning_scope", "'global'"]),
+    "drop before the beginning": ({"drops": (-5, 60)}, ["drops", "[-5, 60]", "0 or later"]),
     "no order": ({"orders": 0}, ["orders", "0", "greater than or equal to 1"]),
 }
 

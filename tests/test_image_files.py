@@ -14,6 +14,7 @@ from lth_core.augmentation import boxes, flipped
 from lth_core.batches import evaluation_batches, training_batches
 from lth_core.config import Config, ConfigError
 from lth_core.data import DataError
+from lth_core.files import StoreError
 from lth_core.image_files import load_imagenet
 from lth_core.seeds import epoch_crops, epoch_order
 
@@ -176,6 +177,26 @@ def test_a_reading_process_that_is_killed_ends_the_training_with_a_message(root:
     monkeypatch.setattr(image_files, "_Reader", Deadly)
     with pytest.raises(DataError, match=r"a process that reads images has died .*LTH_READERS to fewer than 2"):
         epoch(CONFIG, part)
+
+
+@pytest.mark.parametrize("readers", ["0", "1"])
+def test_an_image_that_can_no_longer_be_read_is_named(readers: str, root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LTH_READERS", readers)
+    part = load_imagenet(root, 24).train
+    lost = part.files[3]
+    lost.unlink()
+    with pytest.raises(DataError) as refused:
+        epoch(CONFIG, part)
+    assert str(refused.value).startswith(f"{lost}: not a readable image")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_that_cannot_be_written_is_read_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch):
+    def read_only(path: Path, content: bytes) -> None:
+        raise StoreError(f"cannot write {path}")
+
+    monkeypatch.setattr(image_files, "write_atomic", read_only)
+    assert len(load_imagenet(root, 24).test) > 0
 
 
 def test_a_wrong_number_of_readers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,14 +1,15 @@
 """Records: what a configuration asks for, what of it is there, and tables that come back as they were written."""
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from lth_core import records
+from lth_core import cli, records
 from lth_core.config import Config, ConfigError
-from lth_core.presets import preset
+from lth_core.presets import figures, preset
 from lth_core.records import COLUMNS, PROVENANCE, add, import_folder, merge, missing, read, select, trainings, write
 from lth_core.store import StoreError, Training
 
@@ -353,18 +354,69 @@ def test_the_message_on_missing_records_counts_them_and_gives_the_command():
     assert "--profile smoke" in message
 
 
-@pytest.mark.parametrize(
-    ("changes", "option"),
-    [
-        ({"levels": 3, "compared_levels": (3,)}, "--levels 3"),
-        ({"replicates": 2}, "--replicates"),
-        ({"orders": 3}, "--orders 3"),
-        ({"rewinds": (0, 5)}, "--rewinds 0,5"),
-    ],
-)
-def test_the_command_on_missing_records_asks_for_what_is_missing(changes: dict[str, object], option: str):
-    config = SMOKE.updated(**changes)
-    assert option in records.how_to_make(config, trainings(config))
+PAPER = preset("lenet_300_100")
+WISHES = {
+    "the preset": SMOKE,
+    "levels": SMOKE.updated(levels=3, compared_levels=(1, 3)),
+    "replicates": SMOKE.updated(replicates=2),
+    "one seed": SMOKE.updated(replicates=(4,)),
+    "seeds": SMOKE.updated(replicates=(2, 5)),
+    "orders": SMOKE.updated(orders=3),
+    "rewinds": SMOKE.updated(rewinds=(0, 5)),
+    "methods": SMOKE.updated(methods=("imp",)),
+    "images": PAPER.updated(dataset="mnist_embedded"),
+    "accuracy": figures(PAPER)["accuracy"],
+    "levels of a seed": figures(PAPER.updated(replicates=(7,)))["levels"],
+    "extreme": figures(PAPER)["extreme"],
+    "less of extreme": figures(PAPER)["extreme"].updated(levels=15),
+    "ImageNet": preset("resnet50", profile="laptop").updated(levels=5),
+}
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_the_command_on_missing_records_trains_what_is_missing_and_nothing_else(
+    wish: str, monkeypatch: pytest.MonkeyPatch
+):
+    config = WISHES[wish]
+    command = records.how_to_make(config, trainings(config)).partition("in a terminal with: ")[2]
+    asked: list[Config] = []
+    monkeypatch.setattr("lth_core.study.train_missing", lambda parts, *_, **__: asked.extend(parts))
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    with pytest.raises(SystemExit):
+        cli.entry()
+    assert [part.digest() for part in asked] == [config.digest()]
+    assert set(trainings(asked[0])) == set(trainings(config))
+
+
+def test_no_command_is_given_where_no_preset_makes_the_settings():
+    config = SMOKE.updated(weight_decay=0.1)
+    assert "terminal" not in records.how_to_make(config, trainings(config))
+
+
+def test_records_of_other_images_are_not_added(tmp_path: Path):
+    write(tmp_path, SMALL, table(COMPLETE), provenance(TRACED))
+    other = provenance(TRACED).assign(data_fingerprint="fedcba9876543210")
+    before = contents(tmp_path)
+    with pytest.raises(StoreError, match=r"other images .*0123456789abcdef, fedcba9876543210"):
+        add(tmp_path, SMALL, table(COMPLETE), other, keep_old=True)
+    assert contents(tmp_path) == before
+
+
+def test_records_are_there_only_when_everything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever is written last, an interruption before it leaves a folder that reads as empty."""
+    written: list[Path] = []
+    really = records.write_atomic
+
+    def killed_at_the_last(path: Path, content: bytes) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        really(path, content)
+
+    monkeypatch.setattr(records, "write_atomic", killed_at_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, SMALL, table(COMPLETE), provenance(TRACED))
+    assert [len(part) for part in read(tmp_path, SMALL)] == [0, 0]
 
 
 def test_folders_are_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -29,9 +29,10 @@ from lth_core.masks import Mask
 from lth_core.models import initial_weights
 from lth_core.presets import preset
 from lth_core.records import COLUMNS, MissingRecords
-from lth_core.store import Stopped, StoreError
+from lth_core.store import Busy, Stopped, StoreError, StudyStore, dense
 from lth_core.study import run
 from lth_core.train import Trained, train
+from lth_core.worker import Worker
 
 PROJECT = Path(__file__).resolve().parents[1]
 SMOKE = preset("lenet_300_100", profile="smoke")
@@ -242,7 +243,7 @@ def test_a_ticket_starts_from_the_weights_of_the_dense_run_at_its_rewind(smoke: 
     path = "replicate_1/imp/rewind_20/level_02/order_0"
     kept = load_file(smoke.folder / "replicate_1" / "dense" / "iteration_20.safetensors")
     mask = load_file(smoke.folder / path / "mask.safetensors")
-    weights = {name: torch.from_numpy(value * mask.get(name, True)) for name, value in kept.items()}
+    weights = {name: torch.from_numpy(np.asarray(value * mask.get(name, True))) for name, value in kept.items()}
     ticket = Ticket(Mask({name: torch.from_numpy(mask[name]) for name in LAYERS}), weights, 20, 2)
     by_hand(smoke, path, ticket, embedded_mnist)
 
@@ -297,6 +298,46 @@ def test_a_later_wish_for_a_rewind_gives_the_same_bits_as_an_early_one(copy: Don
     late, early = bits(copy.store), bits(tmp_path / "fresh")
     shared = [name for name in early if not name.endswith("distances.json")]
     assert {name: late[name] for name in shared} == {name: early[name] for name in shared}
+
+
+def test_a_later_rewind_is_reached_in_several_goes_with_the_same_bits(copy: Done, tmp_path: Path):
+    config = TINY.updated(rewinds=(0, 50), orders=1)
+    with pytest.MonkeyPatch.context() as late:
+        asked = iter(range(10**9))
+        stops = {30, 45}  # of the times that the training up to W_50 asks whether to stop
+        stopping = Worker(StudyStore(copy.store, config), lambda: next(asked) in stops)
+        for done in (30, 44):
+            with pytest.raises(Stopped):
+                stopping.dense_state(1, 50)
+            checkpoint = StudyStore(copy.store, config).saves(dense(1)).toward(50).load_checkpoint()
+            assert checkpoint is not None
+            assert checkpoint[0] == done
+        late.setattr("lth_core.train._evaluated", None)  # nothing is evaluated on the way
+        stopping.dense_state(1, 50)
+    assert not files(copy.store, "checkpoint.safetensors")
+    run(config, store=tmp_path / "fresh")
+    state = "replicate_1/dense/iteration_50.safetensors"
+    assert (copy.folder / state).read_bytes() == (tmp_path / "fresh" / config.name / state).read_bytes()
+
+
+def test_a_later_rewind_is_reached_by_one_process_alone(copy: Done):
+    first = StudyStore(copy.store, TINY)
+    with first.saves(dense(1)).toward(50).locked(), pytest.raises(Busy):
+        Worker(first).dense_state(1, 50)
+
+
+def test_a_subnetwork_without_weights_has_distances_but_no_angles(tmp_path: Path):
+    table = run(TINY.updated(pruning_rate=1.0, output_pruning_rate=1.0), store=tmp_path / "store")
+    assert set(table["metric"]) >= {"l2_pruning", "l2_data_order", "l2_noise_floor"}
+    assert not table["metric"].str.startswith("angle").any()
+
+
+def test_trainings_that_leave_no_record_are_an_error_and_not_done_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(study, "measure", lambda _: None)  # so the noise floor is never measured
+    with pytest.raises(StoreError, match=r"trained, and still not recorded: replicate 1, imp, .* again"):
+        run(TINY, store=tmp_path / "store")
 
 
 def test_what_run_returns_does_not_depend_on_what_else_is_in_the_store(copy: Done, tmp_path: Path):
@@ -611,3 +652,13 @@ def test_a_study_is_not_gone_on_with_on_other_images(copy: Done, monkeypatch: py
     monkeypatch.setattr(data, "load", lambda name, **shape: other)
     with pytest.raises(StoreError, match=f"{same.fingerprint()}.*{other.fingerprint()}"):
         run(TINY.updated(orders=3), store=copy.store)
+
+
+def test_a_training_that_was_begun_is_not_ended_on_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(Stopped):
+        run(TINY, store=tmp_path / "store", seconds=0)
+    same = data.load("mnist_embedded")
+    other = Dataset(same.name, same.train, same.validation, data.Split(255 - same.test.images, same.test.labels))
+    monkeypatch.setattr(data, "load", lambda name, **shape: other)
+    with pytest.raises(StoreError, match=f"{same.fingerprint()}.*{other.fingerprint()}"):
+        run(TINY, store=tmp_path / "store")

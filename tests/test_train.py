@@ -1,6 +1,7 @@
 """Training under a mask: against torch's own optimisers, bit for bit where it must be, and stopped at any iteration."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def same_bits(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def by_torch_optim(config: Config, data: Dataset, start: Ticket, steps: int) -> dict[str, Tensor]:
+def by_torch_optim(config: Config, data: Dataset, start: Ticket, steps: range) -> dict[str, Tensor]:
     """The same training with torch.optim on the surviving weights alone, in double precision."""
     weights = {name: weight.double() for name, weight in start.weights.items()}
     kept = {n: start.mask[n] if n in start.mask else torch.ones(w.shape, dtype=torch.bool) for n, w in weights.items()}
@@ -68,7 +69,7 @@ def by_torch_optim(config: Config, data: Dataset, start: Ticket, steps: int) -> 
         return {n: torch.zeros_like(w).masked_scatter(kept[n], survivors[n]) for n, w in weights.items()}
 
     order = seeds.epoch_order(1, 0, 0, len(data.train))
-    for step in range(steps):
+    for step in steps:
         chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
         w = full()
         hidden = data.train.images[chosen].reshape(len(chosen), 784).double() / 255
@@ -84,8 +85,21 @@ def by_torch_optim(config: Config, data: Dataset, start: Ticket, steps: int) -> 
 @OPTIMISERS
 def test_masked_updates_are_those_of_torch_optim_on_the_survivors_alone(config: Config, embedded_mnist: Dataset):
     start = ticket(sparse())
-    expected = by_torch_optim(config, embedded_mnist, start, steps=8)
+    expected = by_torch_optim(config, embedded_mnist, start, steps=range(8))
     got = train(config, embedded_mnist, start, replicate=1, order=0, stop=8).state
+    assert_moved_alike(got, expected, start)
+
+
+def test_an_optimiser_that_is_fresh_at_the_rewind_starts_as_torchs_does(embedded_mnist: Dataset):
+    """Late in training Adam no longer corrects its moments for their start at zero; a fresh one has to."""
+    config = ADAM.updated(iterations=50)
+    start = replace(ticket(sparse()), iteration=40)
+    expected = by_torch_optim(config, embedded_mnist, start, steps=range(40, 44))
+    got = train(config, embedded_mnist, start, replicate=1, order=0, stop=44).state
+    assert_moved_alike(got, expected, start)
+
+
+def assert_moved_alike(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], start: Ticket) -> None:
     for name, weight in expected.items():
         difference = (got[name].double() - weight).abs()
         moved = (weight - start.weights[name].double()).abs().max()
@@ -106,7 +120,7 @@ def test_pruned_weights_and_their_moments_are_zero_after_every_update(config: Co
     flat = torch.cat([where.flatten() for where in pruned.values()])
     for state in (*kept.states.values(), end.state):
         assert not any(state[name][where].any() for name, where in pruned.items())
-        moments = [tensor for name, tensor in state.items() if name.startswith("optimizer.")]
+        moments = [tensor for name, tensor in state.items() if name.startswith("optimizer.") and tensor.dim()]
         assert moments
         assert not any(moment[flat].any() for moment in moments)
 
@@ -266,6 +280,20 @@ def test_a_diverged_training_says_so_and_has_no_metrics(config: Config, embedded
     assert trained.diverged_at is not None
     assert 0 < trained.diverged_at <= config.iterations
     assert trained.metrics == {}
+
+
+def test_where_a_divergence_is_noticed_does_not_depend_on_interruptions(embedded_mnist: Dataset, tmp_path):
+    config = SMOKE.updated(learning_rate=1e30, iterations=BATCHES + 4)
+    folder, stop = TrainingFolder(tmp_path), StopAt(20)
+    with pytest.raises(Stopped):
+        train(config, embedded_mnist, ticket(ones()), replicate=1, order=0, saves=folder, stop_requested=stop)
+    resumed = train(config, embedded_mnist, ticket(ones()), replicate=1, order=0, saves=folder)
+    assert not torch.isfinite(folder.load_checkpoint()[2]["fc1.weight"]).all()
+    assert resumed.diverged_at == BATCHES
+
+
+def test_a_training_that_is_told_to_end_early_is_not_evaluated(embedded_mnist: Dataset):
+    assert train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0, stop=2).metrics == {}
 
 
 def test_a_training_that_ends_well_has_not_diverged_and_has_both_accuracies(embedded_mnist: Dataset):

@@ -117,6 +117,21 @@ def test_a_batch_worked_through_in_pieces_is_the_whole_batch_to_rounding(pieces:
         torch.testing.assert_close(in_pieces.weights, whole.weights, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("processes", "sizes"), [(1, [2, 2, 2, 2]), (2, [4, 4]), (4, [8]), (8, [8])])
+def test_processes_that_share_a_batch_share_its_pieces(processes: int, sizes: list[int], monkeypatch):
+    """Whoever trains, batch norm sees pieces of one size, as long as there are pieces to share."""
+    seen = []
+
+    class Counted(TwoHeaded):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return self.own(x)
+
+    monkeypatch.setattr("lth_core.updates.rank_and_count", lambda: (0, processes))
+    loaded(BASE.updated(pieces=4), Counted()).update(*batches()[0], 0.1)
+    assert seen == sizes
+
+
 def test_batch_norm_normalises_each_piece_by_itself():
     x, labels = batches()[0]
     seen = []
