@@ -182,6 +182,7 @@ def _parts(
         changes["curve_rewinds"] = tuple(k for k in config.curve_rewinds or () if k in chosen) or None
     if levels is not None:
         changes["curve_levels"] = None  # as many as here
+        changes["compared_levels"] = tuple(n for n in config.compared_levels or () if n <= levels) or None
     if replicates is not None:
         counts = _numbers("replicates", replicates)
         changes["replicates"] = counts[0] if len(counts) == 1 else counts

@@ -205,9 +205,12 @@ def build(config: Config) -> Network:
         return VGG19(config.width)
     from lth_core.imagenet_models import ImageNetNetwork  # torchvision's networks take a while to import
 
-    auxiliary = config.auxiliary_loss > 0
     return ImageNetNetwork(
-        config.network, classes=config.classes, auxiliary=auxiliary, prune_output=config.prune_output
+        config.network,
+        classes=config.classes,
+        auxiliary=config.auxiliary_loss > 0,
+        width=config.width,
+        prune_output=config.prune_output,
     )
 
 

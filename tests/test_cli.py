@@ -224,6 +224,7 @@ def test_levels_and_rewinds_that_are_given_are_those_of_every_figure(lth: Lth):
     assert "accuracy: 0 of 8 trainings recorded" in out  # dense; two levels with three methods; a repetition
     deeper = lth("status", "resnet20", *options, "--set", "curve_levels=3").out.splitlines()
     assert "accuracy: 0 of 11 trainings recorded" in deeper
+    assert lth("status", "resnet50", "--levels", "3").status == 0  # though its preset compares the fourth
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,20 @@ def test_parameters_are_as_many_as_in_the_paper(network, parameters, papers_mill
     assert not any("AuxLogits" in name or named[name].dim() != 4 for name in model.prunable())
 
 
+@pytest.mark.parametrize("width", [0.25, 0.5])
+def test_a_narrow_resnet_50_has_narrow_bottlenecks_and_as_many_channels_between_them(width: float):
+    with torch.device("meta"):
+        model = build(preset("resnet50", profile="smoke").updated(width=width))
+    expected, before = 7 * 7 * 3 * 64, 64
+    for planes, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        inner, after = round(planes * width), 4 * planes
+        for block in range(blocks):
+            expected += before * inner + 9 * inner**2 + inner * after + (before * after if block == 0 else 0)
+            before = after
+    named = dict(model.named_parameters())
+    assert sum(named[name].numel() for name in model.prunable()) == expected
+
+
 @pytest.mark.parametrize(
     ("network", "output"),
     [("resnet50", "body.fc.weight"), ("inception_v3", "body.fc.weight"), ("squeezenet1_0", "body.classifier.1.weight")],
@@ -79,7 +93,7 @@ def test_pixels_are_standardised_by_imagenets():
             "75 is too small for inception_v3 and its auxiliary head",
         ),
         ("resnet50", {"auxiliary_loss": 0.4}, "auxiliary_loss: 0.4 is not a setting of resnet50"),
-        ("resnet50", {"width": 0.5}, "width: 0.5 is not a setting of resnet50"),
+        ("squeezenet1_0", {"width": 0.5}, "width: 0.5 is not a setting of squeezenet1_0"),
         ("resnet50", {"levels": 2}, "levels: 2 is more than the 1 densities"),
         ("resnet50", {"densities": (0.5, 1.5)}, r"densities: \[0.5, 1.5\] must be fractions to keep"),
     ],
