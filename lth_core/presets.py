@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lth_core.config import IMAGENET_NETWORKS, METHODS, Config, ConfigError
+from lth_core.config import METHODS, Config, ConfigError
 
 Settings = dict[str, Any]
 
+_RECIPES: dict[str, dict[str, tuple[float, float]]] = {
+    "lenet_300_100": {"standard": (1.2e-3, 0)},
+    "resnet20": {"standard": (0.1, 0), "low": (0.01, 0), "warmup": (0.03, 20 / 30)},
+    "vgg19": {"standard": (0.1, 0), "low": (0.01, 0), "warmup": (0.1, 10 / 112)},
+    "resnet50": {"standard": (0.4, 5 / 90)},
+    "inception_v3": {"standard": (0.66, 0)},
+    "squeezenet1_0": {"standard": (0.03, 0)},
+}
+"""Network -> recipe -> learning rate, and the share of training over which it is warmed up (the paper's Figure 2)."""
 _LENET: Settings = {
     "dataset": "mnist",
     "optimizer": "adam",
@@ -34,9 +43,16 @@ _IMAGENET: Settings = {
     "densities": (0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05),
     "levels": 7,
 }
-_SMALLER_BATCHES = 128 / 1_024
-"""What the paper's learning rates, for batches of 1,024, are multiplied with at all other profiles."""
-_EPOCHS = {"paper": 1_188, "imagenette": 70, "laptop": 6, "smoke": 1}
+_IMAGENET_BATCH = 1_024
+"""The paper's; at smaller ones its learning rates are divided in proportion."""
+_IMAGENET_LAPTOP: Settings = {
+    "smallest_crop": 0.35,
+    "densities": (0.7, 0.3, 0.1, 0.05),
+    "levels": 4,
+    "compared_levels": (2,),
+    "replicates": 2,
+}
+_EPOCHS = {"paper": 1_188, "imagenette": 70, "smoke": 1}
 """Updates in an epoch: of 95% of ImageNet in batches of 1,024; of Imagenette in batches of 128; and what stands for an
 epoch at smaller scales, so that schedules keep their shape."""
 
@@ -47,37 +63,36 @@ def _epochs(length: int, epoch: int, *, rewound_to: int) -> Settings:
 
 
 def _imagenet(
+    network: str,
     schedule: Callable[[int, float], Settings],
     compared: int,
     *,
     size: int,
-    laptop_size: int,
     smoke_size: int,
+    laptop: Settings,
+    laptop_epoch: int,
+    laptop_rates: float | None = None,
     auxiliary_loss: float = 0.0,
 ) -> dict[str, Settings]:
-    """The profiles of an ImageNet network: its schedule for an epoch of so many updates; the level Figure 7 shows; the
-    side of an image in pixels at the paper's and smaller scales; an auxiliary head's loss at the paper's."""
+    """The profiles of an ImageNet network: its schedule, from the updates in an epoch and what learning rates are
+    multiplied with; the level Figure 7 shows; the side of an image in pixels; what the laptop profile has instead; an
+    auxiliary head's loss at the paper's scale."""
+    learning_rate, _ = _RECIPES[network]["standard"]
+
+    def scale(batch_size: int, epoch: int, rates: float | None = None) -> Settings:
+        rates = rates or batch_size / _IMAGENET_BATCH
+        return schedule(epoch, rates) | {"batch_size": batch_size, "learning_rate": learning_rate * rates}
+
     study = _IMAGENET | {"compared_levels": (compared,), "replicates": 3, "orders": 4}
-    smoke = {"dataset": "mnist_embedded", "batch_size": 8, "image_size": smoke_size, "augment": False, "levels": 1}
+    smoke = {"dataset": "mnist_embedded", "image_size": smoke_size, "augment": False, "levels": 1}
     smoke |= {"densities": (0.5,), "compared_levels": None, "replicates": 1, "orders": 2}
     smoke |= {"iterations": 4, "rewinds": (0, 2), "curve_rewinds": (0, 2), "drops": ()}
-    full = {
-        "dataset": "imagenet",
-        "classes": 1_000,
-        "batch_size": 1_024,
-        "pieces": 8,
-        "smallest_crop": 0.08,
-        "image_size": size,
-    }
+    full = {"dataset": "imagenet", "classes": 1_000, "pieces": 8, "smallest_crop": 0.08, "image_size": size}
     return {
-        "paper": study | schedule(_EPOCHS["paper"], 1) | full | {"auxiliary_loss": auxiliary_loss},
-        "imagenette": study
-        | schedule(_EPOCHS["imagenette"], _SMALLER_BATCHES)
-        | {"batch_size": 128, "image_size": 128, "smallest_crop": 0.08},
-        "laptop": study
-        | schedule(_EPOCHS["laptop"], _SMALLER_BATCHES)
-        | {"batch_size": 64, "image_size": laptop_size, "smallest_crop": 0.35},
-        "smoke": _IMAGENET | schedule(_EPOCHS["smoke"], _SMALLER_BATCHES) | smoke,
+        "paper": study | scale(1_024, _EPOCHS["paper"]) | full | {"auxiliary_loss": auxiliary_loss},
+        "imagenette": study | scale(128, _EPOCHS["imagenette"]) | {"image_size": 128, "smallest_crop": 0.08},
+        "laptop": study | scale(32, laptop_epoch, laptop_rates) | _IMAGENET_LAPTOP | laptop,
+        "smoke": _IMAGENET | scale(8, _EPOCHS["smoke"]) | smoke,
     }
 
 
@@ -132,21 +147,37 @@ _SCALES: dict[str, dict[str, Settings]] = {
         | {"dataset": "mnist_embedded", "batch_size": 32, "iterations": 12, "drops": (6, 9), "width": 0.0625}
         | {"image_size": 8, "rewinds": (0, 4), "levels": 2, "replicates": 1, "orders": 2, "methods": METHODS},
     },
-    "resnet50": _imagenet(_resnet50, compared=4, size=224, laptop_size=48, smoke_size=32),
-    "inception_v3": _imagenet(_inception_v3, compared=4, size=299, laptop_size=75, smoke_size=75, auxiliary_loss=0.4),
-    "squeezenet1_0": _imagenet(_squeezenet, compared=3, size=224, laptop_size=64, smoke_size=32),
+    "resnet50": _imagenet(
+        "resnet50",
+        _resnet50,
+        compared=4,
+        size=224,
+        smoke_size=32,
+        laptop={"image_size": 32, "width": 0.25},
+        laptop_epoch=20,
+    ),
+    "inception_v3": _imagenet(
+        "inception_v3",
+        _inception_v3,
+        compared=4,
+        size=299,
+        smoke_size=75,
+        auxiliary_loss=0.4,
+        laptop={"image_size": 75},
+        laptop_epoch=6,
+    ),
+    "squeezenet1_0": _imagenet(
+        "squeezenet1_0",
+        _squeezenet,
+        compared=3,
+        size=224,
+        smoke_size=32,
+        laptop={"image_size": 48, "densities": (0.8, 0.5, 0.3, 0.1)},
+        laptop_epoch=20,
+        laptop_rates=2 / 3,
+    ),  # it has no batch norm, and at lower rates does not begin to learn in a training this short
 }
 """Network -> profile -> settings that all recipes share."""
-
-_RECIPES: dict[str, dict[str, tuple[float, float]]] = {
-    "lenet_300_100": {"standard": (1.2e-3, 0)},
-    "resnet20": {"standard": (0.1, 0), "low": (0.01, 0), "warmup": (0.03, 20 / 30)},
-    "vgg19": {"standard": (0.1, 0), "low": (0.01, 0), "warmup": (0.1, 10 / 112)},
-    "resnet50": {"standard": (0.4, 5 / 90)},
-    "inception_v3": {"standard": (0.66, 0)},
-    "squeezenet1_0": {"standard": (0.03, 0)},
-}
-"""Network -> recipe -> learning rate, and the share of training over which it is warmed up (the paper's Figure 2)."""
 
 
 def recipes(network: str) -> list[str]:
@@ -167,12 +198,10 @@ def preset(network: str, recipe: str = "standard", profile: str = "paper") -> Co
     scales = _choose("network", network, _SCALES)
     learning_rate, warmup = _choose("recipe", recipe, _RECIPES[network])
     settings = _choose("profile", profile, scales)
-    if network in IMAGENET_NETWORKS and profile != "paper":
-        learning_rate *= _SMALLER_BATCHES
     return Config.create(
-        **settings
+        **{"learning_rate": learning_rate, "warmup": round(warmup * settings["iterations"])}
+        | settings
         | {"network": network, "recipe": recipe, "profile": profile}
-        | {"learning_rate": learning_rate, "warmup": round(warmup * settings["iterations"])}
     )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from lth_core.config import Config
 from lth_core.data import TITLES
-from lth_core.records import known, results_folder, store_folder
+from lth_core.records import PROVENANCE_KEY, known, results_folder, store_folder
 from lth_core.store import StudyStore
 
 METHOD_NAMES = {
@@ -112,7 +112,9 @@ def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
     if not len(records):
         return "Nothing is recorded yet."
     dataset = str(records["dataset"].iloc[0])
+    ends = records.assign(order=records["order"].str.split("-")).explode("order")[PROVENANCE_KEY].drop_duplicates()
     made = (known(StudyStore(store_folder(), config.updated(dataset=dataset)))[1] for config in configs)
+    made = (table.merge(ends, on=PROVENANCE_KEY) for table in made)
     devices = ", ".join(sorted({device for table in made for device in table["device"]})) or "unknown device"
     first, recipes = configs[0], [config.recipe for config in configs]
     width = f" of {first.width:g} times the width" if first.width != 1 else ""

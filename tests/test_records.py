@@ -369,7 +369,7 @@ WISHES = {
     "levels of a seed": figures(PAPER.updated(replicates=(7,)))["levels"],
     "extreme": figures(PAPER)["extreme"],
     "less of extreme": figures(PAPER)["extreme"].updated(levels=15),
-    "ImageNet": preset("resnet50", profile="laptop").updated(levels=5),
+    "ImageNet": preset("resnet50", profile="laptop").updated(levels=3),
 }
 
 

@@ -142,13 +142,14 @@ def test_a_caption_of_several_recipes_says_what_they_share_once_and_names_each(t
 
 def test_a_caption_names_the_devices_of_committed_and_of_own_records(table: pd.DataFrame):
     committed = [["dense", 0, 1, 0, "0", 1, 1.0, "one", "", "", "", "", ""]]
+    committed.append(["imp", 7, 1, 1, "0", 1, 1.0, "of what is not shown", "", "", "", "", ""])
     records.write(records.results_folder(), CONFIG, table, pd.DataFrame(committed, columns=records.PROVENANCE))
     training = Training(2, "dense", 0, 0, 0)
     made = dict.fromkeys(records.PROVENANCE[5:], "") | {"device": "another"}
     result = {"training": vars(training), "metrics": {}, "density": 1.0, "diverged_at": None, "provenance": made}
     study = StudyStore(records.store_folder(), CONFIG)
     write_json(study.saves(training).folder / "result.json", result)
-    assert "trained on another, one" in report.caption(table, CONFIG)
+    assert "trained on another, one." in report.caption(table, CONFIG)
 
 
 def test_studies_are_found_by_a_part_of_their_name_and_others_are_refused(table: pd.DataFrame):
