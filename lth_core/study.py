@@ -33,8 +33,8 @@ Style = Literal["bar", "lines"] | None
 WORTH_A_PROCESS = 50_000
 """Iterations left to train from which further processes pay: each takes seconds to start."""
 
-ON_A_GPU = 4
-"""Processes that share a GPU by default: a guess, since it has not been measured on one."""
+ON_A_GPU = 12
+"""Networks that are trained side by side on a GPU by default."""
 
 
 def run(
@@ -137,8 +137,10 @@ def _train(
     """Do what is absent, with helpers."""
     from lth_core.devices import compute_device, cores
     from lth_core.ranks import rank_and_count
+    from lth_core.side_by_side import complete_side_by_side
     from lth_core.worker import Worker
 
+    on_gpu = compute_device().type == "cuda"
     together = rank_and_count()[1]
     if together > 1 and workers not in (None, 1):
         raise ConfigError(f"workers: {workers} is too many; the {together} processes here train one network together")
@@ -146,8 +148,8 @@ def _train(
         workers = 1
     elif workers is None:
         iterations = sum(study.config.iterations - t.rewind for t in absent)
-        most = cores() if compute_device().type == "cpu" else ON_A_GPU
-        workers = min(most, len(absent)) if iterations >= WORTH_A_PROCESS else 1
+        most = ON_A_GPU if on_gpu else cores()
+        workers = min(most, len(absent)) if on_gpu or iterations >= WORTH_A_PROCESS else 1
     study.prepare()
     with _stop_signals() as stopping, _Progress(study, absent, progress) as shown:
         deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -157,9 +159,12 @@ def _train(
             return stopping.is_set() or time.monotonic() >= deadline
 
         worker = Worker(study, stop_requested)  # first, so that what it refuses is said once
-        helpers = [_start_helper(study, absent, seconds) for _ in range(workers - 1)]
+        helpers = [] if on_gpu else [_start_helper(study, absent, seconds) for _ in range(workers - 1)]
         try:
-            worker.complete(absent)
+            if on_gpu:
+                complete_side_by_side(worker, absent, workers)
+            else:
+                worker.complete(absent)
         except Stopped:
             done = f"{study.count(absent)} of {len(absent)}"
             raise Stopped(f"{study.config.name}: stopped with {done} trainings done") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
@@ -17,15 +17,15 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from lth_core.batches import evaluation_batches, training_batches
+from lth_core.batches import evaluation_batches
 from lth_core.config import IMAGENET_NETWORKS, Config
 from lth_core.data import Dataset, Part
 from lth_core.imp import Ticket, Train
 from lth_core.models import build
 from lth_core.ranks import agreed, hand_out, rank_and_count, share_buffers, total
-from lth_core.seeds import dropout_stream
+from lth_core.steps import steps
 from lth_core.store import Stopped
-from lth_core.updates import FlatNetwork, State, learning_rate, products
+from lth_core.updates import FlatNetwork, State, products
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -95,6 +95,8 @@ def train(
     with steady_arithmetic(config.precision), memory_explained(config):
         model = build(config).to(device)
         network = FlatNetwork(model, ticket.mask, config)
+        model.train()
+        updates = steps(config, network, data.train, replicate=replicate, order=order)
         checkpoint = saves.load_checkpoint() if saves else None
         iteration, seconds, state = checkpoint or (ticket.iteration, 0.0, ticket.weights)
         rank, _ = rank_and_count()
@@ -102,15 +104,11 @@ def train(
             hand_out(Job(config.to_json(), replace(ticket, weights=state, iteration=iteration), replicate, order, stop))
         network.load(state, iteration)
         started = saved = time.monotonic() - seconds
-        drops_out = any(isinstance(module, nn.Dropout) for module in model.modules())
-        model.train()
         while iteration < end:
             epoch, first = divmod(iteration, len(data.train) // config.batch_size)
             if first == 0 and not network.is_finite():  # there alone: where it is seen must not depend on interruptions
                 return Trained(network.state(), {}, iteration, time.monotonic() - started)
-            epoch_of = {"replicate": replicate, "order": order, "epoch": epoch}
-            batches = training_batches(config, data.train, **epoch_of, first=first)
-            for images, labels in islice(batches, end - iteration):
+            for update in islice(updates.epoch(epoch, first), end - iteration):
                 if saves and iteration in keep:
                     saves.save_state(iteration, network.state())
                 stopping = agreed(stop_requested(), device)
@@ -119,8 +117,7 @@ def train(
                     saves.save_checkpoint(iteration, saved - started, network.state())
                 if stopping:
                     raise Stopped
-                with dropout_stream(replicate, order, iteration, rank, device) if drops_out else nullcontext():
-                    network.update(images, labels, learning_rate(config, iteration))
+                update()
                 iteration += 1
         diverged_at = None if network.is_finite() else iteration
         share_buffers(model)

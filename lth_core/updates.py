@@ -7,7 +7,8 @@ the update one fused call. A pruned weight stays exactly 0.0: its gradient, its 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,7 @@ class FlatNetwork:
 
     def __init__(self, model: nn.Module, mask: Mask, config: Config) -> None:
         self.model = model
+        self.forward: Callable[[Tensor], Any] = model
         self.config = config
         parameters = dict(model.named_parameters())
         sizes = [parameter.numel() for parameter in parameters.values()]
@@ -72,9 +74,10 @@ class FlatNetwork:
         keep = self.mask.split(sizes)
         for (name, parameter), (weight, gradient), kept in zip(parameters.items(), pieces, keep, strict=True):
             parameter.data = _shaped(weight, parameter)
-            parameter.grad = self.gradients[name] = _shaped(gradient, parameter)
+            self.gradients[name] = _shaped(gradient, parameter)
             if name in mask:
                 _shaped(kept, parameter).copy_(mask[name])
+        self._parameters, self._gradients = list(parameters.values()), list(self.gradients.values())
         self.moments = {name: torch.full_like(self.weights, at) for name, at in _MOMENTS[config.optimizer].items()}
         self.average = torch.zeros_like(self.weights) if config.weight_average else None
         self.updates = torch.zeros((), device=device)
@@ -106,16 +109,20 @@ class FlatNetwork:
         state = self.model.state_dict() | moments
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
-    def update(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+    def update(self, images: Tensor, labels: Tensor, learning_rate: float | Tensor) -> None:
         """One optimiser update on one batch, or on this process's share of one."""
         by_hand = getattr(self.model, "backward", None)
         if by_hand is not None:
             by_hand(images, labels, self.gradients)
         else:
-            self.gradient.zero_()
             pieces = math.ceil(self.config.pieces / rank_and_count()[1])  # a share is a part of the batch already
-            for piece in zip(images.chunk(pieces), labels.chunk(pieces), strict=True):
-                (self._loss(*piece) * (len(piece[1]) / len(labels))).backward()
+            if pieces == 1:
+                torch._foreach_copy_(self._gradients, self._gradients_of(self._loss(images, labels)))
+            else:
+                self.gradient.zero_()
+                for piece in zip(images.chunk(pieces), labels.chunk(pieces), strict=True):
+                    share = self._loss(*piece) * (len(piece[1]) / len(labels))
+                    torch._foreach_add_(self._gradients, self._gradients_of(share))
         average_(self.gradient)
         self.gradient.mul_(self.mask)
         config = self.config
@@ -137,17 +144,20 @@ class FlatNetwork:
             if self.average is not None:
                 self.average.lerp_(self.weights, 1 - config.weight_average)
 
+    def _gradients_of(self, loss: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, self._parameters)
+
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the logits; where the network has an auxiliary head, a share of that of its logits too."""
         smoothing = self.config.label_smoothing
         with products(self.config, images.device):
-            outputs = self.model(images)
+            outputs = self.forward(images)
             if isinstance(outputs, Tensor):
                 return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
             own, auxiliary = (F.cross_entropy(logits, labels, label_smoothing=smoothing) for logits in outputs)
             return own + self.config.auxiliary_loss * auxiliary
 
-    def _rmsprop(self, learning_rate: float) -> None:
+    def _rmsprop(self, learning_rate: float | Tensor) -> None:
         """RMSProp as TensorFlow has it, with epsilon under the root: torch's own adds it to the root.
 
         With the epsilon of 1.0 that Inception-v3 is trained with, the two are different optimisers.
@@ -156,7 +166,7 @@ class FlatNetwork:
         self.gradient.add_(self.weights, alpha=self.config.weight_decay)
         square.mul_(RMSPROP_DECAY).addcmul_(self.gradient, self.gradient, value=1 - RMSPROP_DECAY)
         root = (square + RMSPROP_EPSILON).sqrt_()
-        velocity.mul_(self.config.momentum).addcdiv_(self.gradient, root, value=learning_rate)
+        velocity.mul_(self.config.momentum).add_(self.gradient.div_(root).mul_(learning_rate))
         self.weights.sub_(velocity)
 
     def use_average(self) -> None:

@@ -1,0 +1,177 @@
+"""The updates of a training as a GPU replays them, and networks side by side: the same numbers as one by one.
+
+Without a GPU, a recorded update stands for the graph made of it, and threads need no streams.
+"""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lth_core import data, preset, seeds, subnetwork
+from lth_core.config import Config
+from lth_core.data import DataError
+from lth_core.masks import Mask
+from lth_core.models import build, initial_weights
+from lth_core.pruning import magnitude, prune_global
+from lth_core.records import missing
+from lth_core.side_by_side import complete_side_by_side
+from lth_core.steps import PlainSteps, RecordedSteps
+from lth_core.store import Stopped, StudyStore
+from lth_core.study import _known
+from lth_core.train import steady_arithmetic, train
+from lth_core.updates import FlatNetwork
+from lth_core.worker import Worker
+
+NETWORKS = ("lenet_300_100", "resnet20", "vgg19")
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+
+
+@pytest.fixture
+def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RecordedSteps, "_recorded", lambda self: SimpleNamespace(replay=self.update))
+    monkeypatch.setattr("lth_core.steps._wait_for_gpu", lambda: None)
+
+
+def smoke(network: str) -> tuple[Config, data.Dataset]:
+    config = preset(network, profile="smoke")
+    if network != "lenet_300_100":
+        config = config.updated(augment=True)
+    images = data.load("mnist_embedded", color=network != "lenet_300_100", size=config.image_size)
+    few = data.Split(images.train.images[:100], images.train.labels[:100])
+    return config, replace(images, train=few)
+
+
+def half(config: Config):
+    weights = initial_weights(config, seeds.stream(1, "init"))
+    mask = Mask.ones(build(config))
+    mask = prune_global(magnitude({name: weights[name] for name in mask}), mask, 0.5)
+    return subnetwork(weights, mask, 0, 1)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_recorded_updates_train_as_plain_ones_do_over_epochs_and_from_within_one(network: str, no_graphs: None):
+    config, images = smoke(network)
+    ticket, which = half(config), {"replicate": 1, "order": 2}
+    at, ends = {5: {}}, []
+    saves = SimpleNamespace(load_checkpoint=lambda: None, save_state=lambda k, state: at[k].update(state))
+    train(config, images, ticket, **which, stop=9, keep=(5,), saves=saves)
+    for start, state in ((0, ticket.weights), (5, at[5])):
+        network_ = FlatNetwork(build(config), ticket.mask, config)
+        network_.model.train()
+        recorded = RecordedSteps(config, network_, images.train, **which)
+        network_.load(state, start)
+        iteration = start
+        with steady_arithmetic():
+            while iteration < 9:
+                for update in recorded.epoch(*divmod(iteration, len(images.train) // config.batch_size)):
+                    if iteration < 9:
+                        update()
+                        iteration += 1
+        ends.append(network_.state())
+    plain = train(config, images, ticket, **which, stop=9).state
+    for name, tensor in plain.items():
+        for end in ends:  # learning rates are in single precision where a tensor holds them
+            torch.testing.assert_close(end[name], tensor, rtol=1e-3, atol=1e-5)
+    for name, kept in ticket.mask.items():
+        assert not ends[0][name][~kept].any()
+
+
+def worker(folder: Path, network: str = "lenet_300_100", **settings) -> Worker:
+    config = preset(network, profile="smoke").updated(replicates=2, **settings)
+    store = StudyStore(folder, config)
+    store.prepare()
+    return Worker(store)
+
+
+@pytest.fixture
+def no_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+
+def absent(worker: Worker):
+    return missing(_known(worker.store.store, worker.config), worker.config)
+
+
+def test_threads_do_all_trainings_once_and_the_same_as_one_after_the_other(
+    tmp_path: Path, no_streams: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LTH_DEVICE", "cpu")
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
+    beside, alone = worker(tmp_path / "beside"), worker(tmp_path / "alone")
+    done: list[str] = []
+    finish = type(beside.store.saves(absent(beside)[0])).finish
+    monkeypatch.setattr(
+        "lth_core.store.TrainingFolder.finish",
+        lambda self, result, *rest: (done.append(str(self.folder)), finish(self, result, *rest)),
+    )
+    complete_side_by_side(beside, absent(beside), 4)
+    assert sorted(done) == sorted(set(done))
+    assert absent(beside) == []
+    alone.complete(absent(alone))
+    for training, result in alone.store.results().items():
+        assert beside.store.results()[training]["metrics"] == result["metrics"]
+        ends = [each.store.saves(training).load_end() for each in (beside, alone)]
+        assert all(torch.equal(ends[0][name], tensor) for name, tensor in ends[1].items())
+
+
+def test_what_one_thread_raises_stops_the_others_and_is_raised(
+    tmp_path: Path, no_streams: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LTH_DEVICE", "cpu")
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
+    busy = worker(tmp_path, iterations=100_000)
+    before = Worker.dense_run
+
+    def dense_run(self: Worker, replicate: int):
+        if replicate == 2:
+            raise DataError("an image has gone")
+        return before(self, replicate)
+
+    monkeypatch.setattr(Worker, "dense_run", dense_run)
+    with pytest.raises(DataError, match="an image has gone"):
+        complete_side_by_side(busy, absent(busy), 2)
+
+
+def test_asked_to_stop_all_threads_save_their_checkpoints(
+    tmp_path: Path, no_streams: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LTH_DEVICE", "cpu")
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
+    busy = worker(tmp_path, iterations=100_000)
+    busy.stop_requested = lambda: True
+    with pytest.raises(Stopped):
+        complete_side_by_side(busy, absent(busy), 2)
+    for replicate in (1, 2):
+        assert (busy.store.folder / f"replicate_{replicate}/dense/checkpoint.safetensors").exists()
+
+
+@needs_a_gpu
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_graph_does_what_plain_updates_on_the_gpu_do(network: str, monkeypatch: pytest.MonkeyPatch):
+    config, images = smoke(network)
+    there = images.to(torch.device("cuda"))
+    recorded = train(config, there, half(config), replicate=1, order=0, stop=9).state
+    monkeypatch.setattr(
+        "lth_core.train.steps",
+        lambda config, network, part, *, replicate, order: PlainSteps(config, network, part, replicate, order, False),
+    )
+    plain = train(config, there, half(config), replicate=1, order=0, stop=9).state
+    for name, tensor in plain.items():
+        torch.testing.assert_close(recorded[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+@needs_a_gpu
+def test_networks_side_by_side_on_a_gpu_end_with_the_bits_of_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
+    beside, alone = (worker(tmp_path / name, "resnet20", iterations=40) for name in ("beside", "alone"))
+    complete_side_by_side(beside, absent(beside), 6)
+    complete_side_by_side(alone, absent(alone), 1)
+    for training in alone.store.results():
+        ends = [each.store.saves(training).load_end() for each in (beside, alone)]
+        assert all(torch.equal(ends[0][name], tensor) for name, tensor in ends[1].items())
