@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lth_core.augmentation import Augmentation, augmentation
 from lth_core.batches import training_batches
 from lth_core.config import Config
-from lth_core.data import Part, Split
+from lth_core.data import Batch, Part, Split
 from lth_core.ranks import rank_and_count
 from lth_core.seeds import dropout_stream, epoch_order
 from lth_core.updates import FlatNetwork, learning_rate
@@ -28,6 +28,8 @@ Update = Callable[[], object]
 
 WARM_UP = 3
 """Updates before one is recorded, in which libraries choose their algorithms and set aside their memory."""
+WORTH_COMPILING = 5_000
+"""Iterations of a training from which compiling its network pays, which takes most of a minute."""
 AHEAD = 16
 """Updates that the processor starts before it waits for the GPU: enough to keep it busy, few enough to stop soon."""
 _recording = threading.Lock()
@@ -47,7 +49,7 @@ def steps(config: Config, network: FlatNetwork, part: Part, *, replicate: int, o
     """
     drops_out = any(isinstance(module, nn.Dropout) for module in network.model.modules())
     if isinstance(part, Split) and part.device.type == "cuda" and not drops_out and rank_and_count()[1] == 1:
-        return RecordedSteps(config, network, part, replicate, order)
+        return RecordedSteps(config, network, part, replicate, order, config.iterations >= WORTH_COMPILING)
     return PlainSteps(config, network, part, replicate, order, drops_out)
 
 
@@ -81,7 +83,9 @@ class PlainSteps:
 class RecordedSteps:
     """Updates that a GPU replays from a CUDA graph; they read what differs between them from tensors."""
 
-    def __init__(self, config: Config, network: FlatNetwork, part: Split, replicate: int, order: int) -> None:
+    def __init__(
+        self, config: Config, network: FlatNetwork, part: Split, replicate: int, order: int, compiled: bool
+    ) -> None:
         self.config, self.network, self.part = config, network, part
         self.replicate, self.order = replicate, order
         device = part.device
@@ -90,6 +94,9 @@ class RecordedSteps:
         self.places = torch.arange(config.batch_size, device=device)
         self.rates = torch.tensor([learning_rate(config, i) for i in range(config.iterations)], device=device)
         self.iteration = torch.zeros(1, dtype=torch.int64, device=device)
+        self.batch = _batch
+        if compiled:
+            network.loss, self.batch = torch.compile(network.loss), torch.compile(_batch)
         self.graph = self._recorded()
 
     def epoch(self, epoch: int, first: int) -> Iterator[Update]:
@@ -107,13 +114,9 @@ class RecordedSteps:
 
     def update(self) -> None:
         """The update of which the graph is made."""
-        size, whole = self.config.batch_size, len(self.part) // self.config.batch_size
-        chosen = self.visited.index_select(0, self.iteration % whole * size + self.places)
-        images = self.part.images.index_select(0, chosen)
-        if self.augment is not None:
-            images = self.augment(images, chosen)
+        batch = self.batch(self.part.images, self.part.labels, self.visited, self.iteration, self.places, self.augment)
         rate = self.rates.index_select(0, self.iteration % len(self.rates)).squeeze(0)
-        self.network.update(images, self.part.labels.index_select(0, chosen), rate)
+        self.network.update(*batch, rate)
         self.iteration += 1
 
     def _drawn(self, epoch: int) -> Augmentation | None:
@@ -133,6 +136,18 @@ class RecordedSteps:
             with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                 self.update()
         return graph
+
+
+def _batch(
+    images: Tensor, labels: Tensor, visited: Tensor, iteration: Tensor, places: Tensor, augment: Augmentation | None
+) -> Batch:
+    """The batch of an iteration (int64 [1]), of as many images as there are `places`."""
+    size = len(places)
+    chosen = visited.index_select(0, iteration % (len(visited) // size) * size + places)
+    batch = images.index_select(0, chosen)
+    if augment is not None:
+        batch = augment(batch, chosen)
+    return batch, labels.index_select(0, chosen)
 
 
 def _wait_for_gpu() -> None:

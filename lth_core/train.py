@@ -94,6 +94,7 @@ def train(
     end = config.iterations if stop is None else stop
     with steady_arithmetic(config.precision), memory_explained(config):
         model = build(config).to(device)
+        prepare(model, config, device)
         network = FlatNetwork(model, ticket.mask, config)
         model.train()
         updates = steps(config, network, data.train, replicate=replicate, order=order)
@@ -127,6 +128,14 @@ def train(
             with products(config, device):
                 metrics = _evaluated(config, model, data)
         return Trained(ended, metrics, diverged_at, time.monotonic() - started)
+
+
+def prepare(model: nn.Module, config: Config, device: torch.device) -> None:
+    """Let a network that is trained on a GPU use the kernels that are made for it, in the precisions that they have."""
+    if device.type == "cuda" and config.precision != "float32":
+        from lth_core.kernels import use_kernels
+
+        use_kernels(model)
 
 
 def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) -> Train:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +61,7 @@ class FlatNetwork:
 
     def __init__(self, model: nn.Module, mask: Mask, config: Config) -> None:
         self.model = model
-        self.forward: Callable[[Tensor], Any] = model
+        self.loss: Callable[[Tensor, Tensor], Tensor] = self._loss
         self.config = config
         parameters = dict(model.named_parameters())
         sizes = [parameter.numel() for parameter in parameters.values()]
@@ -117,11 +116,11 @@ class FlatNetwork:
         else:
             pieces = math.ceil(self.config.pieces / rank_and_count()[1])  # a share is a part of the batch already
             if pieces == 1:
-                torch._foreach_copy_(self._gradients, self._gradients_of(self._loss(images, labels)))
+                torch._foreach_copy_(self._gradients, self._gradients_of(self.loss(images, labels)))
             else:
                 self.gradient.zero_()
                 for piece in zip(images.chunk(pieces), labels.chunk(pieces), strict=True):
-                    share = self._loss(*piece) * (len(piece[1]) / len(labels))
+                    share = self.loss(*piece) * (len(piece[1]) / len(labels))
                     torch._foreach_add_(self._gradients, self._gradients_of(share))
         average_(self.gradient)
         self.gradient.mul_(self.mask)
@@ -151,7 +150,7 @@ class FlatNetwork:
         """Cross-entropy of the logits; where the network has an auxiliary head, a share of that of its logits too."""
         smoothing = self.config.label_smoothing
         with products(self.config, images.device):
-            outputs = self.forward(images)
+            outputs = self.model(images)
             if isinstance(outputs, Tensor):
                 return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
             own, auxiliary = (F.cross_entropy(logits, labels, label_smoothing=smoothing) for logits in outputs)

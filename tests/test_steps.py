@@ -62,7 +62,7 @@ def test_recorded_updates_train_as_plain_ones_do_over_epochs_and_from_within_one
     for start, state in ((0, ticket.weights), (5, at[5])):
         network_ = FlatNetwork(build(config), ticket.mask, config)
         network_.model.train()
-        recorded = RecordedSteps(config, network_, images.train, **which)
+        recorded = RecordedSteps(config, network_, images.train, **which, compiled=False)
         network_.load(state, start)
         iteration = start
         with steady_arithmetic():
