@@ -1,12 +1,14 @@
 """3x3 convolutions of few channels on a GPU, in Triton.
 
-cuDNN's kernels for 16 to 64 channels reach a tenth of what the GPU's memory allows: their tiles are made for hundreds
-of channels, and the gradient of the weights is the worst of them. Here a program holds all channels of some pixels, so
-that every value is read once from memory and nine times from its cache. Sums are split in the same way every time: the
-same bits twice. Images are bfloat16 with channels last, sums are float32.
+cuDNN's kernels for 16 to 64 channels are far from what the GPU's memory allows: their tiles are made for hundreds of
+channels, and the gradient of the weights is the worst of them. With these, ResNet-20 trains twice as fast (measured by
+benchmarks/gpu.py). A program holds all channels of some pixels, so that every value is read once from memory and nine
+times from its cache. Sums are float32 and split in the same way every time: the same bits twice.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -203,12 +205,12 @@ def _(slopes: Tensor, images: Tensor, weights: Tensor, stride: int) -> Tensor:
     return _parts(slopes, weights)
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
     images, weights, ctx.stride = inputs
     ctx.save_for_backward(images, weights)
 
 
-def _backward(ctx, slopes: Tensor):
+def _backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, Tensor, None]:
     images, weights = ctx.saved_tensors
     to = to_images(slopes, weights, images, ctx.stride) if ctx.needs_input_grad[0] else None
     filters = to_weights(slopes, images, weights, ctx.stride).sum(0).permute(0, 3, 1, 2)

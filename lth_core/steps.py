@@ -28,7 +28,7 @@ Update = Callable[[], object]
 
 WARM_UP = 3
 """Updates before one is recorded, in which libraries choose their algorithms and set aside their memory."""
-WORTH_COMPILING = 5_000
+WORTH_COMPILING = 2_000
 """Iterations of a training from which compiling its network pays, which takes most of a minute."""
 AHEAD = 16
 """Updates that the processor starts before it waits for the GPU: enough to keep it busy, few enough to stop soon."""
@@ -124,16 +124,19 @@ class RecordedSteps:
         return augmentation(self.config, **which, examples=len(self.part), device=self.part.device)
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
-        """Recording is for one thread at a time; what others start meanwhile is not recorded."""
+        """Recording is for one thread at a time; what others start meanwhile is not recorded. A thread records on its
+        own stream: new ones are soon streams of other threads, since torch hands out the same few in turn."""
         with _recording:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
+            stream = torch.cuda.current_stream()
+            if stream == torch.cuda.default_stream():  # on which nothing can be recorded
+                stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
                 for _ in range(WARM_UP):
                     self.update()
-            torch.cuda.current_stream().wait_stream(side)
+            torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self.update()
         return graph
 

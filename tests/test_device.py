@@ -90,4 +90,4 @@ def test_a_gpu_trains_as_the_processor_does_and_the_same_bits_twice(config: Conf
     there = trained(config.updated(iterations=1, drops=(), rewinds=(0,)), images, "cuda").state
     for name, tensor in here.items():
         assert there[name].device.type == "cpu"
-        torch.testing.assert_close(there[name], tensor, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(there[name], tensor, rtol=1e-3, atol=1e-3)

@@ -27,24 +27,20 @@ def images(config: Config) -> data.Dataset:
 @every_network
 def test_a_loop_over_members_ends_where_training_them_one_by_one_does(config: Config):
     with steady_arithmetic():
-        same = gpu.compared(config, images(config), "loop", lambda members: gpu.loop(members, gpu.COMPARED))
-    assert same.largest_difference < 1e-5  # Adam's learning rate is in single precision when a tensor holds it
+        same = gpu.compared(config, images(config), "loop")
+    assert same.largest_difference < 1e-5  # on a GPU, training is recorded, with learning rates in single precision
 
 
 def test_a_way_that_does_something_else_is_found_out():
-    config = SMOKE[1]
     with steady_arithmetic():
-        other = gpu.compared(config, images(config), "too few", lambda members: gpu.loop(members, gpu.COMPARED // 2))
+        other = gpu.compared(SMOKE[1], images(SMOKE[1]), "loop", gpu.COMPARED // 2)
     assert not other.identical
     assert other.largest_difference > 1e-3
 
 
 @needs_a_gpu
 @every_network
-def test_captured_updates_replayed_side_by_side_end_where_training_does(config: Config):
-    def replayed(members: list[gpu.Member]) -> None:
-        gpu.streams([gpu.captured(member) for member in members], gpu.COMPARED)
-
+def test_recorded_updates_replayed_side_by_side_end_where_training_does(config: Config):
     with steady_arithmetic():
-        same = gpu.compared(config, images(config), "streams", replayed)
-    assert same.largest_difference < 1e-5
+        same = gpu.compared(config, images(config), "graph")
+    assert same.identical
