@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 
 from lth_core import records
+from lth_core.claims_accuracy import Paper, accuracy_claims, larger_scales, rewound_to
 from lth_core.claims_imagenet import one_shot_claims
 from lth_core.config import IMAGENET_NETWORKS, METHODS, Config, ConfigError
 from lth_core.data import TITLES
 from lth_core.presets import preset, recipes
-from lth_core.report import NETWORK_NAMES, paper_values
+from lth_core.report import NETWORK_NAMES
 from lth_core.store import StudyStore
 from lth_core.verdicts import AS_ACCURATE, Verdict, difference, judge, log_ratio, rank_correlation
 
@@ -43,9 +44,9 @@ def claims(config: Config, stability: pd.DataFrame) -> list[Verdict]:
     "not yet tested at this scale".
     """
     if config.densities is not None:
-        return one_shot_claims(config, stability, rewound=_rewound(config))
+        return one_shot_claims(config, stability, rewound=rewound_to(config))
     setting = (config.network, config.recipe)
-    paper = _Paper(config)
+    paper = Paper(config)
     ticket, random = _at_initialisation(config)
     dense = {"method": "dense"}
 
@@ -61,7 +62,7 @@ def claims(config: Config, stability: pd.DataFrame) -> list[Verdict]:
     if setting in MATCHING_AT_INITIALISATION:
         found = [gap(dense, "Tickets at initialisation are as accurate as the dense network", above=-AS_ACCURATE)]
     else:
-        found = [gap(dense, "Tickets at initialisation are less accurate than the dense network", below=-AS_ACCURATE)]
+        found = accuracy_claims(config, stability, paper)[:1]
     if setting in STABLE_AT_INITIALISATION:
         found.append(gap(random, "Tickets at initialisation are more accurate than random pruning", above=0))
         found += [ratio(metric, "Tickets at initialisation are more stable", above=1) for metric in STABILITIES]
@@ -75,24 +76,19 @@ def claims(config: Config, stability: pd.DataFrame) -> list[Verdict]:
             claim = f"Rewinding to {k:,} instead of 0 changes a ticket's accuracy by less than 0.2 points"
             change = difference(stability, ticket | {"rewind": k}, ticket)
             found.append(judge(claim, change, paper="no number", above=-AS_ACCURATE, below=AS_ACCURATE))
-    elif setting not in STABLE_AT_INITIALISATION and _rewound(config):
+    elif setting not in STABLE_AT_INITIALISATION and rewound_to(config):
         found += _about_rewinding(config, stability, paper)
     return found
 
 
-def _about_rewinding(config: Config, stability: pd.DataFrame, paper: _Paper) -> list[Verdict]:
+def _about_rewinding(config: Config, stability: pd.DataFrame, paper: Paper) -> list[Verdict]:
     """What rewinding does for networks whose tickets at initialisation do not work (the paper's section 4)."""
-    k = _rewound(config)
+    k = rewound_to(config)
     initial: dict[str, Any] = {"method": "imp", "rewind": 0, "level": config.levels}
     rewound = initial | {"rewind": k}
     random = rewound | {"method": "random_pruning"}
     name = f"Tickets rewound to {k:,} are"
-    better = difference(stability, rewound, initial)
-    equal = difference(stability, rewound, {"method": "dense"})
-    found = [
-        judge(f"{name} more accurate than at initialisation (points)", better, paper=paper.gain(), above=0),
-        judge(f"{name} as accurate as the dense network (points)", equal, paper=paper.match(), above=-AS_ACCURATE),
-    ]
+    found = accuracy_claims(config, stability, paper)[1:]
     for metric in ("l2_data_order", "l2_pruning"):
         what = STABILITIES[metric]
         found += [
@@ -128,7 +124,7 @@ def stability_ratios(configs: Sequence[Config], records: pd.DataFrame) -> pd.Dat
         own = records[records["recipe"] == config.recipe]
         for metric, what in STABILITIES.items():
             sample = log_ratio(own, random, ticket, metric=metric)
-            found = judge(what, sample, paper=_Paper(config).ratio(metric), ratio=True)
+            found = judge(what, sample, paper=Paper(config).ratio(metric), ratio=True)
             rows.append({"recipe": config.recipe, "stability to": what} | vars(found))
     table = pd.DataFrame(rows).set_index(["recipe", "stability to"])
     return table[["paper", "ours", "interval", "replicates"]]
@@ -141,7 +137,10 @@ def _at_initialisation(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def claims_of_networks(networks: Sequence[str]) -> pd.DataFrame:
-    """The claims about all recipes of these networks, each at the largest scale that is recorded, as a table."""
+    """The claims about all recipes of these networks, each at the largest scale that is recorded, as a table.
+
+    Before them stand the claims about accuracy alone at every larger scale at which IMP is recorded without controls.
+    """
     if not networks:
         raise ConfigError("networks: [] names no network; expected a list of networks, like ['resnet20']")
     rows = []
@@ -149,47 +148,16 @@ def claims_of_networks(networks: Sequence[str]) -> pd.DataFrame:
         for recipe in recipes(network):
             config, stability = largest_recorded(network, recipe)
             scale = f"{config.profile}, {TITLES[config.dataset]}" if len(stability) else ""
-            about = {"network": NETWORK_NAMES[network], "recipe": recipe, "scale": scale}
+            about = {"network": NETWORK_NAMES[network], "recipe": recipe}
+            fails = (network, recipe) not in STABLE_AT_INITIALISATION and config.densities is None
+            if len(stability) and fails:
+                for larger, part, imp in larger_scales(config):
+                    size = 100 * float(imp["density"].min())
+                    found = accuracy_claims(part, imp, Paper(part, size))
+                    rows += [about | {"scale": larger} | vars(verdict) for verdict in found]
+            about |= {"scale": scale}
             rows += [about | vars(verdict) for verdict in claims(config, stability)]
     return pd.DataFrame(rows).set_index(["network", "recipe", "scale", "claim"])
-
-
-def _rewound(config: Config) -> int:
-    """The rewinding iteration that stands for rewinding: the one whose accuracy curve is drawn."""
-    return (config.curve_rewinds or config.rewinds)[-1]
-
-
-class _Paper:
-    """The paper's numbers for a network and recipe, worded as a verdict's."""
-
-    def __init__(self, config: Config) -> None:
-        self.values = paper_values(network=config.network, recipe=config.recipe)
-
-    def gap(self, method: str) -> str:
-        """How much more accurate a ticket at initialisation is."""
-        return f"{self._mean('imp', 'test_accuracy') - self._mean(method, 'test_accuracy'):+.1f}"
-
-    def ratio(self, metric: str) -> str:
-        suspect = self.values.loc[self.values["metric"] == metric, "quality"].eq("table_suspect").any()
-        ratio = self._mean("random_pruning", metric) / self._mean("imp", metric)
-        return f"{ratio:.2f}x" + (" (misprint?)" if suspect else "")
-
-    def gain(self) -> str:
-        """How much more accurate rewinding makes a ticket as small as Figure 3's, by Figure 5."""
-        return f"{self._rewound() - self._mean('imp', 'test_accuracy'):+.1f}"
-
-    def match(self) -> str:
-        """How much more accurate than the dense network it is then."""
-        return f"{self._rewound() - self._mean('dense', 'test_accuracy'):+.1f}"
-
-    def _mean(self, method: str, metric: str) -> float:
-        rows = self.values[(self.values["method"] == method) & (self.values["metric"] == metric)]
-        return float(rows.loc[rows["figure"].isin(["fig2", "fig3", "fig10"]), "value"].iloc[0])
-
-    def _rewound(self) -> float:
-        size = self.values.loc[self.values["figure"] == "fig3", "percent_remaining"].iloc[0]
-        curve = self.values[(self.values["figure"] == "fig5") & (self.values["rewind"] > 0)]
-        return float(curve["value"].loc[(curve["percent_remaining"] - size).abs().idxmin()])
 
 
 def largest_recorded(network: str, recipe: str) -> tuple[Config, pd.DataFrame]:

@@ -7,7 +7,7 @@ the largest sample, as in the paper; grey is the paper's own.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -43,6 +43,21 @@ def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
     _percent_axis(axes)
     axes.set_ylabel("test accuracy - dense network's (points)" if relative else METRIC_NAMES["test_accuracy"])
     _legend(axes)
+    return figure
+
+
+def accuracy_at_scales(scales: Mapping[str, pd.DataFrame]) -> Figure:
+    """IMP's accuracy, less the dense network's, against the percentage of weights remaining: a panel for each scale,
+    with an axis of its own, since scales differ in more than one thing."""
+    figure, grid = plt.subplots(1, len(scales), figsize=(4.4 * len(scales), 3.8), squeeze=False)
+    for axes, (title, records) in zip(grid[0], scales.items(), strict=True):
+        rows = records[(records["metric"] == "test_accuracy") & records["method"].isin(["dense", "imp"])]
+        curves = _series(relative_to_dense(rows))
+        _lines(axes, curves, "percent_remaining", "series", list(dict.fromkeys(curves["series"])))
+        axes.axhline(0, color="0.6", linewidth=1, zorder=0)
+        _percent_axis(axes)
+        axes.set(title=title, ylabel="")
+    grid[0][0].set_ylabel("test accuracy - dense network's (points)")
     return figure
 
 

@@ -119,13 +119,14 @@ def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
     first, recipes = configs[0], [config.recipe for config in configs]
     width = f" of {first.width:g} times the width" if first.width != 1 else ""
     size = f" reduced to {first.image_size} pixels" if first.image_size is not None else ""
+    precision = "" if first.precision == "float32" else f" in {first.precision}"
     once = ", one-shot pruning" if first.densities is not None else ""
     which = f"{recipes[0]} recipe" if len(recipes) == 1 else f"{', '.join(recipes[:-1])} and {recipes[-1]} recipes"
     return (
         f"{NETWORK_NAMES[first.network]}{width} on {TITLES[dataset]}{size}{once}, "
         f"{which}, {first.profile} profile "
         f"({first.iterations:,} iterations of batch {first.batch_size}), "
-        f"{_count(records['replicate'].nunique(), 'replicate')}, trained on {devices}."
+        f"{_count(records['replicate'].nunique(), 'replicate')}, trained{precision} on {devices}."
     ) + (" Line: mean; band: smallest to largest sample." if lines else "")
 
 
