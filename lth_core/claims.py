@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lth_core import records
-from lth_core.claims_accuracy import Paper, accuracy_claims, larger_scales, rewound_to
+from lth_core.claims_accuracy import Paper, accuracy_claims, failure, gains, larger_scales, rewound_to
 from lth_core.claims_imagenet import one_shot_claims
 from lth_core.config import IMAGENET_NETWORKS, METHODS, Config, ConfigError
 from lth_core.data import TITLES
@@ -62,7 +62,7 @@ def claims(config: Config, stability: pd.DataFrame) -> list[Verdict]:
     if setting in MATCHING_AT_INITIALISATION:
         found = [gap(dense, "Tickets at initialisation are as accurate as the dense network", above=-AS_ACCURATE)]
     else:
-        found = accuracy_claims(config, stability, paper)[:1]
+        found = [failure(config, stability, paper)]
     if setting in STABLE_AT_INITIALISATION:
         found.append(gap(random, "Tickets at initialisation are more accurate than random pruning", above=0))
         found += [ratio(metric, "Tickets at initialisation are more stable", above=1) for metric in STABILITIES]
@@ -88,7 +88,7 @@ def _about_rewinding(config: Config, stability: pd.DataFrame, paper: Paper) -> l
     rewound = initial | {"rewind": k}
     random = rewound | {"method": "random_pruning"}
     name = f"Tickets rewound to {k:,} are"
-    found = accuracy_claims(config, stability, paper)[1:]
+    found = gains(config, stability, paper)
     for metric in ("l2_data_order", "l2_pruning"):
         what = STABILITIES[metric]
         found += [

@@ -74,23 +74,27 @@ def rewound_to(config: Config) -> int:
 
 def accuracy_claims(config: Config, rows: pd.DataFrame, paper: Paper) -> list[Verdict]:
     """What the paper says of the accuracies of IMP, at the last level, in networks that fail at initialisation."""
+    return [failure(config, rows, paper), *gains(config, rows, paper)]
+
+
+def failure(config: Config, rows: pd.DataFrame, paper: Paper) -> Verdict:
+    """That tickets at initialisation are not what the dense network is."""
+    lost = difference(rows, {"method": "imp", "rewind": 0, "level": config.levels}, {"method": "dense"})
+    claim = "Tickets at initialisation are less accurate than the dense network (points)"
+    return judge(claim, lost, paper=paper.gap("dense"), below=-AS_ACCURATE)
+
+
+def gains(config: Config, rows: pd.DataFrame, paper: Paper) -> list[Verdict]:
+    """What rewinding does for their accuracy."""
     k = rewound_to(config)
-    dense, initial = {"method": "dense"}, {"method": "imp", "rewind": 0, "level": config.levels}
+    initial = {"method": "imp", "rewind": 0, "level": config.levels}
     rewound = initial | {"rewind": k}
-    found = [
-        judge(
-            "Tickets at initialisation are less accurate than the dense network (points)",
-            difference(rows, initial, dense), paper=paper.gap("dense"), below=-AS_ACCURATE,
-        )
-    ]  # fmt: skip
-    if k:
-        better, equal = difference(rows, rewound, initial), difference(rows, rewound, dense)
-        name = f"Tickets rewound to {k:,} are"
-        found += [
-            judge(f"{name} more accurate than at initialisation (points)", better, paper=paper.gain(), above=0),
-            judge(f"{name} as accurate as the dense network (points)", equal, paper=paper.match(), above=-AS_ACCURATE),
-        ]
-    return found
+    better, equal = difference(rows, rewound, initial), difference(rows, rewound, {"method": "dense"})
+    name = f"Tickets rewound to {k:,} are"
+    return [
+        judge(f"{name} more accurate than at initialisation (points)", better, paper=paper.gain(), above=0),
+        judge(f"{name} as accurate as the dense network (points)", equal, paper=paper.match(), above=-AS_ACCURATE),
+    ]
 
 
 def imp_alone(config: Config, levels: int) -> Config:

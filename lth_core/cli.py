@@ -62,7 +62,7 @@ def run_command(
     dataset: DataSet = None,
     settings: Set = None,
     store: Store = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Networks at once. Default: one per core.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after this many seconds.")] = None,
 ) -> None:
     """Train what is missing of a study. Run it again after any interruption: it goes on from where it was.

