@@ -52,6 +52,16 @@ def test_relative_accuracies_are_differences_to_the_dense_network_of_the_same_re
     assert "dense network" in figure.axes[0].get_ylabel()
 
 
+def test_scales_have_panels_of_their_own_with_tickets_alone_and_axes_that_are_not_shared(table: pd.DataFrame):
+    initial = table[table["rewind"] == 0]
+    figure = plots.accuracy_at_scales({"small": initial, "large": initial.assign(value=initial["value"] ** 2)})
+    small, large = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["small", "large"]
+    assert points(small) == {"IMP": [(64.0, 0.0), (80.0, 0.0), (100.0, 0.0)]}
+    assert set(points(large)) == {"IMP"}
+    assert not small.get_shared_y_axes().joined(small, large)
+
+
 def test_recipes_are_told_apart_and_each_is_compared_with_its_own_dense_network(table: pd.DataFrame):
     initial = table[table["rewind"] == 0]
     both = pd.concat([initial, initial.assign(recipe="low", value=initial["value"] / 2)])
