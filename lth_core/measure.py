@@ -16,18 +16,21 @@ def measure(study: StudyStore) -> None:
 
     A training whose files turn out to be damaged is discarded: it is missing then, and can be done again.
     """
-    finished = [t for t, result in study.results().items() if result["diverged_at"] is None]
+    finished = sorted(t for t, result in study.results().items() if result["diverged_at"] is None)
+    levels: dict[tuple[int, str, int, int], Training] = {}
     for training in finished:
-        if training.order == 0 and not training.again and training.method in ("imp", "random_pruning"):
-            _measure_level(study, training, finished)
+        if not training.again and training.method in ("imp", "random_pruning"):
+            levels.setdefault(_level(training), training)
+    for first in levels.values():
+        _measure_level(study, first, finished)
 
 
 def _measure_level(study: StudyStore, first: Training, finished: Collection[Training]) -> None:
     file = study.folder / Path(first.folder).parent / "distances.json"
     measured = read_json(file) if file.exists() else {}
-    level = (first.replicate, first.method, first.rewind, first.level)
-    siblings = sorted(t for t in finished if (t.replicate, t.method, t.rewind, t.level) == level)
-    pairs = {"0": ("pruning", dense(first.replicate), first)} if dense(first.replicate) in finished else {}
+    siblings = [t for t in finished if _level(t) == _level(first)]
+    unpruned = dense(first.replicate)
+    pairs = {"0": ("pruning", unpruned, first)} if first.order == 0 and unpruned in finished else {}
     for a, b in combinations(siblings, 2):
         if not a.again and not b.again:
             pairs[f"{a.order}-{b.order}"] = ("data_order", a, b)
@@ -48,6 +51,10 @@ def _measure_level(study: StudyStore, first: Training, finished: Collection[Trai
     except StoreError:
         return
     write_json(file, measured)
+
+
+def _level(training: Training) -> tuple[int, str, int, int]:
+    return training.replicate, training.method, training.rewind, training.level
 
 
 def _read(study: StudyStore, training: Training) -> TrainingFolder:

@@ -112,7 +112,7 @@ def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Records and provenance of a study's complete trainings in a run store."""
     config = study.config
     about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
-    rows, provenance = [], []
+    rows, provenance, measured = [], [], set[Path]()
     for training, result in study.results().items():
         where = [training.method, training.rewind, training.replicate, training.level]
         order = f"{training.order}{'-again' if training.again else ''}"
@@ -124,7 +124,8 @@ def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
             values["diverged"] = result["diverged_at"]
         rows += [[*about, *where, result["density"], order, metric, value] for metric, value in values.items()]
         file = study.folder / Path(training.folder).parent / "distances.json"
-        if training.order == 0 and training.method != "dense" and file.exists():
+        if training.method != "dense" and file not in measured and file.exists():
+            measured.add(file)
             for pair, distances in read_json(file).items():
                 rows += [[*about, *where, result["density"], pair, metric, v] for metric, v in distances.items()]
     records = pd.DataFrame(rows, columns=COLUMNS)

@@ -368,6 +368,20 @@ def test_distances_that_a_killed_run_did_not_measure_are_measured_by_the_next(
     assert set(table[table["metric"] == "l2_data_order"]["order"]) == {"0-1", "0-2", "1-2"}
 
 
+def test_orders_are_compared_where_the_first_of_them_was_trained_elsewhere(copy: Done):
+    wider = TINY.updated(orders=3)
+    run(wider, store=copy.store)
+    store = StudyStore(copy.store, wider)
+    level = store.folder / "replicate_1/imp/rewind_0/level_01"
+    shutil.rmtree(level / "order_0")
+    (level / "distances.json").unlink()
+    study.measure(store)
+    rows = records.of_store(store)[0]
+    rows = rows[(rows["method"] == "imp") & (rows["rewind"] == 0) & (rows["level"] == 1)]
+    assert set(rows.loc[rows["metric"].str.startswith("l2"), "metric"]) == {"l2_data_order"}
+    assert set(rows.loc[rows["metric"] == "l2_data_order", "order"]) == {"1-2"}
+
+
 # Damage
 
 
