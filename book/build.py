@@ -48,7 +48,7 @@ FURTHER_PAGES = {
     "vgg19_stability": Page(
         "cifar10_stability",
         "VGG-19: stability at two rewinding iterations",
-        {"network": "vgg19", "rewinds": [0, 100], "replicates": 2},
+        {"network": "vgg19", "rewinds": [0, 100], "replicates": 3},
     ),
 }
 """Name in the book -> page. Every notebook with its default parameters is a page, under the name of its file."""
