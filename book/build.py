@@ -32,7 +32,7 @@ NOTEBOOKS = Path("notebooks")
 EXECUTED = Path("book/executed")
 PART = Path("book/executed.part")
 MATHJAX = Path("book/_static/mathjax")
-FIGURE = Path("book/_static/lenet_accuracy.png")
+FIGURE = Path("book/_static/cifar10_scale.png")
 INDEX = Path("_build/html/index.html")
 
 
@@ -121,7 +121,7 @@ def collect(stored: bool, further: bool = True) -> None:
 def store_outputs() -> None:
     """Put the executed notebooks in the place of the notebooks, without papermill's notes on the run.
 
-    The README shows the first figure of the LeNet chapter.
+    The README shows the figure of ResNet-20 at growing scales.
     """
     for executed in sorted(EXECUTED.glob("*.ipynb")):
         notebook = nbformat.read(executed, as_version=4)
@@ -132,9 +132,9 @@ def store_outputs() -> None:
             if not cell.metadata.get("tags", True):
                 del cell.metadata["tags"]
         nbformat.write(notebook, NOTEBOOKS / executed.name)
-    lenet = nbformat.read(NOTEBOOKS / "lenet_mnist.ipynb", as_version=4)
+    scales = nbformat.read(NOTEBOOKS / "cifar10_scale.ipynb", as_version=4)
     pictures = (
-        o["data"]["image/png"] for c in lenet.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+        o["data"]["image/png"] for c in scales.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
     )
     FIGURE.parent.mkdir(exist_ok=True)
     FIGURE.write_bytes(base64.b64decode(next(pictures)))
