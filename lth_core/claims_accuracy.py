@@ -30,7 +30,7 @@ class Paper:
     def gap(self, method: str) -> str:
         """How much more accurate a ticket at initialisation is."""
         if self.size is not None:
-            return f"{self._change(0):+.1f}"
+            return f"{self._change(False):+.1f}"
         return f"{self._mean('imp', 'test_accuracy') - self._mean(method, 'test_accuracy'):+.1f}"
 
     def ratio(self, metric: str) -> str:
@@ -41,13 +41,13 @@ class Paper:
     def gain(self) -> str:
         """How much more accurate rewinding makes a ticket, by Figure 5."""
         if self.size is not None:
-            return f"{self._change(1) - self._change(0):+.1f}"
+            return f"{self._change(True) - self._change(False):+.1f}"
         return f"{self._rewound() - self._mean('imp', 'test_accuracy'):+.1f}"
 
     def match(self) -> str:
         """How much more accurate than the dense network it is then."""
         if self.size is not None:
-            return f"{self._change(1):+.1f}"
+            return f"{self._change(True):+.1f}"
         return f"{self._rewound() - self._mean('dense', 'test_accuracy'):+.1f}"
 
     def _mean(self, method: str, metric: str) -> float:
@@ -56,14 +56,14 @@ class Paper:
 
     def _rewound(self) -> float:
         size = self.values.loc[self.values["figure"] == "fig3", "percent_remaining"].iloc[0]
-        return self._nearest(1, size)
+        return self._nearest(True, size)
 
-    def _change(self, rewound: int) -> float:
+    def _change(self, rewound: bool) -> float:
         assert self.size is not None
         return self._nearest(rewound, self.size) - self._nearest(rewound, 100)
 
-    def _nearest(self, rewound: int, size: float) -> float:
-        curve = self.values[(self.values["figure"] == "fig5") & ((self.values["rewind"] > 0) == bool(rewound))]
+    def _nearest(self, rewound: bool, size: float) -> float:
+        curve = self.values[(self.values["figure"] == "fig5") & ((self.values["rewind"] > 0) == rewound)]
         return float(curve["value"].loc[(curve["percent_remaining"] - size).abs().idxmin()])
 
 
