@@ -7,17 +7,15 @@ records and the records of the local run store are read the same way.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from lth_core.config import EXTENT, Config
+from lth_core.config import Config
 from lth_core.files import StoreError, project_folder, read_json, write_atomic
-from lth_core.presets import figures, preset
 from lth_core.store import StudyStore, Training, dense
 
 STUDY = ["digest", "network", "recipe", "profile", "dataset"]
@@ -51,7 +49,11 @@ def trainings(config: Config) -> list[Training]:
 
     First the dense runs; then for each rewinding iteration the IMP chains and what is compared at `compared_levels`,
     controls and further data orders; last, one repetition that measures the noise floor.
+
+    Where neither the masks of one-shot pruning nor what is reinitialised under them depend on the rewinding iteration,
+    random reinitialisation is trained for the latest one alone.
     """
+    once = config.densities is not None and config.reinit_length == "full"
     plan = [dense(replicate) for replicate in config.replicates]
     for rewind in config.rewinds:
         chain = range(1, config.levels + 1)
@@ -59,6 +61,8 @@ def trainings(config: Config) -> list[Training]:
         for level in config.compared:
             for replicate in config.replicates:
                 for method in config.methods:
+                    if method == "random_reinit" and once and rewind != max(config.rewinds):
+                        continue
                     orders = 1 if method == "random_reinit" else config.orders
                     plan += [Training(replicate, method, rewind, level, order) for order in range(orders)]
     if config.compared and "imp" in config.methods:
@@ -214,41 +218,6 @@ def import_folder(source: Path, destination: Path, keep_old: bool = False) -> li
             raise StoreError(f"{source}: expected {config.name}/records.csv, as the study's config.json names it")
         written.append(add(destination, config, *read(source, config), keep_old))
     return written
-
-
-def how_to_make(config: Config, absent: Iterable[Training]) -> str:
-    """The message of `MissingRecords`."""
-    absent = list(absent)
-    examples = "; ".join(map(str, absent[:3])) + ("; ..." if len(absent) > 3 else "")
-    command = _command(config)
-    return (
-        f"{len(absent)} of {len(trainings(config))} trainings of {config.name} are not recorded: {examples}. "
-        f"Train them by passing missing='train'{f', or in a terminal with: {command}' if command else ''}"
-    )
-
-
-def _command(config: Config) -> str | None:
-    """The command that trains a configuration, or None where other settings than its preset's make it."""
-    standard = preset(config.network, config.recipe, config.profile)
-    if config.updated(dataset=standard.dataset).digest() != standard.digest():
-        return None
-    own = {"replicates": config.replicates, "dataset": config.dataset}
-    parts = figures(standard.updated(**own))
-    figure = next((name for name, part in parts.items() if part == config), None)
-    if figure is None:
-        figure = "stability"  # which is the configuration itself
-        own |= {name: getattr(config, name) for name in EXTENT if not name.startswith("curve")}
-    command = f"lth run {config.network} --recipe {config.recipe} --profile {config.profile} --figure {figure}"
-    for name, value in own.items():
-        if value == getattr(standard, name):
-            continue
-        if name == "replicates" and value == tuple(range(1, len(value) + 1)):
-            command += f" --replicates {len(value)}"
-        elif name in ("rewinds", "levels", "orders", "dataset"):
-            command += f" --{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
-        else:
-            command += f" --set '{name}={json.dumps(value)}'"
-    return command
 
 
 def _read_csv(file: Path, columns: Sequence[str]) -> pd.DataFrame:

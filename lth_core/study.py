@@ -23,6 +23,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from lth_core import records
+from lth_core.commands import how_to_make
 from lth_core.config import Config, ConfigError
 from lth_core.files import StoreError
 from lth_core.measure import measure
@@ -63,7 +64,7 @@ def run(
     if missing == "error":
         absent = records.missing(_known(folder, config), config)
         if absent:
-            raise records.MissingRecords(records.how_to_make(config, absent))
+            raise records.MissingRecords(how_to_make(config, absent))
     else:
         config = train_missing([config], folder, workers=workers, seconds=seconds, progress=progress)[0]
     return records.select(_known(folder, config), config)

@@ -66,7 +66,7 @@ class Worker:
         remaining = list(absent)
         self.rewinds = {training.rewind for training in absent}
         while remaining:
-            before = len(remaining)
+            before, started = len(remaining), time.monotonic()
             chains = dict.fromkeys((t.rewind, t.replicate) for t in remaining)
             for rewind, replicate in chains:
                 here = {t for t in remaining if (t.rewind, t.replicate) == (rewind, replicate)}
@@ -76,10 +76,18 @@ class Worker:
                     continue
                 remaining = [t for t in remaining if t not in here or t in reachable]
             remaining = [t for t in remaining if not self.store.saves(t).complete]
-            if len(remaining) == before:
-                if self.stop_requested():
-                    raise Stopped
-                time.sleep(0.5)  # everything left is being done, or waits for what is being done, by others
+            if len(remaining) == before:  # everything left is being done, or waits for what is being done, by others
+                self.wait(min(30.0, 9 * (time.monotonic() - started)))
+
+    def wait(self, seconds: float) -> None:
+        """Leave the processor to others: looking for work is work, since it loads what every level has left behind."""
+        end = time.monotonic() + seconds
+        while True:
+            if self.stop_requested():
+                raise Stopped
+            time.sleep(0.5)
+            if time.monotonic() >= end:
+                return
 
     def chain(self, replicate: int, rewind: int, wanted: Collection[Training]) -> set[Training]:
         """Walk one IMP chain as deep as `wanted` asks and do the wanted trainings at every level.

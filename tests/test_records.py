@@ -1,15 +1,14 @@
 """Records: what a configuration asks for, what of it is there, and tables that come back as they were written."""
 
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from lth_core import cli, records
+from lth_core import records
 from lth_core.config import Config, ConfigError
-from lth_core.presets import figures, preset
+from lth_core.presets import preset
 from lth_core.records import COLUMNS, PROVENANCE, add, import_folder, merge, missing, read, select, trainings, write
 from lth_core.store import StoreError, Training
 
@@ -89,6 +88,16 @@ def test_the_number_of_trainings_is_that_counted_by_hand(changes: dict[str, obje
     plan = trainings(SMOKE.updated(**changes))
     assert len(plan) == expected
     assert len(set(plan)) == expected
+
+
+@pytest.mark.parametrize(("changes", "expected"), [({}, [9]), ({"reinit_length": "remaining"}, [3, 9])])
+def test_one_shot_reinitialisation_is_trained_once_where_it_is_the_same_for_every_rewinding_iteration(
+    changes: dict[str, object], expected: list[int]
+):
+    once = {"pruning_scope": "global", "output_pruning_rate": None, "densities": (0.5, 0.2), "rewinds": (9, 3)}
+    plan = trainings(SMOKE.updated(**once, **changes))
+    assert sorted(t.rewind for t in plan if t.method == "random_reinit") == expected
+    assert {t.rewind for t in plan if t.method == "random_pruning"} == {3, 9}
 
 
 def test_what_a_training_needs_stands_before_it():
@@ -343,54 +352,6 @@ def test_importing_a_folder_with_an_unreadable_configuration_is_refused(text: st
     (folder / "config.json").write_text(text)
     with pytest.raises((ConfigError, StoreError)):
         import_folder(tmp_path / "theirs", tmp_path / "ours")
-
-
-def test_the_message_on_missing_records_counts_them_and_gives_the_command():
-    absent = missing(table(COMPLETE[:3]), SMALL)
-    message = records.how_to_make(SMALL, absent)
-    assert message.startswith("3 of 5 trainings")
-    assert "replicate 1, imp, rewound to 0, level 2, data order 0" in message
-    assert "lth run lenet_300_100" in message
-    assert "--profile smoke" in message
-
-
-PAPER = preset("lenet_300_100")
-WISHES = {
-    "the preset": SMOKE,
-    "levels": SMOKE.updated(levels=3, compared_levels=(1, 3)),
-    "replicates": SMOKE.updated(replicates=2),
-    "one seed": SMOKE.updated(replicates=(4,)),
-    "seeds": SMOKE.updated(replicates=(2, 5)),
-    "orders": SMOKE.updated(orders=3),
-    "rewinds": SMOKE.updated(rewinds=(0, 5)),
-    "methods": SMOKE.updated(methods=("imp",)),
-    "images": PAPER.updated(dataset="mnist_embedded"),
-    "accuracy": figures(PAPER)["accuracy"],
-    "levels of a seed": figures(PAPER.updated(replicates=(7,)))["levels"],
-    "extreme": figures(PAPER)["extreme"],
-    "less of extreme": figures(PAPER)["extreme"].updated(levels=15),
-    "ImageNet": preset("resnet50", profile="laptop").updated(levels=3),
-}
-
-
-@pytest.mark.parametrize("wish", WISHES)
-def test_the_command_on_missing_records_trains_what_is_missing_and_nothing_else(
-    wish: str, monkeypatch: pytest.MonkeyPatch
-):
-    config = WISHES[wish]
-    command = records.how_to_make(config, trainings(config)).partition("in a terminal with: ")[2]
-    asked: list[Config] = []
-    monkeypatch.setattr("lth_core.study.train_missing", lambda parts, *_, **__: asked.extend(parts))
-    monkeypatch.setattr("sys.argv", shlex.split(command))
-    with pytest.raises(SystemExit):
-        cli.entry()
-    assert [part.digest() for part in asked] == [config.digest()]
-    assert set(trainings(asked[0])) == set(trainings(config))
-
-
-def test_no_command_is_given_where_no_preset_makes_the_settings():
-    config = SMOKE.updated(weight_decay=0.1)
-    assert "terminal" not in records.how_to_make(config, trainings(config))
 
 
 def test_records_of_other_images_are_not_added(tmp_path: Path):

@@ -29,7 +29,7 @@ from lth_core.masks import Mask
 from lth_core.models import initial_weights
 from lth_core.presets import preset
 from lth_core.records import COLUMNS, MissingRecords
-from lth_core.store import Busy, Stopped, StoreError, StudyStore, dense
+from lth_core.store import Busy, Stopped, StoreError, StudyStore, Training, dense
 from lth_core.study import run
 from lth_core.train import Trained, train
 from lth_core.worker import Worker
@@ -592,6 +592,24 @@ def test_two_workers_do_each_training_once_with_the_same_bits(finishes: Path, sm
     assert process.returncode == 0, err
     check_shared(finishes, store, smoke)
     pd.testing.assert_frame_equal(run(SMOKE, store=store, missing="error"), smoke.records)
+
+
+def test_a_worker_that_waits_for_another_leaves_it_the_processor_and_stops_when_asked(
+    copy: Done, monkeypatch: pytest.MonkeyPatch
+):
+    begun, looked = time.monotonic(), list[int]()
+    worker = Worker(StudyStore(copy.store, TINY), lambda: time.monotonic() > begun + 1.5)
+
+    def busy(*_: object) -> set[Training]:
+        looked.append(1)
+        time.sleep(0.2)
+        raise Busy
+
+    monkeypatch.setattr(worker, "chain", busy)
+    with pytest.raises(Stopped):
+        worker.complete([Training(9, "imp", 0, 1, 0)])
+    assert len(looked) == 1
+    assert time.monotonic() < begun + 10
 
 
 # Data that is not there, and training that fails
