@@ -25,8 +25,8 @@ book: $(INSTALLED)  ## execute the notebooks and build the book into _build/html
 	$(BIN)/python book/build.py
 
 test: $(INSTALLED)  ## run the tests, then every notebook against its stored outputs
-	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
 
 notebooks: $(INSTALLED)  ## execute the notebooks and store their outputs in them
 	$(BIN)/python book/build.py --store

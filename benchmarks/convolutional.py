@@ -4,6 +4,7 @@
     loader loop      what a textbook does: torch's DataLoader over PIL images, torchvision's transforms, SGD, and the
                      same network in torch's default memory format
     convolutions     the convolutions of an iteration, forward and backward, and nothing else
+    two threads      ours for ResNet-20 on two threads, which `train` never uses: the bits depend on their number
 
 "floor / ours" is the share of our time that it could not do without, at the rates that `machine.py` measures.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from unittest import mock
 
 import machine
 import torch
@@ -48,6 +50,7 @@ def rows(rounds: int) -> list[Row]:
         variants[f"{network}, ours"] = ours_variant(config, images)
         variants[f"{network}, loader loop"] = loader_variant(config, images)
         variants[f"{network}, convolutions"] = convolutions_variant(config)
+    variants["resnet20, two threads"] = on_two_threads(variants["resnet20, ours"])
     seconds = interleaved(variants, rounds)
     table = []
     for network in NETWORKS:
@@ -67,7 +70,8 @@ def rows(rounds: int) -> list[Row]:
             row(f"{name}, ours (GFLOP/s)", "GFLOP/s", achieved),
             row(f"{name}, floor / ours", "ratio", floor / (config.batch_size / ours)),
         ]
-    return [*table, *machine.rows(seconds)]
+    gained = seconds["resnet20, ours"] / seconds["resnet20, two threads"]
+    return [*table, row("ResNet-20, speed of two threads / one", "ratio", gained), *machine.rows(seconds)]
 
 
 def cifar10() -> data.Dataset:
@@ -98,6 +102,20 @@ def ours_variant(config: Config, images: data.Dataset) -> Variant:
         with suppress(Stopped):
             train(config, images, ticket, replicate=1, order=0, stop_requested=enough)
         return asked[-1] - asked[0]
+
+    return seconds
+
+
+def on_two_threads(variant: Variant) -> Variant:
+    """A training, on two threads."""
+
+    def seconds() -> float:
+        torch.set_num_threads(2)
+        try:
+            with mock.patch.object(torch, "set_num_threads"):
+                return variant()
+        finally:
+            torch.set_num_threads(1)
 
     return seconds
 

@@ -47,8 +47,8 @@ class Page(NamedTuple):
 FURTHER_PAGES = {
     "vgg19_stability": Page(
         "cifar10_stability",
-        "VGG-19: stability at two rewinding iterations",
-        {"network": "vgg19", "rewinds": [0, 100], "replicates": 3},
+        "VGG-19: does stability explain it?",
+        {"network": "vgg19", "replicates": 3},
     ),
 }
 """Name in the book -> page. Every notebook with its default parameters is a page, under the name of its file."""
