@@ -82,12 +82,11 @@ class Worker:
     def wait(self, seconds: float) -> None:
         """Leave the processor to others: looking for work is work, since it loads what every level has left behind."""
         end = time.monotonic() + seconds
-        while True:
-            if self.stop_requested():
-                raise Stopped
+        while not self.stop_requested():
             time.sleep(0.5)
             if time.monotonic() >= end:
                 return
+        raise Stopped
 
     def chain(self, replicate: int, rewind: int, wanted: Collection[Training]) -> set[Training]:
         """Walk one IMP chain as deep as `wanted` asks and do the wanted trainings at every level.
