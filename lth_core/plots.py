@@ -46,13 +46,12 @@ def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
     return figure
 
 
-def accuracy_at_scales(scales: Mapping[str, pd.DataFrame]) -> Figure:
-    """IMP's accuracy, less the dense network's, against the percentage of weights remaining: a panel for each scale,
-    with an axis of its own, since scales differ in more than one thing."""
-    figure, grid = plt.subplots(1, len(scales), figsize=(4.4 * len(scales), 3.8), squeeze=False)
-    for axes, (title, records) in zip(grid[0], scales.items(), strict=True):
-        rows = records[(records["metric"] == "test_accuracy") & records["method"].isin(["dense", "imp"])]
-        curves = _series(relative_to_dense(rows))
+def accuracy_panels(panels: Mapping[str, pd.DataFrame]) -> Figure:
+    """Accuracy, less the dense network's, against the percentage of weights remaining: a panel for each of `panels`
+    (title -> records), with an axis of its own, and in it a line for each method and rewinding iteration."""
+    figure, grid = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.8), squeeze=False)
+    for axes, (title, records) in zip(grid[0], panels.items(), strict=True):
+        curves = _series(relative_to_dense(records))
         _lines(axes, curves, "percent_remaining", "series", list(dict.fromkeys(curves["series"])))
         axes.axhline(0, color="0.6", linewidth=1, zorder=0)
         _percent_axis(axes)
@@ -94,7 +93,10 @@ def mark_paper(axes: Axes, values: pd.DataFrame, x: Sequence[float]) -> None:
 
 
 def stability_curves(records: pd.DataFrame, *, level: int, metrics: Sequence[str]) -> Figure:
-    """A panel for each metric against the rewinding iteration, IMP beside random pruning, at one level (Fig. 4)."""
+    """A panel for each metric against the rewinding iteration, IMP beside random pruning, at one level (Fig. 4).
+
+    Several recipes have a row of panels each, with axes of their own.
+    """
     rows = records[records["level"] == level]
     rewinds = sorted(rows["rewind"].unique())
     figure, panels = _panels(rows.assign(x=rows["rewind"].map(rewinds.index)), metrics)
@@ -175,11 +177,16 @@ def ticket_search(history: pd.DataFrame) -> Figure:
 
 
 def _panels(rows: pd.DataFrame, metrics: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:
-    figure, grid = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.8), squeeze=False)
-    for axes, metric in zip(grid[0], metrics, strict=True):
-        _lines(axes, _of_subnetworks(rows, metric), "x", "method", _SUBNETWORKS)
-        _label(axes, metric)
-    return figure, list(grid[0])
+    """A panel for each metric; a row of them for each recipe, whose name stands above where there are several."""
+    recipes = list(dict.fromkeys(rows["recipe"]))
+    size = (4.2 * len(metrics), 3.8 * len(recipes))
+    figure, grid = plt.subplots(len(recipes), len(metrics), figsize=size, squeeze=False)
+    for row, recipe in zip(grid, recipes, strict=True):
+        for axes, metric in zip(row, metrics, strict=True):
+            _lines(axes, _of_subnetworks(rows[rows["recipe"] == recipe], metric), "x", "method", _SUBNETWORKS)
+            _label(axes, metric)
+            axes.set_title(f"{recipe} recipe" if len(recipes) > 1 else "")
+    return figure, list(grid.flat)
 
 
 _SUBNETWORKS = [METHOD_NAMES["imp"], METHOD_NAMES["random_pruning"]]

@@ -52,12 +52,15 @@ def test_relative_accuracies_are_differences_to_the_dense_network_of_the_same_re
     assert "dense network" in figure.axes[0].get_ylabel()
 
 
-def test_scales_have_panels_of_their_own_with_tickets_alone_and_axes_that_are_not_shared(table: pd.DataFrame):
+def test_scales_have_panels_of_their_own_with_axes_that_are_not_shared(table: pd.DataFrame):
     initial = table[table["rewind"] == 0]
-    figure = plots.accuracy_at_scales({"small": initial, "large": initial.assign(value=initial["value"] ** 2)})
+    figure = plots.accuracy_panels({"small": initial, "large": initial[initial["method"] != "random_pruning"]})
     small, large = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["small", "large"]
-    assert points(small) == {"IMP": [(64.0, 0.0), (80.0, 0.0), (100.0, 0.0)]}
+    assert points(small) == {
+        "IMP": [(64.0, 0.0), (80.0, 0.0), (100.0, 0.0)],
+        "random pruning": [(64.0, -2.0), (80.0, -1.0)],
+    }
     assert set(points(large)) == {"IMP"}
     assert not small.get_shared_y_axes().joined(small, large)
 
@@ -69,6 +72,17 @@ def test_recipes_are_told_apart_and_each_is_compared_with_its_own_dense_network(
     assert lines["IMP, standard"] == [(64.0, 0.0), (80.0, 0.0), (100.0, 0.0)]
     assert lines["random pruning, standard"] == [(64.0, -2.0), (80.0, -1.0)]
     assert lines["random pruning, low"] == [(64.0, -1.0), (80.0, -0.5)]
+
+
+def test_recipes_have_a_row_of_stability_panels_each(table: pd.DataFrame):
+    both = pd.concat([table, table.assign(recipe="low", value=table["value"] / 2)])
+    figure = plots.stability_curves(both, level=2, metrics=["l2_data_order", "test_accuracy"])
+    assert [axes.get_title() for axes in figure.axes] == ["standard recipe"] * 2 + ["low recipe"] * 2
+    own, low = points(figure.axes[0]), points(figure.axes[2])
+    assert own["IMP"] == [(0.0, 12.0), (1.0, 12.0)]
+    assert low["IMP"] == [(0.0, 6.0), (1.0, 6.0)]
+    (one,) = plots.stability_curves(table, level=2, metrics=["l2_pruning"]).axes
+    assert one.get_title() == ""
 
 
 def test_recipes_stand_side_by_side_with_the_mean_of_each_method(table: pd.DataFrame):
