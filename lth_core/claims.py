@@ -130,25 +130,6 @@ def stability_ratios(configs: Sequence[Config], records: pd.DataFrame) -> pd.Dat
     return table[["paper", "ours", "interval", "replicates"]]
 
 
-def changes_by_rewinding(configs: Sequence[Config], records: pd.DataFrame) -> pd.DataFrame:
-    """What rewinding to each k changes in the tickets of each recipe, compared with k = 0, at the last level: points of
-    accuracy gained, and the quotient of L2 distances, that at k = 0 divided by that at k. In brackets: 95% intervals.
-    """
-    distances = {f"{what} (0 / k)": metric for metric, what in STABILITIES.items() if metric.startswith("l2")}
-    rows = []
-    for config in configs:
-        initial, _ = _at_initialisation(config)
-        own = records[records["recipe"] == config.recipe]
-        for k in sorted(set(config.rewinds) - {0}):
-            rewound = initial | {"rewind": k}
-            found = [judge("accuracy gained (points)", difference(own, rewound, initial), paper="")]
-            for name, metric in distances.items():
-                found.append(judge(name, log_ratio(own, initial, rewound, metric=metric), paper="", ratio=True))
-            changes = {each.claim: f"{each.ours} ({each.interval})" if each.ours else "" for each in found}
-            rows.append({"recipe": config.recipe, "k": k, **changes, "replicates": found[0].replicates})
-    return pd.DataFrame(rows).set_index(["recipe", "k"])
-
-
 def _at_initialisation(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     """Where the records of a ticket at initialisation are, and of the random subnetwork of its size."""
     ticket = {"method": "imp", "rewind": 0, "level": config.levels}

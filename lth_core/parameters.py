@@ -9,6 +9,8 @@ from typing import Any
 from lth_core.config import LABELS, Config, ConfigError
 from lth_core.presets import preset
 
+_PARAMETERS = ["network", *LABELS, "missing", *(n for n in Config.model_fields if n not in ("network", *LABELS))]
+
 
 def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> dict[str, Any]:
     """A notebook's parameters, from its `globals()` in the first cell after them.
@@ -42,9 +44,7 @@ def configure(
     the preset's own value. See `given_parameters`.
     """
     fixed = {name: value for name, value in (("network", network), ("recipe", recipe)) if value is not None}
-    valid = [name for name in ("network", "recipe") if name not in fixed]
-    settings = [name for name in Config.model_fields if name not in ("network", *LABELS)]
-    given = fixed | given_parameters(namespace, [*valid, "profile", "missing", *settings])
+    given = fixed | given_parameters(namespace, [name for name in _PARAMETERS if name not in fixed])
     if networks is not None and given["network"] not in networks:
         raise ConfigError(f"network: {given['network']!r} is not one of this notebook's: {', '.join(networks)}")
     options = {"missing": given.pop("missing")} if "missing" in given else {}
@@ -52,3 +52,15 @@ def configure(
         raise ConfigError(f"missing: {options['missing']!r} is not valid; expected 'train' or 'error'")
     config = preset(given.pop("network"), given.pop("recipe", "standard"), given.pop("profile", "paper"))
     return config.updated(**{name: value for name, value in given.items() if value is not None}), options
+
+
+def configure_each(namespace: Mapping[str, Any], several: str, setting: str) -> tuple[list[Config], dict[str, Any]]:
+    """The configurations that a notebook's parameters describe where one of them, `several`, lists two or more values
+    of a setting: one configuration for each value. Everything else is as `configure` has it.
+    """
+    given = given_parameters(namespace, [several, *(name for name in _PARAMETERS if name != setting)])
+    values = given.pop(several)
+    if not isinstance(values, list) or len(values) < 2:
+        raise ConfigError(f"{several}: {values!r} is not valid; expected a list of two or more values of {setting}")
+    described = [configure(given | {setting: value}) for value in values]
+    return [config for config, _ in described], described[0][1]

@@ -124,27 +124,34 @@ def stability_against_accuracy(records: pd.DataFrame, *, level: int, metric: str
     return figure
 
 
-def recipes_compared(
-    records: pd.DataFrame, *, level: int, rewind: int, metrics: Sequence[str], paper: pd.DataFrame | None = None
+def side_by_side(
+    records: pd.DataFrame,
+    *,
+    by: str = "recipe",
+    level: int,
+    rewind: int,
+    metrics: Sequence[str],
+    paper: pd.DataFrame | None = None,
 ) -> Figure:
-    """A panel for each metric with the recipes side by side, IMP beside random pruning, at one level and k (Fig. 3).
+    """A panel for each metric with the values of a column side by side, such as the recipes, IMP beside random pruning,
+    at one level and k (Fig. 3).
 
     `paper` are the paper's values that stand beside ours, in grey: those of `report.paper_values`.
     """
     rows = records[(records["level"] == level) & (records["rewind"] == rewind)]
-    recipes = list(dict.fromkeys(rows["recipe"]))
+    names = list(dict.fromkeys(rows[by]))
     figure, grid = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.8), squeeze=False)
     for axes, metric in zip(grid[0], metrics, strict=True):
         sns.pointplot(
-            _of_subnetworks(rows, metric), x="recipe", y="value", hue="method", order=recipes, hue_order=_SUBNETWORKS,
+            _of_subnetworks(rows, metric), x=by, y="value", hue="method", order=names, hue_order=_SUBNETWORKS,
             errorbar=("pi", 100), linestyle="none", markers=["o", "X"], dodge=0.3, capsize=0.08, ax=axes,
         )  # fmt: skip
         _label(axes, metric)
-        axes.set_xlabel("recipe")
+        axes.set_xlabel(by)
         if paper is not None:
-            theirs = paper[(paper["metric"] == metric) & paper["recipe"].isin(recipes)]
+            theirs = paper[(paper["metric"] == metric) & paper[by].isin(names)]
             beside = theirs["method"].map({"imp": -0.25, "random_pruning": 0.25})
-            mark_paper(axes, theirs, theirs["recipe"].map(recipes.index) + beside)
+            mark_paper(axes, theirs, theirs[by].map(names.index) + beside)
         sns.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1), ncols=3, title=None, frameon=False)
     return figure
 

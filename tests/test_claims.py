@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lth_core import ConfigError, preset, records
-from lth_core.claims import changes_by_rewinding, claims, claims_of_networks, largest_recorded, stability_ratios
+from lth_core.claims import claims, claims_of_networks, largest_recorded, stability_ratios
 from lth_core.config import Config
 
 T_95_TWO_DEGREES = 4.302652729911275  # 97.5% quantile of Student's t with two degrees of freedom, from a printed table
@@ -224,24 +224,6 @@ def test_stability_ratios_are_geometric_means_over_the_replicates_of_each_recipe
     one = ratios.loc["low", "data order, L2"]
     assert (one["ours"], one["paper"], one["replicates"]) == ("", "4.07x", 1)  # one replicate has no interval
     assert len(ratios) == 2 * len(DISTANCES)
-
-
-def test_changes_by_rewinding_compare_each_k_with_0_within_a_recipe_and_replicate():
-    standard, low = (setting("resnet20", recipe).updated(rewinds=(0, 4)) for recipe in ("standard", "low"))
-    found = [(standard, 1, 4, 1.0, 8.0), (standard, 2, 4, 2.0, 2.0), (low, 1, 4, 5.0, 5.0)]
-    tables = []
-    for config, replicate, k, accuracy, ratio in found:
-        for rewind, gained, distance in ((0, 0.0, 3.0 * ratio), (k, accuracy, 3.0)):
-            where = ("imp", rewind, replicate, config.levels)
-            rows = [(*where, "0", "test_accuracy", 90.0 + gained), (*where, "0-1", "l2_data_order", distance)]
-            tables.append(table(config, rows))
-    changes = changes_by_rewinding([standard, low], pd.concat(tables))
-    assert list(changes.index) == [("standard", 4), ("low", 4)]
-    own = changes.loc[("standard", 4)]
-    assert own["accuracy gained (points)"] == "+1.50 (-4.85 to +7.85)"  # 12.706 sqrt(1/2) / sqrt(2) either way
-    assert own["data order, L2 (0 / k)"].startswith("4.00x (")
-    assert (own["pruning, L2 (0 / k)"], own["replicates"]) == ("", 2)
-    assert changes.loc[("low", 4), "accuracy gained (points)"] == ""  # one replicate has no interval
 
 
 def complete(config: Config) -> pd.DataFrame:

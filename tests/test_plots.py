@@ -92,7 +92,7 @@ def test_recipes_stand_side_by_side_with_the_mean_of_each_method(table: pd.DataF
         columns=["recipe", "method", "value"],
     ).assign(metric="l2_pruning", low=8.0, high=15.0)
     metrics = ["l2_pruning", "test_accuracy"]
-    stability, accuracy = plots.recipes_compared(both, level=2, rewind=0, metrics=metrics, paper=paper).axes
+    stability, accuracy = plots.side_by_side(both, level=2, rewind=0, metrics=metrics, paper=paper).axes
     assert [tick.get_text() for tick in stability.get_xticklabels()] == ["standard", "low"]
     means = [
         list(map(float, line.get_ydata()))
@@ -104,6 +104,13 @@ def test_recipes_stand_side_by_side_with_the_mean_of_each_method(table: pd.DataF
     assert marks.get_xydata().tolist() == [[0.75, 9.0], [1.25, 14.0]]  # no mark for a recipe that is not drawn
     assert [line for line in accuracy.lines if line.get_marker() == "D"] == []
     assert accuracy.get_ylabel() == "test accuracy (%)"
+
+
+def test_other_columns_than_the_recipe_can_stand_side_by_side(table: pd.DataFrame):
+    both = pd.concat([table.assign(precision="float32"), table.assign(precision="bfloat16", value=1.0)])
+    (axes,) = plots.side_by_side(both, by="precision", level=1, rewind=20, metrics=["l2_pruning"]).axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["float32", "bfloat16"]
+    assert axes.get_xlabel() == "precision"
 
 
 def test_the_papers_curves_are_differences_to_its_dense_network_and_are_told_apart():
