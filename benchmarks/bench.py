@@ -1,4 +1,5 @@
-"""What a training iteration costs: `make bench` measures it, prints a table and writes results/benchmark.csv.
+"""What a training iteration costs: `make bench` measures it, prints a table and writes results/benchmark.csv, which
+keeps what was measured last on every other kind of processor.
 
 Every network has a module beside this one, whose docstring says what is compared, and so have the machine's own rates
 and the command line. Variants take turns on one thread, round after round, so that a machine whose speed drifts slows
@@ -58,7 +59,11 @@ def main() -> None:
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
     made = {"device": device_name(), "torch": torch.__version__, "python": platform.python_version()}
     table = table.assign(**made, measured=datetime.now(UTC).strftime("%Y-%m-%d"))
-    write_atomic(results_folder() / "benchmark.csv", table.to_csv(index=False, float_format="%.4g").encode())
+    file = results_folder() / "benchmark.csv"
+    if file.exists():
+        before = pd.read_csv(file)
+        table = pd.concat([before[before["device"] != device_name()], table])
+    write_atomic(file, table.to_csv(index=False, float_format="%.4g").encode())
 
 
 def run_processes(network: str, count: int, rounds: int) -> tuple[pd.Series, pd.Series]:

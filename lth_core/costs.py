@@ -3,7 +3,9 @@ beside the least that it could be; and in energy."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -41,56 +43,63 @@ def costs_of_networks(profile: str) -> pd.DataFrame:
 
 def floors() -> pd.DataFrame:
     """The least that a training costs, for every network at every profile but smoke: operations and bytes of an
-    iteration, and seconds from initialisation to the end on one core at the rates that `make bench` measured.
+    iteration, and seconds from initialisation to the end on one core of every processor that `make bench` measured.
 
     Beside it, what such a training takes by the records of the standard recipe: the median, over all of a device's
-    trainings, of the seconds for an iteration, times the iterations. The share of the floor in it stands where the
-    device is the processor of the benchmark.
+    trainings, of the seconds for an iteration, times the iterations.
     """
     rates, rows = measured_rates(), []
     for network, name in NETWORK_NAMES.items():
         for profile in (known for known in profiles(network) if known != "smoke"):
             config = preset(network, profile=profile)
-            least = {
-                "network": name,
-                "profile": profile,
-                "GFLOP per iteration": round(iteration_flops(config) / 1e9, 3),
-                "MB per iteration": round(iteration_bytes(config) / 1e6, 2),
-                "floor (s)": round(floor := floor_seconds(config, *rates[:2]), 1),
-            }
             recorded = _seconds_per_iteration(config) * config.iterations
-            for device, seconds in recorded.items():
-                share = round(floor / seconds, 2) if device == rates.device else ""
-                rows.append(least | {"recorded (s)": round(seconds, 1), "floor / recorded": share, "device": device})
-            if not len(recorded):
-                rows.append(least | dict.fromkeys(("recorded (s)", "floor / recorded", "device"), ""))
-    return pd.DataFrame(rows).set_index(["network", "profile"])
+            for device in dict.fromkeys([*rates, *recorded.index]):
+                floor = floor_seconds(config, *rates[device][:2]) if device in rates else math.nan
+                seconds = recorded.get(device, math.nan)
+                rows.append(
+                    {
+                        "network": name,
+                        "profile": profile,
+                        "device": device,
+                        "GFLOP per iteration": round(iteration_flops(config) / 1e9, 3),
+                        "MB per iteration": round(iteration_bytes(config) / 1e6, 2),
+                        "floor (s)": _shown(floor, 1),
+                        "recorded (s)": _shown(seconds, 1),
+                        "floor / recorded": _shown(floor / seconds, 2),
+                    }
+                )
+    return pd.DataFrame(rows).set_index(["network", "profile", "device"])
 
 
 def costs_of_figures(profile: str) -> pd.DataFrame:
-    """What every part of every network's study costs with the standard recipe and all replicates, on one core.
+    """What every part of every network's study costs with the standard recipe and all replicates, on one core of every
+    processor that `make bench` measured.
 
-    Hours are iterations times the recorded seconds for one (see `floors`) where trainings are recorded on the
-    processor of the benchmark, else times the floor of one: computed, not measured, and less than it will take. Energy
-    is an estimate: `WATTS_PER_CORE` for as long.
+    Hours are iterations times the recorded seconds for one (see `floors`) where trainings are recorded on that
+    processor, else times the floor of one: computed, not measured, and less than it will take. Energy is an estimate:
+    `WATTS_PER_CORE` for as long.
     """
-    rates, rows = measured_rates(), {}
+    about, tables = {}, {device: dict[tuple[str, str], Any]() for device in measured_rates()}
     for name, config in _presets(profile).items():
         recorded = _seconds_per_iteration(config)
-        if rates.device in recorded.index:
-            seconds, source = recorded[rates.device], f"recorded on {rates.device}"
-        else:
-            seconds, source = floor_seconds(config, *rates[:2]) / config.iterations, "computed: the floor"
         for part, needed in _here(config).items():
-            hours = sum(_iterations(training, config) for training in needed) * seconds / 3600
-            rows[name, part] = {
-                "profile": config.profile,
-                "trainings": len(needed),
-                "hours": round(hours, 1),
-                f"Wh at {WATTS_PER_CORE} W (estimate)": round(hours * WATTS_PER_CORE),
-                "hours from": source,
-            }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["network", "part"])
+            iterations = sum(_iterations(training, config) for training in needed)
+            work = round(iterations * iteration_flops(config) / 1e15, 3)
+            about[name, part] = {"profile": config.profile, "trainings": len(needed), "PFLOP": work}
+            for device, rates in measured_rates().items():
+                least = floor_seconds(config, *rates[:2]) / config.iterations
+                hours = iterations * recorded.get(device, least) / 3600
+                tables[device][name, part] = {
+                    "hours": round(hours, 1),
+                    f"Wh at {WATTS_PER_CORE} W (estimate)": round(hours * WATTS_PER_CORE),
+                    "hours from": "records" if device in recorded.index else "the floor",
+                }
+    columns = {key: pd.DataFrame.from_dict(rows, orient="index") for key, rows in {"": about, **tables}.items()}
+    return pd.concat(columns, axis=1).rename_axis(["network", "part"])
+
+
+def _shown(value: float, digits: int) -> float | str:
+    return "" if math.isnan(value) else round(value, digits)
 
 
 def _presets(profile: str) -> dict[str, Config]:

@@ -20,7 +20,7 @@ from lth_core.models import build
 from lth_core.updates import FlatNetwork
 
 CACHE_BYTES = 32 * 2**20
-"""The largest cache, in bytes, of the processor that results/benchmark.csv was measured on."""
+"""The largest cache, in bytes, of the processors that results/benchmark.csv was measured on."""
 FLOAT_BYTES = 4
 
 

@@ -42,8 +42,18 @@ def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
 
 
 def benchmark() -> pd.DataFrame:
-    """What `make bench` measured last: medians, smallest and largest of its rounds, on the device that it names."""
-    return pd.read_csv(results_folder() / "benchmark.csv").set_index("measure")
+    """What `make bench` measured last on every device, a column each: the median of its rounds, and in brackets the
+    smallest and the largest."""
+    measured = _benchmark()
+    spread = zip(*(measured[name].map("{:.3g}".format) for name in ("median", "smallest", "largest")), strict=True)
+    measured["value"] = [f"{median} ({smallest} to {largest})" for median, smallest, largest in spread]
+    measured["on"] = measured["device"] + ", " + measured["measured"]
+    table = measured.pivot_table("value", "measure", "on", aggfunc="first", sort=False, fill_value="")
+    return table.rename_axis(columns=None)
+
+
+def _benchmark() -> pd.DataFrame:
+    return pd.read_csv(results_folder() / "benchmark.csv")
 
 
 def gpu_benchmark() -> tuple[pd.DataFrame, str]:
@@ -73,12 +83,12 @@ class Rates(NamedTuple):
         return f"{arithmetic}, and moves {self.bytes_per_second / 1e9:.1f} GB/s to and from memory."
 
 
-def measured_rates() -> Rates:
-    """The rates that `make bench` measured last; bytes are moved in no time where it did not measure them."""
-    measured = benchmark()
-    product = measured.loc["matrix product (GFLOP/s)"]
-    memory = measured["median"].get("memory bandwidth (GB/s)", math.inf)
-    return Rates(1e9 * product["median"], 1e9 * memory, product["device"])
+def measured_rates() -> dict[str, Rates]:
+    """The rates that `make bench` measured last, by device. Where memory was not measured, bytes are moved in no time."""
+    medians = _benchmark().pivot_table("median", "device", "measure", sort=False)
+    memory = medians.get("memory bandwidth (GB/s)", pd.Series(dtype=float)).reindex(medians.index).fillna(math.inf)
+    pairs = zip(medians.index, medians["matrix product (GFLOP/s)"], memory, strict=True)
+    return {device: Rates(1e9 * product, 1e9 * moved, device) for device, product, moved in pairs}
 
 
 def settings_table(configs: Sequence[Config]) -> pd.DataFrame:

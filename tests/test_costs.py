@@ -8,7 +8,8 @@ import pytest
 from lth_core import ConfigError, preset, records
 from lth_core.config import Config
 from lth_core.costs import WATTS_PER_CORE, costs, costs_of_figures, costs_of_networks, floors
-from lth_core.limits import floor_seconds
+from lth_core.limits import floor_seconds, iteration_flops
+from lth_core.provenance import benchmark as measured_speeds
 from lth_core.provenance import measured_rates
 from lth_core.report import NETWORK_NAMES
 
@@ -53,12 +54,17 @@ def test_every_network_is_listed_and_an_unknown_profile_is_refused():
         costs_of_networks("gigantic")
 
 
-def benchmark(**measures: float) -> None:
-    """A benchmark that measured these medians on a processor."""
+def benchmark(**processors: dict[str, float]) -> None:
+    """A benchmark that measured these medians on processors."""
     names = {"product": "matrix product (GFLOP/s)", "memory": "memory bandwidth (GB/s)"}
-    table = pd.DataFrame({"measure": names[name], "median": value} for name, value in measures.items())
+    rows = [
+        {"device": device, "measure": names[name], "median": value, "smallest": value / 2, "largest": 2 * value}
+        for device, measures in processors.items()
+        for name, value in measures.items()
+    ]
     records.results_folder().mkdir(exist_ok=True)
-    table.assign(device="Processor").to_csv(records.results_folder() / "benchmark.csv", index=False)
+    table = pd.DataFrame(rows).assign(measured="2026-11-25")
+    table.to_csv(records.results_folder() / "benchmark.csv", index=False)
 
 
 def recorded(config: Config, **seconds: list[float]) -> None:
@@ -73,30 +79,43 @@ def recorded(config: Config, **seconds: list[float]) -> None:
     records.write(records.results_folder(), config, pd.DataFrame(columns=records.COLUMNS), made)
 
 
-def test_rates_are_the_medians_of_the_benchmark():
-    benchmark(product=90.0, memory=6.0)
-    assert measured_rates() == (90e9, 6e9, "Processor")
-    assert str(measured_rates()) == (
+PROCESSOR = {"product": 90.0, "memory": 6.0}
+
+
+def test_rates_are_the_medians_of_the_benchmark_on_each_processor():
+    benchmark(Processor=PROCESSOR, Newer={"product": 200.0})
+    rates = measured_rates()
+    assert rates["Processor"] == (90e9, 6e9, "Processor")
+    assert str(rates["Processor"]) == (
         "One core of Processor reaches 90.0 GFLOP/s, and moves 6.0 GB/s to and from memory."
     )
+    assert rates["Newer"] == (200e9, math.inf, "Newer")
+    assert "not measured yet" in str(rates["Newer"])
 
 
-def test_a_benchmark_without_memory_leaves_floors_of_arithmetic_and_says_so():
-    benchmark(product=90.0)
-    assert math.isinf(measured_rates().bytes_per_second)
-    assert "not measured yet" in str(measured_rates())
-    floor = floors().loc[("ResNet-20", "paper"), "floor (s)"].item()
-    benchmark(product=90.0, memory=0.1)
-    assert floors().loc[("ResNet-20", "paper"), "floor (s)"].item() > floor > 0
+def test_the_benchmark_is_a_column_for_each_processor_with_its_spread():
+    benchmark(Processor=PROCESSOR, Newer={"product": 200.0})
+    table = measured_speeds()
+    assert list(table.columns) == ["Processor, 2026-11-25", "Newer, 2026-11-25"]
+    assert list(table.loc["matrix product (GFLOP/s)"]) == ["90 (45 to 180)", "200 (100 to 400)"]
+    assert list(table.loc["memory bandwidth (GB/s)"]) == ["6 (3 to 12)", ""]
+
+
+def test_a_processor_whose_memory_was_not_measured_has_floors_of_arithmetic():
+    benchmark(Processor={"product": 90.0}, Slow={"product": 90.0, "memory": 0.1})
+    floor = floors()["floor (s)"]
+    arithmetic = floor["ResNet-20", "paper", "Processor"]
+    assert arithmetic == round(30_000 * iteration_flops(preset("resnet20")) / 90e9, 1)
+    assert floor["ResNet-20", "paper", "Slow"] > arithmetic
 
 
 def test_floors_are_listed_beside_what_was_recorded():
-    benchmark(product=90.0, memory=6.0)
+    benchmark(Processor=PROCESSOR)
     config = preset("resnet20", profile="laptop")
     # the stand-in's records are those of the network: an image costs the same
     recorded(config.updated(dataset="cifar10_jpeg"), Processor=[98.0, 49.0, 490.0], Graphics=[9.8])
     recorded(config.updated(batch_size=32), Processor=[1.0])
-    table = floors().reset_index().set_index(["network", "profile", "device"]).sort_index()
+    table = floors().sort_index()
     assert not table.index.get_level_values("profile").isin(["smoke"]).any()
     assert (table.loc["ResNet-20", "paper"]["recorded (s)"] == "").all()
     ours = table.loc[("ResNet-20", "laptop", "Processor")]
@@ -104,28 +123,31 @@ def test_floors_are_listed_beside_what_was_recorded():
     assert ours["floor (s)"] == round(floor_seconds(config, 90e9, 6e9), 1)
     assert ours["floor / recorded"] == round(floor_seconds(config, 90e9, 6e9) / 100, 2)
     other = table.loc[("ResNet-20", "laptop", "Graphics")]
-    assert (other["recorded (s)"], other["floor / recorded"]) == (10.0, "")
+    assert (other["recorded (s)"], other["floor (s)"], other["floor / recorded"]) == (10.0, "", "")
 
 
 def test_hours_are_recorded_where_they_can_be_and_computed_elsewhere():
-    benchmark(product=90.0, memory=6.0)
+    benchmark(Processor=PROCESSOR, Newer={"product": 200.0})
     config = preset("lenet_300_100", profile="laptop").updated(rewinds=(0, 20))
     recorded(config, Graphics=[1.0, 1.0, 1.0], Processor=[19.8])
     table = costs_of_figures("laptop")
+    assert list(dict.fromkeys(table.columns.get_level_values(0))) == ["", "Processor", "Newer"]
     lenet, resnet = table.loc["LeNet-300-100"], table.loc["ResNet-20"]
-    assert set(lenet["hours from"]) == {"recorded on Processor"}
-    assert set(resnet["hours from"]) == {"computed: the floor"}
-    iterations = costs(preset("lenet_300_100", profile="laptop"))["iterations, here"]
+    assert set(lenet["Processor", "hours from"]) == {"records"}
+    assert set(lenet["Newer", "hours from"]) == set(resnet["Processor", "hours from"]) == {"the floor"}
+    counted = costs(preset("lenet_300_100", profile="laptop"))["iterations, here"]
     replicates = len(config.replicates)
     for part in lenet.index:
-        assert lenet.loc[part, "hours"] == pytest.approx(replicates * iterations[part] * 0.01 / 3600, abs=0.05)
-    assert resnet.loc["all of it", f"Wh at {WATTS_PER_CORE} W (estimate)"] == pytest.approx(
-        resnet.loc["all of it", "hours"] * WATTS_PER_CORE, abs=0.05 * WATTS_PER_CORE + 0.5
-    )
+        iterations = replicates * counted[part]
+        assert lenet.loc[part, ("Processor", "hours")] == pytest.approx(iterations * 0.01 / 3600, abs=0.05)
+        assert lenet.loc[part, ("", "PFLOP")] == pytest.approx(iterations * iteration_flops(config) / 1e15, abs=1e-3)
+    energy = resnet.loc["all of it", ("Processor", f"Wh at {WATTS_PER_CORE} W (estimate)")]
+    hours = resnet.loc["all of it", ("Processor", "hours")]
+    assert energy == pytest.approx(hours * WATTS_PER_CORE, abs=0.05 * WATTS_PER_CORE + 0.5)
 
 
 def test_every_network_is_at_the_profile_that_is_asked_for():
-    benchmark(product=90.0)
-    assert set(costs_of_figures("paper")["profile"]) == {"paper"}
+    benchmark(Processor={"product": 90.0})
+    assert set(costs_of_figures("paper")["", "profile"]) == {"paper"}
     with pytest.raises(ConfigError, match="'gigantic'"):
         costs_of_figures("gigantic")
