@@ -147,7 +147,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.shortcut(x[:, :, :: self.stride, :: self.stride])
-        return F.relu(self.second(F.relu(self.first(x))) + shortcut)
+        inside = F.relu(self.first(x), inplace=True)
+        return F.relu(self.second(inside).add_(shortcut), inplace=True)
 
 
 class ResNet20(CifarNetwork):
@@ -166,7 +167,7 @@ class ResNet20(CifarNetwork):
         self.output = nn.Linear(inputs, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.blocks(F.relu(self.stem(self.scaled(images))))
+        features = self.blocks(F.relu(self.stem(self.scaled(images)), inplace=True))
         logits: Tensor = self.output(features.mean((2, 3)))
         return logits
 
@@ -181,7 +182,7 @@ class VGG19(CifarNetwork):
             outputs = round(width * count)
             layers: list[nn.Module] = []
             for _ in range(repeats):
-                layers += [_conv_norm(inputs, outputs), nn.ReLU()]
+                layers += [_conv_norm(inputs, outputs), nn.ReLU(inplace=True)]
                 inputs = outputs
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)

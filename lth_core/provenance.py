@@ -84,7 +84,7 @@ class Rates(NamedTuple):
 
 
 def measured_rates() -> dict[str, Rates]:
-    """The rates that `make bench` measured last, by device. Where memory was not measured, bytes are moved in no time."""
+    """The rates that `make bench` measured last, by device; where it did not measure memory, that takes no time."""
     medians = _benchmark().pivot_table("median", "device", "measure", sort=False)
     memory = medians.get("memory bandwidth (GB/s)", pd.Series(dtype=float)).reindex(medians.index).fillna(math.inf)
     pairs = zip(medians.index, medians["matrix product (GFLOP/s)"], memory, strict=True)
