@@ -56,7 +56,7 @@ class Member:
         self.network.model.train()
         which = (config, self.network, images.train, replicate, 0)
         if way == "loop":
-            self.steps: Any = PlainSteps(*which, drops_out=False)
+            self.steps: Any = PlainSteps(*which)
         else:
             self.steps = RecordedSteps(*which, compiled=way == "compiled graph")
         self.network.load(self.ticket.weights, 0)

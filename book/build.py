@@ -45,6 +45,11 @@ class Page(NamedTuple):
 
 
 FURTHER_PAGES = {
+    "vgg19_accuracy": Page(
+        "cifar10_accuracy",
+        "VGG-19: accuracy, from initialisation and rewound",
+        {"network": "vgg19", "replicates": 3},
+    ),
     "vgg19_stability": Page(
         "cifar10_stability",
         "VGG-19: does stability explain it?",

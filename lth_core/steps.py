@@ -47,20 +47,22 @@ def steps(config: Config, network: FlatNetwork, part: Part, *, replicate: int, o
 
     The network's weights are overwritten: load them afterwards.
     """
-    drops_out = any(isinstance(module, nn.Dropout) for module in network.model.modules())
-    if isinstance(part, Split) and part.device.type == "cuda" and not drops_out and rank_and_count()[1] == 1:
+    alone = rank_and_count()[1] == 1
+    if isinstance(part, Split) and part.device.type == "cuda" and alone and not _drops_out(network):
         return RecordedSteps(config, network, part, replicate, order, config.iterations >= WORTH_COMPILING)
-    return PlainSteps(config, network, part, replicate, order, drops_out)
+    return PlainSteps(config, network, part, replicate, order)
+
+
+def _drops_out(network: FlatNetwork) -> bool:
+    return any(isinstance(module, nn.Dropout) for module in network.model.modules())
 
 
 class PlainSteps:
     """Updates one by one."""
 
-    def __init__(
-        self, config: Config, network: FlatNetwork, part: Part, replicate: int, order: int, drops_out: bool
-    ) -> None:
+    def __init__(self, config: Config, network: FlatNetwork, part: Part, replicate: int, order: int) -> None:
         self.config, self.network, self.part = config, network, part
-        self.replicate, self.order, self.drops_out = replicate, order, drops_out
+        self.replicate, self.order, self.drops_out = replicate, order, _drops_out(network)
 
     def epoch(self, epoch: int, first: int) -> Iterator[Update]:
         iteration = epoch * (len(self.part) // self.config.batch_size) + first

@@ -157,10 +157,7 @@ def test_a_graph_does_what_plain_updates_on_the_gpu_do(network: str, monkeypatch
     config, images = smoke(network)
     there = images.to(torch.device("cuda"))
     recorded = train(config, there, half(config), replicate=1, order=0, stop=9).state
-    monkeypatch.setattr(
-        "lth_core.train.steps",
-        lambda config, network, part, *, replicate, order: PlainSteps(config, network, part, replicate, order, False),
-    )
+    monkeypatch.setattr("lth_core.train.steps", PlainSteps)
     plain = train(config, there, half(config), replicate=1, order=0, stop=9).state
     for name, tensor in plain.items():
         torch.testing.assert_close(recorded[name], tensor, rtol=1e-3, atol=1e-5)
