@@ -7,6 +7,8 @@ forward, backward, optimiser, learning rate), recorded once and started as one.
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -98,6 +100,7 @@ class RecordedSteps:
         self.iteration = torch.zeros(1, dtype=torch.int64, device=device)
         self.batch = _batch
         if compiled:
+            check_compiler()
             network.loss, self.batch = torch.compile(network.loss), torch.compile(_batch)
         self.graph = self._recorded()
 
@@ -141,6 +144,15 @@ class RecordedSteps:
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self.update()
         return graph
+
+
+def check_compiler() -> None:
+    """Compiling a network for a GPU takes a C compiler; its absence is told here, where the reason can be."""
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        raise RuntimeError(
+            f"no C compiler is found (cc, gcc, clang, or what CC names), and networks that are trained on a GPU for "
+            f"{WORTH_COMPILING:,} iterations or more are compiled; install one, for example the package gcc"
+        )
 
 
 def _batch(

@@ -19,7 +19,7 @@ from lth_core.models import build, initial_weights
 from lth_core.pruning import magnitude, prune_global
 from lth_core.records import missing
 from lth_core.side_by_side import complete_side_by_side
-from lth_core.steps import PlainSteps, RecordedSteps
+from lth_core.steps import PlainSteps, RecordedSteps, check_compiler
 from lth_core.store import Stopped, StudyStore
 from lth_core.study import _known
 from lth_core.train import steady_arithmetic, train
@@ -149,6 +149,17 @@ def test_asked_to_stop_all_threads_save_their_checkpoints(
         complete_side_by_side(busy, absent(busy), 2)
     for replicate in (1, 2):
         assert (busy.store.folder / f"replicate_{replicate}/dense/checkpoint.safetensors").exists()
+
+
+def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(RuntimeError, match=r"no C compiler is found .* 2,000 iterations or more are compiled"):
+        check_compiler()
+    compiler = tmp_path / "mycc"
+    compiler.touch(mode=0o755)
+    monkeypatch.setenv("CC", "mycc")
+    check_compiler()
 
 
 @needs_a_gpu
