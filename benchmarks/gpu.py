@@ -59,7 +59,7 @@ class Member:
             self.steps: Any = PlainSteps(*which)
         else:
             self.steps = RecordedSteps(*which, compiled=way == "compiled graph")
-        self.network.load(self.ticket.weights, 0)
+        self.network.load(self.ticket.weights)
         self.stream = torch.cuda.Stream() if images.train.device.type == "cuda" else None
 
     def advance(self, iterations: int) -> None:

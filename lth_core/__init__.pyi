@@ -22,7 +22,7 @@ from .stability import angle as angle
 from .stability import l2_distance as l2_distance
 from .store import Stopped as Stopped
 from .study import run as run
+from .train import pruner as pruner
 from .train import trainer as trainer
-from .worker import pruner as pruner
 
 __version__: str

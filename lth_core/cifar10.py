@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lth_core.data import DataError, Dataset, Split
-from lth_core.image_folders import decoded_once
+from lth_core.image_folders import Unreadable, decoded_once, pixels
 from lth_core.seeds import stream
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -58,17 +58,13 @@ def load_images(root: Path) -> Dataset:
 
 
 def _decoded(file: Path) -> Tensor:
-    from PIL import Image
-    from torchvision.transforms.functional import pil_to_tensor
-
     try:
-        with Image.open(file) as image:
-            pixels: Tensor = pil_to_tensor(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} is not a readable image ({error}); get it again") from None
-    if pixels.shape != (3, 32, 32):
-        raise DataError(f"{file} is {pixels.shape[2]}x{pixels.shape[1]} pixels; CIFAR-10's images are 32x32")
-    return pixels
+        image = pixels(file)
+    except Unreadable as error:
+        raise DataError(f"{file} is {error}; get it again") from None
+    if image.shape != (3, 32, 32):
+        raise DataError(f"{file} is {image.shape[2]}x{image.shape[1]} pixels; CIFAR-10's images are 32x32")
+    return image
 
 
 def _hold_out(name: str, train: Split, test: Split) -> Dataset:

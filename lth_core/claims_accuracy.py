@@ -104,7 +104,7 @@ def imp_alone(config: Config, levels: int) -> Config:
 
 def larger_scales(smallest: Config) -> Iterator[tuple[str, Config, pd.DataFrame]]:
     """Recorded studies of a network and recipe with longer trainings than `smallest`, the longest first: the scale, and
-    IMP as deep as all its replicates are recorded.
+    IMP in as many replicates and levels as are recorded in full.
     """
     same = [
         config
@@ -114,11 +114,20 @@ def larger_scales(smallest: Config) -> Iterator[tuple[str, Config, pd.DataFrame]
     ]
     for config in sorted(same, key=lambda config: -config.iterations):
         rows = records.read(records.results_folder(), config)[0]
-        for level in range(config.levels, 0, -1):
-            part = imp_alone(config, level)
-            if not records.missing(rows, part):
-                chosen = records.select(rows, part)
-                size = 100 * chosen.loc[chosen["level"] == level, "density"].iloc[0]
-                precision = "" if config.precision == "float32" else f", {config.precision}"
-                yield f"{config.profile}, {TITLES[config.dataset]}{precision}, {size:.0f}% of the weights", part, chosen
-                break
+        part = _imp_recorded(config.updated(rewinds=tuple({0: 0, rewound_to(config): 0})), rows)
+        if part is not None:
+            chosen = records.select(rows, part)
+            size = 100 * chosen.loc[chosen["level"] == part.levels, "density"].iloc[0]
+            precision = "" if config.precision == "float32" else f", {config.precision}"
+            yield f"{config.profile}, {TITLES[config.dataset]}{precision}, {size:.0f}% of the weights", part, chosen
+
+
+def _imp_recorded(config: Config, rows: pd.DataFrame) -> Config | None:
+    """What of IMP is recorded in full, whatever was asked for: the level and replicates that make the most of it."""
+    choices = []
+    for level in range(1, int(rows["level"].max()) + 1 if len(rows) else 1):
+        alone = {int(r): imp_alone(config.updated(replicates=(int(r),)), level) for r in rows["replicate"].unique()}
+        whole = tuple(sorted(replicate for replicate, part in alone.items() if not records.missing(rows, part)))
+        if whole:
+            choices.append(imp_alone(config.updated(replicates=whole), level))
+    return max(choices, key=lambda part: len(part.replicates) * part.levels, default=None)

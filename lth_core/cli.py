@@ -62,7 +62,7 @@ def run_command(
     dataset: DataSet = None,
     settings: Set = None,
     store: Store = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Networks at once. Default: one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Networks at once. Default: one a core, 12 a GPU.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after this many seconds.")] = None,
 ) -> None:
     """Train what is missing of a study. Run it again after any interruption: it goes on from where it was.
@@ -237,9 +237,8 @@ def entry() -> None:
         app()
     except Exception as error:
         from lth_core.config import ConfigError
-        from lth_core.records import MissingRecords
 
-        if not isinstance(error, (ConfigError, MissingRecords, RuntimeError)):
+        if not isinstance(error, (ConfigError, RuntimeError)):
             raise
         print(f"lth: {error}", file=sys.stderr)
         sys.exit(2)

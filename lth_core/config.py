@@ -111,8 +111,7 @@ class Config(BaseModel):
     curve_rewinds: tuple[int, ...] | None = None
     """The rewinding iterations that accuracy curves show. None: the first of `rewinds`."""
 
-    @field_validator("rewinds", "compared_levels", "methods", "replicates", "drops", "curve_rewinds", "densities",
-                     mode="before")  # fmt: skip
+    @field_validator("*", mode="before")
     @classmethod
     def _as_tuple(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
@@ -186,9 +185,7 @@ class Config(BaseModel):
                     f"compared_levels: level {level} is not pruned here; choose from 1 to levels={self.levels}"
                 )
         for name in ("rewinds", "replicates", "methods", "compared_levels"):
-            values = getattr(self, name)
-            if values is None:
-                continue
+            values = getattr(self, name) or ()
             if not values and name != "compared_levels":
                 raise ValueError(f"{name}: expected at least one value, got none")
             if len(set(values)) != len(values):

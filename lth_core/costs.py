@@ -4,7 +4,7 @@ beside the least that it could be; and in energy."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -132,8 +132,7 @@ def _seconds_per_iteration(config: Config) -> pd.Series:
     return by_device.sort_values("size", ascending=False)["median"]
 
 
-def _row(alone: Sequence[Training], here: Iterable[Training], config: Config) -> dict[str, float]:
-    here = list(here)
+def _row(alone: Sequence[Training], here: Sequence[Training], config: Config) -> dict[str, float]:
     before, after = len(alone) * config.iterations, sum(_iterations(training, config) for training in here)
     return {
         "trainings, one by one": len(alone),

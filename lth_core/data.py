@@ -212,7 +212,7 @@ def image_shape(name: str, *, color: bool = False, size: int | None = None) -> t
     """The shape of every image that `load` returns for these arguments, without reading any."""
     if not color:
         return (28, 28)
-    side = size or (DEFAULT_SIZE if name == "imagenette" else 32)
+    side = size or (DEFAULT_SIZE if name in ("imagenet", "imagenette") else 32)
     return (3, side, side)
 
 

@@ -74,7 +74,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); delete it and that training is done again") from None
+        again = "delete it and run again: what it held is made again"
+        raise StoreError(f"{path} cannot be read ({error}); {again}") from None
     return content
 
 

@@ -91,6 +91,7 @@ class ImageFiles:
             batch_sampler=_Requests(chosen, augment),
             num_workers=processes,
             pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own, though nothing is drawn: other threads share torch's
         )
         try:
             for images, labels in loader:

@@ -11,6 +11,7 @@ from torchvision import models as torchvision_models
 from torchvision.models.inception import InceptionOutputs
 
 from lth_core.models import ColorNetwork
+from lth_core.seeds import seeded
 
 
 class Architecture(NamedTuple):
@@ -75,8 +76,7 @@ class ImageNetNetwork(ColorNetwork):
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """As torchvision initialises it; a seed for that is drawn from `generator`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with seeded(int(torch.randint(2**62, (), generator=generator))):
             fresh = self.architecture.build(*self.fresh)
         self.body.load_state_dict(fresh.state_dict())
 

@@ -141,8 +141,8 @@ def _last(tensor: Tensor) -> Tensor:
 
 @torch.library.custom_op("lth_core::convolve", mutates_args=())
 def convolve(images: Tensor, weights: Tensor, stride: int) -> Tensor:
-    """A 3x3 convolution with padding 1: images bfloat16 [batch, inputs, height, width], weights
-    bfloat16 [outputs, inputs, 3, 3], at most `MOST_CHANNELS` channels."""
+    """A 3x3 convolution with padding 1: images [batch, inputs, height, width], weights [outputs, inputs, 3, 3], at most
+    `MOST_CHANNELS` channels; both bfloat16, or both float32, which is multiplied as TF32."""
     images, weights = _last(images), _last(weights)
     output = convolve_fake(images, weights, stride)
     pixels = output.numel() // output.shape[1]

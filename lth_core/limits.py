@@ -82,14 +82,12 @@ def iteration_bytes(config: Config, cache_bytes: int = CACHE_BYTES) -> int:
     return math.prod(_batch_shape(config)) + 2 * max(0, waiting - config.pieces * cache_bytes)
 
 
-def floor_seconds(
-    config: Config, flops_per_second: float, bytes_per_second: float, cache_bytes: int = CACHE_BYTES
-) -> float:
+def floor_seconds(config: Config, flops_per_second: float, bytes_per_second: float) -> float:
     """The seconds below which no training from initialisation to the end gets: the slower of arithmetic and memory in
     every iteration, each at the rate given, the other going on at the same time (a roofline). The evaluation at the
     end is left out."""
     arithmetic = iteration_flops(config) / flops_per_second
-    memory = iteration_bytes(config, cache_bytes) / bytes_per_second
+    memory = iteration_bytes(config) / bytes_per_second
     return config.iterations * max(arithmetic, memory)
 
 

@@ -6,9 +6,15 @@ from collections.abc import Collection
 from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lth_core.files import StoreError, read_json, write_json
-from lth_core.store import Busy, StudyStore, Training, TrainingFolder, dense
+from lth_core.store import Busy, StudyStore, Training, dense
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lth_core.masks import Mask
 
 
 def measure(study: StudyStore) -> None:
@@ -42,9 +48,9 @@ def _measure_level(study: StudyStore, first: Training, finished: Collection[Trai
     from lth_core.stability import angle, l2_distance  # torch, which is needed only where something is measured
 
     try:
-        mask = _read(study, first).load_mask()
+        mask = _read(study, first)[1]
         for name, (kind, a, b) in absent.items():
-            ends = _read(study, a).load_end(), _read(study, b).load_end()
+            ends = _read(study, a)[0], _read(study, b)[0]
             measured[name] = {f"l2_{kind}": l2_distance(*ends, mask)}
             with suppress(ValueError):  # a subnetwork without weights, or with none but 0, has no direction
                 measured[name][f"angle_{kind}"] = angle(*ends, mask)
@@ -57,14 +63,12 @@ def _level(training: Training) -> tuple[int, str, int, int]:
     return training.replicate, training.method, training.rewind, training.level
 
 
-def _read(study: StudyStore, training: Training) -> TrainingFolder:
-    """A finished training's folder. One that cannot be read is discarded before the error goes on."""
+def _read(study: StudyStore, training: Training) -> tuple[dict[str, Tensor], Mask]:
+    """A finished training's end and mask. One that cannot be read is discarded before the error goes on."""
     folder = study.saves(training)
     try:
-        folder.load_end()
-        folder.load_mask()
+        return folder.load_end(), folder.load_mask()
     except StoreError:
         with suppress(Busy), folder.locked():
             folder.discard()
         raise
-    return folder

@@ -222,7 +222,7 @@ def import_folder(source: Path, destination: Path, keep_old: bool = False) -> li
 
 def _read_csv(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
-        table = pd.read_csv(file, dtype={"order": str, "digest": str})
+        table = pd.read_csv(file, dtype={"order": str, "digest": str, "data_fingerprint": str})
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} cannot be read: {error}") from None
     if list(table.columns) != list(columns):

@@ -7,14 +7,16 @@ iteration 40,000 sees the same data order as one that was never interrupted, and
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 CPU = torch.device("cpu")
 PADDING = 4
 """Black pixels added at every edge of an image before a crop of its own size is taken."""
+_drawing = threading.Lock()
 
 
 def stream(replicate: int, purpose: str, *indices: int) -> torch.Generator:
@@ -42,14 +44,20 @@ def epoch_crops(replicate: int, order: int, epoch: int, examples: int) -> torch.
 
 
 @contextmanager
+def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
+    """Within it, torch's own random numbers, of the processor and of a device, follow from a seed; behind it, they are
+    as before. All threads of a process share them, so it is for one thread at a time."""
+    with _drawing, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def dropout_stream(
     replicate: int, order: int, iteration: int, rank: int = 0, device: torch.device = CPU
-) -> Iterator[None]:
-    """Within it, torch's own random numbers on a device, which dropout takes, are those of one iteration; behind it,
-    as before.
+) -> AbstractContextManager[None]:
+    """Within it, the random numbers that dropout takes are those of one iteration.
 
     Processes that train one network together have ranks and drop out other units, each in its share of the batch.
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(stream(replicate, "dropout", order, iteration, *([rank] if rank else [])).initial_seed())
-        yield
+    indices = [order, iteration, rank] if rank else [order, iteration]
+    return seeded(stream(replicate, "dropout", *indices).initial_seed(), device)

@@ -5,18 +5,11 @@ torch is imported where something is missing, not here: what is recorded is ther
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, Self
 
 import pandas as pd
@@ -24,7 +17,7 @@ from tqdm import tqdm
 
 from lth_core import records
 from lth_core.commands import how_to_make
-from lth_core.config import Config, ConfigError
+from lth_core.config import IMAGENET_NETWORKS, Config, ConfigError
 from lth_core.files import StoreError
 from lth_core.measure import measure
 from lth_core.store import Stopped, StudyStore, Training
@@ -36,7 +29,7 @@ WORTH_A_PROCESS = 50_000
 
 ON_A_GPU = 12
 """Networks that are trained side by side on a GPU by default: from eight on, more are no faster (benchmarks/gpu.py);
-the others wait for the levels that theirs build on."""
+the others wait for the levels that theirs build on. ImageNet's networks fill a GPU by themselves."""
 
 
 def run(
@@ -54,7 +47,8 @@ def run(
     `missing="error"` nothing is trained: `MissingRecords` says what is missing and how to make it. Where the data set
     is not to be had, its stand-in is used under its own name (`data.resolve`), with a warning.
 
-    `workers` processes train side by side (default: one per core when there is enough to do). After `seconds`, on
+    `workers` networks are trained side by side: on a processor by a process each (default: one per core when there is
+    enough to do), on a GPU by threads (default: `ON_A_GPU`, or one of ImageNet's networks). After `seconds`, on
     Ctrl-C and on SIGTERM, the trainings under way save a checkpoint and `Stopped` is raised; the next call goes on
     from there.
     """
@@ -136,8 +130,9 @@ def _train(
     seconds: float | None,
     progress: Style,
 ) -> None:
-    """Do what is absent, with helpers."""
+    """Do what is absent, several networks at once."""
     from lth_core.devices import compute_device, cores
+    from lth_core.helpers import helpers, stop_signals
     from lth_core.ranks import rank_and_count
     from lth_core.side_by_side import complete_side_by_side
     from lth_core.worker import Worker
@@ -150,10 +145,11 @@ def _train(
         workers = 1
     elif workers is None:
         iterations = sum(study.config.iterations - t.rewind for t in absent)
-        most = ON_A_GPU if on_gpu else cores()
+        on_one = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
+        most = on_one if on_gpu else cores()
         workers = min(most, len(absent)) if on_gpu or iterations >= WORTH_A_PROCESS else 1
     study.prepare()
-    with _stop_signals() as stopping, _Progress(study, absent, progress) as shown:
+    with stop_signals() as stopping, _Progress(study, absent, progress) as shown:
         deadline = math.inf if seconds is None else time.monotonic() + seconds
 
         def stop_requested() -> bool:
@@ -161,55 +157,15 @@ def _train(
             return stopping.is_set() or time.monotonic() >= deadline
 
         worker = Worker(study, stop_requested)  # first, so that what it refuses is said once
-        helpers = [] if on_gpu else [_start_helper(study, absent, seconds) for _ in range(workers - 1)]
         try:
             if on_gpu:
                 complete_side_by_side(worker, absent, workers)
             else:
-                worker.complete(absent)
+                with helpers(study, absent, workers - 1):
+                    worker.complete(absent)
         except Stopped:
             done = f"{study.count(absent)} of {len(absent)}"
             raise Stopped(f"{study.config.name}: stopped with {done} trainings done") from None
-        finally:
-            for helper in helpers:
-                helper.terminate()
-            for helper in helpers:
-                helper.wait()
-
-
-def _start_helper(study: StudyStore, absent: Sequence[Training], seconds: float | None) -> subprocess.Popen[bytes]:
-    """Another process that does the same trainings, until none is left or this process ends."""
-    order = {
-        "parent": os.getpid(),
-        "store": str(study.store),
-        "config": study.config.to_json(),
-        "absent": [vars(training) for training in absent],
-        "seconds": seconds,
-    }
-    path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    helper = subprocess.Popen(
-        [sys.executable, "-m", "lth_core.study"],
-        stdin=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-    )
-    assert helper.stdin is not None
-    helper.stdin.write(json.dumps(order).encode())
-    helper.stdin.close()
-    return helper
-
-
-def _help() -> None:
-    """What a helper process does."""
-    from lth_core.worker import Worker
-
-    order = json.load(sys.stdin)
-    deadline = math.inf if order["seconds"] is None else time.monotonic() + order["seconds"]
-    with _stop_signals() as stopping, suppress(Stopped):
-        worker = Worker(
-            StudyStore(Path(order["store"]), Config.from_json(order["config"])),
-            lambda: stopping.is_set() or time.monotonic() >= deadline or os.getppid() != order["parent"],
-        )
-        worker.complete([Training(**training) for training in order["absent"]])
 
 
 class _Progress:
@@ -242,28 +198,3 @@ class _Progress:
         if self.style == "lines":
             for position, training in enumerate(finished, self.total - len(self.waiting) - len(finished) + 1):
                 print(f"[{position}/{self.total}] {self.study.summary(training)}", flush=True)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that training stops between two updates. A second Ctrl-C interrupts."""
-    stopping = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping
-        return
-
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stopping.set()
-
-    previous = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopping
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-if __name__ == "__main__":
-    _help()

@@ -20,8 +20,10 @@ from torch import nn
 from lth_core.batches import evaluation_batches
 from lth_core.config import IMAGENET_NETWORKS, Config
 from lth_core.data import Dataset, Part
-from lth_core.imp import Ticket, Train
+from lth_core.imp import Prune, Ticket, Train
+from lth_core.masks import Mask
 from lth_core.models import build
+from lth_core.pruning import magnitude, prune_global, prune_layerwise
 from lth_core.ranks import agreed, hand_out, rank_and_count, share_buffers, total
 from lth_core.steps import steps
 from lth_core.store import Stopped
@@ -103,7 +105,7 @@ def train(
         rank, _ = rank_and_count()
         if rank == 0:
             hand_out(Job(config.to_json(), replace(ticket, weights=state, iteration=iteration), replicate, order, stop))
-        network.load(state, iteration)
+        network.load(state)
         started = saved = time.monotonic() - seconds
         while iteration < end:
             epoch, first = divmod(iteration, len(data.train) // config.batch_size)
@@ -146,6 +148,21 @@ def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) ->
         return trained.state, trained.metrics
 
     return train_ticket
+
+
+def pruner(config: Config) -> Prune:
+    """The pruning function of a configuration, for `imp`: by magnitude, globally or layer by layer."""
+
+    def prune(weights: State, mask: Mask) -> Mask:
+        scores = magnitude({name: weights[name] for name in mask})
+        if config.pruning_scope == "global":
+            return prune_global(scores, mask, config.pruning_rate)
+        rates = dict.fromkeys(mask, config.pruning_rate)
+        if config.output_pruning_rate is not None:
+            rates["output.weight"] = config.output_pruning_rate
+        return prune_layerwise(scores, mask, rates)
+
+    return prune
 
 
 def _evaluated(config: Config, model: nn.Module, data: Dataset) -> dict[str, float]:

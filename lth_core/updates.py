@@ -81,7 +81,7 @@ class FlatNetwork:
         self.average = torch.zeros_like(self.weights) if config.weight_average else None
         self.updates = torch.zeros((), device=device)
 
-    def load(self, state: State, iteration: int) -> None:
+    def load(self, state: State) -> None:
         """Take over a state; moments that it lacks are those of initialisation, and an average starts where it is."""
         names = self.model.state_dict().keys()
         self.model.load_state_dict({name: state[name] for name in names})
@@ -92,11 +92,7 @@ class FlatNetwork:
             moment.mul_(self.mask)
         if self.average is not None:
             self.average.copy_(state.get(AVERAGE, self.weights)).mul_(self.mask)
-        if UPDATES in state:
-            self.updates.copy_(state[UPDATES])
-        else:  # a state of initialisation, a fresh optimiser, or one saved before it counted: it was never fresh then
-            known = any(name.startswith(MOMENTS) for name in state)
-            self.updates.fill_(iteration if known else 0)
+        self.updates.copy_(state.get(UPDATES, torch.zeros(())))
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the whole state in the processor's memory; later updates do not reach it."""

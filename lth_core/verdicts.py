@@ -32,10 +32,9 @@ class Verdict:
     verdict: str
 
 
-def difference(
-    records: pd.DataFrame, one: dict[str, Any], other: dict[str, Any], *, metric: str = "test_accuracy"
-) -> pd.Series:
-    """The paired difference of a metric between two selections of records, a value for each replicate."""
+def difference(records: pd.DataFrame, one: dict[str, Any], other: dict[str, Any]) -> pd.Series:
+    """The paired difference of accuracies between two selections of records, a value for each replicate."""
+    metric = "test_accuracy"
     return (_per_replicate(records, one, metric) - _per_replicate(records, other, metric)).dropna()
 
 
@@ -54,10 +53,11 @@ def per_subnetwork(records: pd.DataFrame, *, level: int, metrics: Sequence[str])
     return table.dropna().reset_index()
 
 
-def rank_correlation(records: pd.DataFrame, *, level: int, metric: str, method: str = "imp") -> pd.Series:
-    """Spearman's correlation of a stability with accuracy over the rewinding iterations, a value for each replicate."""
+def rank_correlation(records: pd.DataFrame, *, level: int, metric: str) -> pd.Series:
+    """Spearman's correlation of the stability of IMP's subnetworks with their accuracy over the rewinding iterations, a
+    value for each replicate."""
     rows = per_subnetwork(records, level=level, metrics=[metric, "test_accuracy"])
-    rows = rows[rows["method"] == method]
+    rows = rows[rows["method"] == "imp"]
     values = {
         replicate: float(stats.spearmanr(points[metric], points["test_accuracy"]).statistic)
         for replicate, points in rows.groupby("replicate")

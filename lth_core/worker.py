@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,6 @@ from lth_core.config import Config, ConfigError
 from lth_core.devices import compute_device, device_name
 from lth_core.files import StoreError
 from lth_core.imp import (
-    Prune,
     Ticket,
     iterative_magnitude_pruning,
     one_shot_pruning,
@@ -27,12 +26,9 @@ from lth_core.imp import (
 )
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
-from lth_core.pruning import magnitude, prune_global, prune_layerwise
 from lth_core.store import Busy, Stopped, StudyStore, Training, dense
-from lth_core.train import Job, train
-from lth_core.updates import MOMENTS
-
-State = Mapping[str, Tensor]
+from lth_core.train import Job, pruner, train
+from lth_core.updates import MOMENTS, State
 
 
 class Worker:
@@ -51,7 +47,7 @@ class Worker:
         self.fingerprint = images.fingerprint()
         self.data = images.to(device)
         self.ones = Mask.ones(build(config))
-        self.rewinds: Collection[int] = ()
+        self.rewinds: set[int] = set()
         recorded = set(records.known(store)[1]["data_fingerprint"])
         if others := (recorded or {store.images(self.fingerprint)}) - {self.fingerprint}:
             raise StoreError(
@@ -101,10 +97,10 @@ class Worker:
                     state = {name: tensor for name, tensor in state.items() if not name.startswith(MOMENTS)}
                 return state, {}
             if ticket.level == 0:
-                return self.dense_run(replicate)
+                return end
             return self.trained(Training(replicate, "imp", rewind, numbers[ticket.level], 0), ticket)
 
-        self.dense_run(replicate)
+        end = self.dense_run(replicate)  # it leaves W_k behind
         start, config = (train_level, self.initial(replicate), self.ones), self.config
         numbers = list(range(max(t.level for t in wanted) + 1))
         if config.densities is None:
@@ -142,7 +138,7 @@ class Worker:
     def dense_run(self, replicate: int) -> tuple[State, dict[str, Any]]:
         """The end of the dense run; training it leaves W_k for every rewinding iteration behind."""
         ticket = subnetwork(self.initial(replicate), self.ones, 0, 0)
-        return self.trained(dense(replicate), ticket, keep=self.rewinds)
+        return self.trained(dense(replicate), ticket, keep=self.rewinds - {0})
 
     def dense_state(self, replicate: int, iteration: int) -> State:
         """W_k. One that the dense run did not leave behind is trained again from the nearest earlier one.
@@ -150,10 +146,8 @@ class Worker:
         Raises `Busy` when another process is doing that.
         """
         folder = self.store.saves(dense(replicate))
-        try:
+        with suppress(StoreError):
             return folder.load_state(iteration)
-        except StoreError:
-            pass
         toward = folder.toward(iteration)
         with toward.locked():
             with suppress(StoreError):  # left behind by another process, since we looked
@@ -180,17 +174,13 @@ class Worker:
         An end that is damaged is done again. Raises `Busy` when another process is doing it.
         """
         folder = self.store.saves(training)
-        if folder.complete:
-            try:
-                return folder.load_end(), folder.result()
-            except StoreError:
-                pass
+        with suppress(StoreError):
+            return folder.load_end(), folder.result()
         with folder.locked():
-            if folder.complete:  # by another process, since we looked, or damaged
-                try:
-                    return folder.load_end(), folder.result()
-                except StoreError:
-                    folder.discard()
+            with suppress(StoreError):  # done by another process, since we looked
+                return folder.load_end(), folder.result()
+            if folder.complete:  # and damaged
+                folder.discard()
             trained = train(
                 self.config,
                 self.data,
@@ -252,18 +242,3 @@ def _images(config: Config) -> data.Dataset:
     if config.batch_size % count:
         raise ConfigError(f"batch_size: {config.batch_size} cannot be shared equally by {count} processes")
     return images
-
-
-def pruner(config: Config) -> Prune:
-    """The pruning function of a configuration, for `imp`: by magnitude, globally or layer by layer."""
-
-    def prune(weights: State, mask: Mask) -> Mask:
-        scores = magnitude({name: weights[name] for name in mask})
-        if config.pruning_scope == "global":
-            return prune_global(scores, mask, config.pruning_rate)
-        rates = dict.fromkeys(mask, config.pruning_rate)
-        if config.output_pruning_rate is not None:
-            rates["output.weight"] = config.output_pruning_rate
-        return prune_layerwise(scores, mask, rates)
-
-    return prune

@@ -64,9 +64,20 @@ def test_larger_scales_come_longest_first_each_as_deep_as_all_replicates_are_rec
     assert not list(larger_scales(paper()))
 
 
-def test_a_study_with_an_incomplete_first_level_is_no_scale():
+def test_a_replicate_that_has_only_begun_is_left_out_and_without_a_level_there_is_no_scale():
+    laptop = preset("resnet20", profile="laptop")
     record(paper(), chains(paper(), 3, lost=(3, 1)))
-    assert not list(larger_scales(preset("resnet20", profile="laptop")))
+    ((_, part, rows),) = larger_scales(laptop)
+    assert (part.replicates, part.levels, set(rows["replicate"])) == ((1, 2), 3, {1, 2})
+    record(paper(), chains(paper(), 0))
+    assert not list(larger_scales(laptop))
+
+
+def test_a_scale_is_what_is_recorded_and_not_what_was_asked_for_first():
+    record(paper().updated(replicates=1, rewinds=(500,), curve_rewinds=(500,), levels=2), chains(paper(), 5))
+    ((_, part, rows),) = larger_scales(preset("resnet20", profile="laptop"))
+    assert (part.replicates, part.levels, part.rewinds) == ((1, 2, 3), 5, (0, 500))
+    assert set(rows["rewind"]) == {0, 500}
 
 
 def test_the_table_of_claims_has_larger_scales_before_the_one_at_which_stability_is_recorded():

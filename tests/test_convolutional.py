@@ -22,9 +22,8 @@ from lth_core.models import build, initial_weights
 from lth_core.presets import preset
 from lth_core.store import Stopped, TrainingFolder
 from lth_core.study import run
-from lth_core.train import Trained, train
+from lth_core.train import Trained, pruner, train
 from lth_core.updates import FlatNetwork, learning_rate
-from lth_core.worker import pruner
 
 PAPER_VALUES = Path(__file__).parents[1] / "results" / "paper_values.csv"
 RESNET = preset("resnet20", "warmup", "smoke")
@@ -300,7 +299,7 @@ def batches_of(count: int) -> Batches:
 def test_masked_updates_are_those_of_torch_optim_in_double_precision(density):
     mask = sparse(DECAYED, density)
     network = FlatNetwork(build(DECAYED).train(), mask, DECAYED)
-    network.load(start(DECAYED), 0)
+    network.load(start(DECAYED))
     for batch in batches_of(3):
         network.update(*batch)
     got, before = network.state(), doubled(start(DECAYED))
@@ -321,7 +320,7 @@ def test_gradients_are_right_at_every_width(width):
     network = FlatNetwork(build(config).train(), ones(config), config)
     batch = (noise(32, 32), torch.arange(32) % 10, 0.0)
     for _ in range(3):
-        network.load(start(config), 0)
+        network.load(start(config))
         network.update(*batch)
     gradients, _ = by_double_precision(config, start(config), ones(config), [batch])
     for name, gradient in gradients.items():
@@ -332,7 +331,7 @@ def test_weight_decay_is_part_of_an_update():
     ends = []
     for config in (DECAYED, RESNET.updated(weight_decay=0.0)):
         network = FlatNetwork(build(config).train(), ones(config), config)
-        network.load(start(config), 0)
+        network.load(start(config))
         network.update(*batches_of(1)[0])
         ends.append(flattened(network.state(), config))
     expected = -0.05 * 0.05 * flattened(start(RESNET), RESNET)  # learning rate times decay times weight
@@ -343,7 +342,7 @@ def test_weight_decay_is_part_of_an_update():
 def test_the_flat_vectors_hold_weights_gradients_and_mask_in_one_order(config):
     mask = sparse(config)
     network = FlatNetwork(build(config).train(), mask, config)
-    network.load(start(config), 0)
+    network.load(start(config))
     everything = {name: mask.get(name, torch.ones(p.shape)).float() for name, p in network.model.named_parameters()}
     assert torch.equal(network.mask, flattened(everything, config))
     masked = {name: tensor * everything.get(name, 1) for name, tensor in start(config).items()}
@@ -364,7 +363,7 @@ def test_the_flat_vectors_hold_weights_gradients_and_mask_in_one_order(config):
 @NETWORKS
 def test_a_state_loads_into_a_plain_network_and_back_into_a_flat_one(config):
     network = FlatNetwork(build(config).train(), ones(config), config)
-    network.load(start(config), 0)
+    network.load(start(config))
     for batch in batches_of(2):
         network.update(*batch)
     state = network.state()
@@ -374,14 +373,14 @@ def test_a_state_loads_into_a_plain_network_and_back_into_a_flat_one(config):
     images = noise(8, 8)
     torch.testing.assert_close(plain(images), network.model.eval()(images), rtol=1e-4, atol=1e-4)
     other = FlatNetwork(build(config), ones(config), config)
-    other.load(state, 2)
+    other.load(state)
     assert same_bits(other.state(), state)
     assert torch.equal(other.weights, network.weights)
 
 
 def test_a_state_is_a_copy_that_later_updates_do_not_reach():
     network = FlatNetwork(build(RESNET).train(), ones(RESNET), RESNET)
-    network.load(start(RESNET), 0)
+    network.load(start(RESNET))
     state = network.state()
     network.update(*batches_of(1)[0])
     assert all(torch.equal(state[name], tensor) for name, tensor in start(RESNET).items())

@@ -40,7 +40,7 @@ def test_everything_that_an_update_needs_lies_on_the_device_of_the_network(
         with gpu:
             model = build(config)
         network = FlatNetwork(model, mask, config)
-        network.load(weights, 0)
+        network.load(weights)
         batch = Split(torch.zeros(shape, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)).to(gpu)
         images = batch.images
         if config.augment:

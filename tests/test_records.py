@@ -363,6 +363,12 @@ def test_records_of_other_images_are_not_added(tmp_path: Path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("fingerprint", ["0123456789012345", "12345678e9012345"])
+def test_fingerprints_that_look_like_numbers_stay_what_they_are(fingerprint: str, tmp_path: Path):
+    write(tmp_path, SMALL, table(COMPLETE), provenance(TRACED).assign(data_fingerprint=fingerprint))
+    assert set(read(tmp_path, SMALL)[1]["data_fingerprint"]) == {fingerprint}
+
+
 def test_records_are_there_only_when_everything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Whatever is written last, an interruption before it leaves a folder that reads as empty."""
     written: list[Path] = []

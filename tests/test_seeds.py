@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from lth_core.models import initial_weights
 from lth_core.presets import preset
-from lth_core.seeds import epoch_order, stream
+from lth_core.seeds import epoch_order, seeded, stream
 
 
 def drawn(*name: int | str) -> tuple[int, ...]:
@@ -77,3 +78,17 @@ def test_initial_weights_are_those_the_records_were_made_with():
     weights = initial_weights(preset("lenet_300_100"), stream(1, "init"))
     expected = [0.01611296832561493, -0.006845918018370867, -0.047907087951898575]
     assert weights["fc1.weight"][0, :3].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_threads_take_turns_with_torchs_own_random_numbers():
+    def draw(seed: int) -> list[float]:
+        with seeded(seed):
+            return [float(torch.rand(1)) for _ in range(200)]
+
+    before = torch.random.get_rng_state()
+    with ThreadPoolExecutor(4) as threads:
+        drawn_together = list(threads.map(draw, range(8)))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for seed, numbers in enumerate(drawn_together):
+        generator = torch.Generator().manual_seed(seed)
+        assert numbers == [float(torch.rand(1, generator=generator)) for _ in range(200)]

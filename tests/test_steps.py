@@ -63,7 +63,7 @@ def test_recorded_updates_train_as_plain_ones_do_over_epochs_and_from_within_one
         network_ = FlatNetwork(build(config), ticket.mask, config)
         network_.model.train()
         recorded = RecordedSteps(config, network_, images.train, **which, compiled=False)
-        network_.load(state, start)
+        network_.load(state)
         iteration = start
         with steady_arithmetic():
             while iteration < 9:
@@ -98,12 +98,13 @@ def absent(worker: Worker):
     return missing(_known(worker.store.store, worker.config), worker.config)
 
 
+@pytest.mark.parametrize("network", ["lenet_300_100", "squeezenet1_0"])  # whose weights and dropout torch draws
 def test_threads_do_all_trainings_once_and_the_same_as_one_after_the_other(
-    tmp_path: Path, no_streams: None, monkeypatch: pytest.MonkeyPatch
+    network: str, tmp_path: Path, no_streams: None, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("LTH_DEVICE", "cpu")
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
-    beside, alone = worker(tmp_path / "beside"), worker(tmp_path / "alone")
+    beside, alone = worker(tmp_path / "beside", network), worker(tmp_path / "alone", network)
     done: list[str] = []
     finish = type(beside.store.saves(absent(beside)[0])).finish
     monkeypatch.setattr(

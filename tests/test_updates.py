@@ -48,7 +48,7 @@ def sparse(model: nn.Module) -> Mask:
 
 def loaded(config: Config, model: nn.Module) -> FlatNetwork:
     network = FlatNetwork(model, sparse(model), config)
-    network.load(model_state(TwoHeaded(model.other is not None)), 0)
+    network.load(model_state(TwoHeaded(model.other is not None)))
     return network
 
 
@@ -215,7 +215,7 @@ def test_the_average_of_weights_is_exponential_starts_at_the_first_and_survives_
     for step, ((x, labels), rate) in enumerate(zip(batches(), RATES, strict=True)):
         if step == 3:
             resumed = FlatNetwork(TwoHeaded(), sparse(TwoHeaded()), config)
-            resumed.load(network.state(), step)
+            resumed.load(network.state())
             network = resumed
         network.update(x, labels, rate)
         average = 0.75 * average + 0.25 * network.weights.double()
