@@ -31,6 +31,8 @@ def load_batches(root: Path) -> Dataset:
     parts = []
     for train in (True, False):
         part = CIFAR10(str(root), train=train)
+        if strange := set(part.targets) - set(range(len(CLASSES))):
+            raise DataError(f"{folder} holds labels {sorted(strange)}; expected 0 to {len(CLASSES) - 1}")
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
         parts.append(Split(images, torch.tensor(part.targets)))
     return _hold_out("cifar10", *parts)

@@ -40,9 +40,11 @@ NO_MORE_STABLE = 1.25
 def claims(config: Config, stability: pd.DataFrame) -> list[Verdict]:
     """The paper's claims about a network and recipe, judged at the last level of the records of its stability part.
 
-    One-shot pruning is judged at the compared level. Where there are no records, the claims come with the verdict
-    "not yet tested at this scale".
+    One-shot pruning is judged at the compared level; about ImageNet's networks pruned iteratively there are no claims.
+    Where there are no records, the claims come with the verdict "not yet tested at this scale".
     """
+    if config.network in IMAGENET_NETWORKS and config.densities is None:
+        return []  # of iterative pruning the paper shows curves there, and tables of nothing
     if config.densities is not None:
         return one_shot_claims(config, stability, rewound=rewound_to(config))
     setting = (config.network, config.recipe)

@@ -97,7 +97,7 @@ class Config(BaseModel):
     prune_output: bool = False
     """Whether the output layer of an ImageNet network is pruned with its convolutions."""
     densities: tuple[float, ...] | None = None
-    """One-shot pruning: level n prunes the dense network once, to the nth of these. None: iterative pruning."""
+    """One-shot pruning: level n prunes the dense network once, to the nth of these. Without: iterative pruning."""
 
     rewinds: tuple[int, ...]
     levels: int = Field(ge=0)
@@ -115,6 +115,11 @@ class Config(BaseModel):
     @classmethod
     def _as_tuple(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("densities")
+    @classmethod
+    def _none_is_iterative(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return value or None
 
     @field_validator("replicates", mode="before")
     @classmethod

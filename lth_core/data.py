@@ -165,6 +165,8 @@ def resolve(name: str) -> str:
             return _stand_in(name, "cifar10_jpeg", root)
         if not _download("CIFAR10", root):
             return _stand_in(name, "mnist_embedded", root)
+    if name == "cifar10_jpeg" and not (root / "cifar10").is_dir():
+        return _stand_in(name, "mnist_embedded", root)
     if name == "imagenette" and find_imagenette(root) is None and not _download("Imagenette", root, size="160px"):
         return _stand_in(name, "mnist_embedded", root)
     return name

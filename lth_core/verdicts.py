@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,8 @@ def judge(
 
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     """Verdicts as a table."""
-    return pd.DataFrame([vars(verdict) for verdict in verdicts]).set_index("claim")
+    columns = [field.name for field in fields(Verdict)]
+    return pd.DataFrame([vars(verdict) for verdict in verdicts], columns=columns).set_index("claim")
 
 
 def _per_replicate(records: pd.DataFrame, where: dict[str, Any], metric: str) -> pd.Series:

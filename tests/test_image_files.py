@@ -179,6 +179,16 @@ def test_a_reading_process_that_is_killed_ends_the_training_with_a_message(root:
         epoch(CONFIG, part)
 
 
+def test_a_killed_reading_process_leaves_a_store_that_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LTH_READERS", "1")
+    config = CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(image_files, "_Reader", Deadly)
+        with pytest.raises(DataError, match="what was finished is kept"):
+            run(config)
+    assert len(run(config)) > 0
+
+
 @pytest.mark.parametrize("readers", ["0", "1"])
 def test_an_image_that_can_no_longer_be_read_is_named(readers: str, root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_READERS", readers)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from lth_core import Mask, data, one_shot_pruning, preset, run, worker
+from lth_core.claims import claims
 from lth_core.config import Config, ConfigError
 from lth_core.data import DataError, Dataset, Split
 from lth_core.image_folders import IMAGENETTE as CLASSES
@@ -105,11 +106,15 @@ def test_settings_that_a_network_cannot_take_are_refused(network, changes, messa
 
 # Training
 
+RESNET50_RATES = [(0, 0.0), (2.5, 0.025), (5, 0.05), (29.9, 0.05), (30, 5e-3), (59.9, 5e-3), (60, 5e-4), (79.9, 5e-4),
+                  (80, 5e-5)]  # fmt: skip
+"""Epoch, learning rate for a batch of 128: the paper's 0.4 divided by 8, warmed up for 5 epochs, a tenth at three."""
+
 
 @pytest.mark.parametrize(
     ("network", "epoch", "expected"),
     [
-        *(("resnet50", e, r) for e, r in ((0, 0.0), (2.5, 0.025), (5, 0.05), (29.9, 0.05), (30, 0.005), (80, 5e-5))),
+        *(("resnet50", e, r) for e, r in RESNET50_RATES),
         *(("inception_v3", e, 0.0825 * 0.94**drops) for e, drops in ((0, 0), (2.9, 0), (3, 1), (6, 2), (170.9, 56))),
         *(("squeezenet1_0", e, r) for e, r in ((0, 3.75e-3), (75, 2.1875e-3), (120, 1.25e-3))),
     ],
@@ -124,6 +129,33 @@ def test_learning_rates_at_every_boundary_are_the_papers_in_proportion_to_the_ba
         larger = 8 * 2 / 3
     updates = config.iterations / {"resnet50": 90, "inception_v3": 171, "squeezenet1_0": 150}[network]
     assert learning_rate(config, round(epoch * updates)) == pytest.approx(larger * expected, rel=2e-3, abs=1e-12)
+
+
+PAPER: dict[str, dict[str, object]] = {
+    "resnet50": {"optimizer": "momentum", "weight_decay": 1e-4, "learning_rate": 0.4},
+    "inception_v3": {"optimizer": "rmsprop", "weight_decay": 4e-5, "learning_rate": 0.66, "label_smoothing": 0.1,
+                     "weight_average": 0.995},
+    "squeezenet1_0": {"optimizer": "nesterov", "weight_decay": 2e-4, "learning_rate": 0.03,
+                      "final_learning_rate": 0.005},
+}  # fmt: skip
+REWOUND_TO = {"resnet50": 6 / 90, "inception_v3": 8 / 171, "squeezenet1_0": 10 / 150}
+
+
+@every_network
+def test_the_paper_profile_is_the_corrected_table(network: str):
+    config = preset(network)
+    others = {"label_smoothing": 0.0, "weight_average": 0.0, "final_learning_rate": None}
+    expected = others | PAPER[network] | {"momentum": 0.9, "augment": True, "smallest_crop": 0.08}
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert config.densities == (0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
+    assert (config.pruning_scope, config.pruning_rate, config.prune_output) == ("global", 0.2, False)
+    assert config.rewinds == (0, round(REWOUND_TO[network] * config.iterations))
+    assert (config.densities[config.compared[0] - 1], len(config.compared)) == (
+        0.5 if network == "squeezenet1_0" else 0.3,
+        1,
+    )
+    dropout = [module.p for module in build(config).modules() if isinstance(module, torch.nn.Dropout)]
+    assert dropout == [0.5] * (network != "resnet50")
 
 
 @every_network
@@ -177,6 +209,17 @@ def test_a_study_prunes_once_to_each_density():
         assert scores[kept].min() >= scores[~kept].max()  # the largest magnitudes of the dense network, at every level
     levels = records[records["method"] == "imp"].groupby("level")["density"].first()
     assert levels.tolist() == pytest.approx([0.6, 0.2], abs=1e-5)
+
+
+@pytest.mark.parametrize("none", [None, ()])
+def test_without_densities_every_level_prunes_a_fifth_of_what_is_left(none):
+    config = SMOKE.updated(densities=none, levels=2, compared_levels=(), methods=("imp",), orders=1, rewinds=(2,))
+    records = run(config)
+    total = sum(weight.numel() for weight in Mask.ones(build(config)).values())
+    first = total - round(0.2 * total)
+    kept = [total, first, first - round(0.2 * first)]
+    assert (records.groupby("level")["density"].first() * total).tolist() == pytest.approx(kept, abs=0.5)
+    assert claims(config, records) == []
 
 
 def test_a_level_that_diverges_keeps_no_other_density_from_being_trained(monkeypatch):

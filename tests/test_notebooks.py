@@ -233,6 +233,7 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
         ("cifar10_stability", {"network": "vgg19", "recipe": "warmup", "levels": 1}),
         ("cifar10_recipes", {"network": "vgg19", "levels": 1}),
         ("imagenet", {"network": "squeezenet1_0"}),
+        ("imagenet", {"network": "squeezenet1_0", "densities": [], "levels": 2}),
         ("precision", {"rewinds": [0, 4], "levels": 1}),
     ],
 )

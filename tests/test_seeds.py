@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lth_core.models import initial_weights
 from lth_core.presets import preset
-from lth_core.seeds import epoch_order, seeded, stream
+from lth_core.seeds import dropout_stream, epoch_order, seeded, stream
 
 
 def drawn(*name: int | str) -> tuple[int, ...]:
@@ -92,3 +92,13 @@ def test_threads_take_turns_with_torchs_own_random_numbers():
     for seed, numbers in enumerate(drawn_together):
         generator = torch.Generator().manual_seed(seed)
         assert numbers == [float(torch.rand(1, generator=generator)) for _ in range(200)]
+
+
+def test_dropout_draws_other_numbers_for_every_replicate_order_iteration_and_rank():
+    def drawn(*which: int) -> float:
+        with dropout_stream(*which):
+            return float(torch.rand(1, dtype=torch.float64))
+
+    every = [drawn(*which) for which in product((1, 2), (0, 1), (0, 1, 2), (0, 1))]
+    assert len(set(every)) == 2 * 2 * 3 * 2
+    assert every[0] == drawn(1, 0, 0)

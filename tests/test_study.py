@@ -1,6 +1,7 @@
 """`run`: nothing trained twice, the same bits whatever happens on the way, and distances that can be recomputed."""
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -31,7 +32,8 @@ from lth_core.presets import preset
 from lth_core.records import COLUMNS, MissingRecords
 from lth_core.store import Busy, Stopped, StoreError, StudyStore, Training, dense
 from lth_core.study import run
-from lth_core.train import Trained, train
+from lth_core.train import OutOfMemory, Trained, train
+from lth_core.updates import FlatNetwork
 from lth_core.worker import Worker
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -691,3 +693,23 @@ def test_a_training_that_was_begun_is_not_ended_on_other_images(tmp_path: Path, 
     monkeypatch.setattr(data, "load", lambda name, **shape: other)
     with pytest.raises(StoreError, match=f"{same.fingerprint()}.*{other.fingerprint()}"):
         run(TINY, store=tmp_path / "store")
+
+
+def test_memory_that_runs_out_leaves_a_store_that_goes_on(
+    tiny: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded_mnist: Dataset
+):
+    updates, really = itertools.count(), FlatNetwork.update
+
+    def runs_out(self: FlatNetwork, *batch: object) -> None:
+        if next(updates) == 100:  # in the second training
+            raise MemoryError
+        really(self, *batch)
+
+    store = tmp_path / "store"
+    with monkeypatch.context() as patch:
+        patch.setattr(FlatNetwork, "update", runs_out)
+        with pytest.raises(OutOfMemory, match="What was finished is kept"):
+            run(TINY, store=store, workers=1)
+    assert len(files(store, "result.json")) == 1
+    pd.testing.assert_frame_equal(run(TINY, store=store, workers=1), tiny.records)
+    assert bits(store) == bits(tiny.store)

@@ -73,6 +73,7 @@ def test_accuracy_is_that_of_the_first_data_order():
 def test_the_table_has_a_row_for_each_verdict():
     verdicts = [judge(claim, pd.Series([1.0, 2.0]), paper="", above=0) for claim in ("a", "b")]
     assert verdict_table(verdicts).index.tolist() == ["a", "b"]
+    assert list(verdict_table([]).columns) == list(verdict_table(verdicts).columns)
 
 
 def subnetworks(values: dict[tuple[str, int, int], tuple[list[float], float]]) -> pd.DataFrame:
