@@ -1,6 +1,8 @@
 """What one core of this machine reaches: the two rates that floors are computed with.
 
-    matrix product   large products of float32 matrices: floating-point operations a second
+    matrix product   large products of float32 matrices: floating-point operations a second, by the faster of the two
+                     libraries that torch has for them. For matrices it takes MKL, which leaves AVX-512 unused on some
+                     processors; for convolutions oneDNN, to which a product is a convolution with filters of 1x1.
     copy             an array much larger than the caches, copied to another: bytes a second, read and written
 
 Each network's benchmark lets them take turns with its own variants, so that what it did and its floor are of one time.
@@ -11,6 +13,7 @@ from __future__ import annotations
 import pandas as pd
 import torch
 from common import Row, Variant, row, timed
+from torch.nn import functional as F
 
 from lth_core.config import Config
 from lth_core.limits import CACHE_BYTES, floor_seconds
@@ -26,6 +29,8 @@ COPIES = 4
 def variants() -> dict[str, Variant]:
     """The work that is timed for each rate."""
     left, right, product = torch.randn(3, SIDE, SIDE)
+    pixels = left.view(32, SIDE // 32, 1, SIDE).permute(0, 3, 1, 2)  # a row of the matrix is a pixel, channels last
+    filters = right.view(SIDE, SIDE, 1, 1).to(memory_format=torch.channels_last)
     source = torch.ones(COPIED_BYTES, dtype=torch.uint8)
     copied = torch.zeros_like(source)
 
@@ -34,17 +39,22 @@ def variants() -> dict[str, Variant]:
             for _ in range(PRODUCTS):
                 torch.mm(left, right, out=product)
 
+    def convolve() -> None:
+        with steady_arithmetic(), torch.no_grad():
+            for _ in range(PRODUCTS):
+                F.conv2d(pixels, filters)
+
     def copy() -> None:
         with steady_arithmetic():
             for _ in range(COPIES):
                 copied.copy_(source)
 
-    return {"matrix product": timed(multiply), "copy": timed(copy)}
+    return {"matrix product": timed(multiply), "1x1 convolution": timed(convolve), "copy": timed(copy)}
 
 
 def flops_per_second(seconds: pd.DataFrame) -> pd.Series:
     """The rate of arithmetic, in every round."""
-    return PRODUCTS * 2 * SIDE**3 / seconds["matrix product"]
+    return PRODUCTS * 2 * SIDE**3 / seconds[["matrix product", "1x1 convolution"]].min(axis=1)
 
 
 def bytes_per_second(seconds: pd.DataFrame) -> pd.Series:
