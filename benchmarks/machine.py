@@ -1,8 +1,8 @@
 """What one core of this machine reaches: the two rates that floors are computed with.
 
     matrix product   large products of float32 matrices: floating-point operations a second, by the faster of the two
-                     libraries that torch has for them. For matrices it takes MKL, which leaves AVX-512 unused on some
-                     processors; for convolutions oneDNN, to which a product is a convolution with filters of 1x1.
+                     libraries that torch has for them. For matrices it takes MKL, which is slow on some processors of
+                     other makers; for convolutions oneDNN, to which a product is a convolution with filters of 1x1.
     copy             an array much larger than the caches, copied to another: bytes a second, read and written
 
 Each network's benchmark lets them take turns with its own variants, so that what it did and its floor are of one time.

@@ -145,8 +145,9 @@ def _train(
         workers = 1
     elif workers is None:
         iterations = sum(study.config.iterations - t.rewind for t in absent)
-        on_one = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
-        most = on_one if on_gpu else cores()
+        most = cores()
+        if on_gpu:
+            most = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
         workers = min(most, len(absent)) if on_gpu or iterations >= WORTH_A_PROCESS else 1
     study.prepare()
     with stop_signals() as stopping, _Progress(study, absent, progress) as shown:
