@@ -46,11 +46,12 @@ _IMAGENET: Settings = {
 _IMAGENET_BATCH = 1_024
 """The paper's; at smaller ones its learning rates are divided in proportion."""
 _IMAGENET_LAPTOP: Settings = {
-    "smallest_crop": 0.35,
-    "densities": (0.7, 0.3, 0.1, 0.05),
-    "levels": 4,
+    "smallest_crop": 0.5,
+    "densities": (0.5, 0.3, 0.1),
+    "levels": 3,
     "compared_levels": (2,),
     "replicates": 2,
+    "orders": 2,
 }
 _EPOCHS = {"paper": 1_188, "imagenette": 70, "smoke": 1}
 """Updates in an epoch: of 95% of ImageNet in batches of 1,024; of Imagenette in batches of 128; and what stands for an
@@ -156,8 +157,9 @@ _SCALES: dict[str, dict[str, Settings]] = {
         compared=4,
         size=224,
         smoke_size=32,
-        laptop={"image_size": 32, "width": 0.25},
-        laptop_epoch=20,
+        laptop={"image_size": 48, "width": 0.25},
+        laptop_epoch=15,
+        laptop_rates=1 / 16,
     ),
     "inception_v3": _imagenet(
         "inception_v3",
@@ -175,7 +177,7 @@ _SCALES: dict[str, dict[str, Settings]] = {
         compared=3,
         size=224,
         smoke_size=32,
-        laptop={"image_size": 48, "densities": (0.8, 0.5, 0.3, 0.1)},
+        laptop={"image_size": 48, "densities": (0.8, 0.5, 0.2)},
         laptop_epoch=20,
         laptop_rates=2 / 3,
     ),  # it has no batch norm, and at lower rates does not begin to learn in a training this short
