@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 
 import command
 import convolutional
+import imagenet
 import lenet
 import pandas as pd
 import torch
@@ -52,6 +53,7 @@ def main() -> None:
     rows.append(row("throughput of two processes / one", "ratio", 2 * alone / together))
     rows.append(row("peak memory of a training process", "MiB", memory))
     rows += convolutional.rows(min(chosen.rounds, convolutional.ROUNDS))
+    rows += imagenet.rows(min(chosen.rounds, imagenet.ROUNDS))
     _, memory = run_processes("resnet20", 1, MEMORY_ROUNDS)
     rows.append(row("ResNet-20, peak memory of a training process", "MiB", memory))
     rows += command.rows(chosen.rounds)

@@ -82,6 +82,34 @@ def iteration_bytes(config: Config, cache_bytes: int = CACHE_BYTES) -> int:
     return math.prod(_batch_shape(config)) + 2 * max(0, waiting - config.pieces * cache_bytes)
 
 
+def training_bytes(config: Config) -> int:
+    """The bytes of memory that one training holds at least, when the forward pass of a piece of a batch ends: what
+    waits for the backward pass, and the weights, their gradient, mask, moments and average. All in float32.
+
+    What else a device needs comes on top: gradients on their way back, the libraries' own work space, the data set.
+    Raises `ValueError` for LeNet, whose backward pass is written by hand.
+    """
+    if config.network == "lenet_300_100":
+        raise ValueError("LeNet's backward pass is its own: what waits for it is not autograd's to tell")
+    waiting: dict[int, int] = {}
+    with torch.device("meta"):
+        network = FlatNetwork(build(config), Mask({}), config)
+        vectors = 3 + len(network.moments) + (network.average is not None)
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            waiting[storage._cdata] = storage.nbytes()
+            return tensor
+
+        images = torch.empty(_batch_shape(config), dtype=torch.uint8).chunk(config.pieces)[0]
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            outputs = network.model.train()(images)
+        del outputs
+    del waiting[network.weights.untyped_storage()._cdata]
+    held: int = sum(waiting.values()) + vectors * FLOAT_BYTES * network.weights.numel()
+    return held
+
+
 def floor_seconds(config: Config, flops_per_second: float, bytes_per_second: float) -> float:
     """The seconds below which no training from initialisation to the end gets: the slower of arithmetic and memory in
     every iteration, each at the rate given, the other going on at the same time (a roofline). The evaluation at the

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lth_core import ConfigError, data, preset
 from lth_core.data import image_shape
-from lth_core.limits import CACHE_BYTES, floor_seconds, iteration_bytes, iteration_flops, layers
+from lth_core.limits import CACHE_BYTES, floor_seconds, iteration_bytes, iteration_flops, layers, training_bytes
 from lth_core.models import build
 from lth_core.presets import profiles
 from lth_core.report import NETWORK_NAMES
@@ -138,3 +138,21 @@ def test_the_profiles_of_an_unknown_network_are_refused():
     assert profiles("resnet50")[:2] == ["paper", "imagenette"]
     with pytest.raises(ConfigError, match="'resnet_9000'"):
         profiles("resnet_9000")
+
+
+def test_what_a_training_of_resnet_20_holds_is_counted_by_hand():
+    """Each convolution's output waits, and so does what batch norm makes of it, but for the two shortcuts', which is
+    only added; the images as the first convolution takes them; the averages that the output layer takes; and for every
+    channel that batch norm has normalised its mean and deviation, of the batch and running."""
+    channels = 7 * 16 + 7 * 32 + 7 * 64
+    waiting = 128 * (3 * 32**2 + 2 * (7 * 16 * 32**2 + 6 * 32 * 16**2 + 6 * 64 * 8**2) + 32 * 16**2 + 64 * 8**2 + 64)
+    vectors = 4 * sum(parameter.numel() for parameter in build(RESNET20).parameters())
+    assert training_bytes(RESNET20) == 4 * (waiting + 4 * channels + vectors)  # weights, gradient, mask, momentum
+
+
+def test_a_batch_in_pieces_holds_what_waits_for_one_of_them():
+    whole, halved = (training_bytes(RESNET20.updated(pieces=pieces)) for pieces in (1, 2))
+    vectors = 4 * 4 * sum(parameter.numel() for parameter in build(RESNET20).parameters())
+    assert halved - vectors == pytest.approx((whole - vectors) / 2, rel=1e-3)
+    with pytest.raises(ValueError, match="LeNet"):
+        training_bytes(LENET)
