@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lth_core import ConfigError, figures, preset
-from lth_core.config import METHODS, Config
+from lth_core.config import IMAGENET_NETWORKS, METHODS, Config
 from lth_core.models import build
 from lth_core.presets import recipes
 
@@ -153,6 +153,17 @@ def test_the_accuracy_part_shows_every_level_at_the_papers_two_rewinds(network, 
     assert part.compared == tuple(range(1, levels + 1))
     assert part.methods == METHODS
     assert part.replicates == (1, 2, 3)
+
+
+@pytest.mark.parametrize("network", IMAGENET_NETWORKS)
+def test_the_accuracy_part_of_imagenets_networks_is_the_papers_figure_8(network):
+    config = preset(network)
+    part = figures(config)["accuracy"]
+    assert part.methods == ("imp", "random_reinit")
+    assert [config.densities[level - 1] for level in part.compared] == [0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05]
+    assert (part.rewinds, part.orders) == (config.rewinds, 1)
+    assert config.rewinds[0] == 0
+    assert config.rewinds[1] > 0
 
 
 @deep
