@@ -3,8 +3,8 @@
 The first process, of rank 0, does the study: it alone reads and writes the run store. Before it trains a network it
 hands the training to the others, which do nothing else than to take part.
 
-Gradients are averaged here and not by torch's DistributedDataParallel: they lie in one flat vector, so one call averages
-all of them, and each process keeps the mask and the optimiser that it has when it is alone.
+Gradients are averaged here and not by torch's DistributedDataParallel: they lie in one flat vector, so that one call
+averages all of them, and each process keeps the mask and the optimiser that it has when it is alone.
 """
 
 from __future__ import annotations
