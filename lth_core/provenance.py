@@ -55,11 +55,12 @@ def benchmark() -> pd.DataFrame:
 
 def time_shares() -> pd.DataFrame:
     """Where the time of a training's updates goes, as `make bench` measured it last: for every network on every device
-    the shares of what they do. Empty where it was not measured."""
+    the shares of every kind of work (benchmarks/shares.py). Empty where it was not measured."""
     measured = _benchmark()
     measured = measured[measured["unit"] == "share"].copy()
     measured[["network", "of"]] = measured["measure"].str.split(", share of ", expand=True).reindex(columns=[0, 1])
-    return measured.pivot_table("median", ["network", "device"], "of", sort=False).rename_axis(columns=None)
+    table = measured.pivot_table("median", ["network", "device"], "of", sort=False).rename_axis(columns=None)
+    return table.map("{:.1%}".format, na_action="ignore").fillna("")
 
 
 def medians() -> pd.DataFrame:
