@@ -61,10 +61,11 @@ COMPARED = 12
 GENTLER = 100
 """What learning rates are divided by for the comparison: at the full rate of a fresh network, differences of rounding
 grow several times with every update, and soon say nothing about what was computed."""
-TOLERANCE = {"float32": 0.03, "tf32": 0.15, "bfloat16": 0.3}
+TOLERANCE = {"float32": 0.06, "tf32": 0.15, "bfloat16": 0.3}
 """How far the change of the weights may be from the plain loop's, as a share of it. On a processor, ResNet-20's change
-moves by 0.01 when its initial weights are rounded in their last place, and by 0.15 when products are in bfloat16
-instead of float32; without the augmentation or in another order of the data it moves by 0.7."""
+at the paper profile moves by 0.014 when the initial weights are moved by 1e-7 of themselves, by 0.14 when products are
+in bfloat16 instead of float32, by 0.1 when the learning rate is a tenth lower, and by more than 0.6 in another order of
+the data or without augmentation."""
 BATCHES_OF_IMAGENET = 4
 """How many there are random images for."""
 ROUNDS_OF_RATES, CALLS = 5, 4

@@ -32,20 +32,20 @@ class Aim(NamedTuple):
     def beside(self, device: str, measured: float) -> dict[str, Any]:
         """The aim and what was measured on a device, as a row of a table."""
         met = measured >= self.value if self.bound == "at least" else measured <= self.value
-        aim = f"{self.what}: {self.bound} {self.value:,}"
-        return {"device": device, "aim": aim, "measured": measured, "met": "met" if met else "not met"}
+        about = {"device": device, "of": self.what, "aim": f"{self.bound} {self.value:,}"}
+        return about | {"measured": measured, "met": "met" if met else "not met"}
 
 
 AIMS = {
-    "ResNet-20, ours / loader loop": Aim("ResNet-20's images/s, to a loader loop's", "at least", 1.3),
-    "ResNet-20, convolutions / ours": Aim("ResNet-20's time, to that of its convolutions alone", "at most", 1.5),
-    "ours / products": Aim("LeNet's time, to that of its matrix products alone", "at most", 1.3),
+    "ResNet-20, ours / loader loop": Aim("ResNet-20, images/s / a loader loop's", "at least", 1.3),
+    "ResNet-20, convolutions / ours": Aim("ResNet-20, time / its convolutions' alone", "at most", 1.5),
+    "ours / products": Aim("LeNet, time / its matrix products' alone", "at most", 1.3),
 }
 """Measure of `make bench` -> what is aimed at on one core of a processor."""
 GPU_AIMS = {
-    "": Aim("ResNet-20's images/s", "at least", 300_000),
-    "loop": Aim("ResNet-20's images/s, to those of an eager loop over images on the GPU", "at least", 4),
-    "loader": Aim("ResNet-20's images/s, to those of a loader loop", "at least", 15),
+    "": Aim("ResNet-20, images/s", "at least", 300_000),
+    "loop": Aim("ResNet-20, images/s / an eager loop's", "at least", 4),
+    "loader": Aim("ResNet-20, images/s / a loader loop's", "at least", 15),
 }
 """Way of `benchmarks/gpu.py` that the fastest is compared with, if any -> what is aimed at on one GPU."""
 
@@ -178,7 +178,7 @@ def aims() -> pd.DataFrame:
             for way, aim in GPU_AIMS.items():
                 ratio = speeds.max() / speeds[way] if way else speeds.max()
                 rows.append(aim.beside(f"{record['device']}, {record['precision']}", ratio))
-    return pd.DataFrame(rows).set_index(["device", "aim"])
+    return pd.DataFrame(rows).set_index(["device", "of"])
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
