@@ -1,9 +1,9 @@
 """What a training iteration costs: `make bench` measures it, prints a table and writes results/benchmark.csv, which
 keeps what was measured last on every other kind of processor.
 
-Every network has a module beside this one, whose docstring says what is compared, and so have the machine's own rates
-and the command line. Variants take turns on one thread, round after round, so that a machine whose speed drifts slows
-all of them alike; every figure is the median over rounds, with the smallest and the largest.
+Every network has a module beside this one, whose docstring says what is compared, and so have the machine's own rates,
+the shares of the time and the command line. Variants take turns on one thread, round after round, so that a machine
+whose speed drifts slows all of them alike; every figure is the median over rounds, with the smallest and the largest.
 
 Run it on a machine that does nothing else. On two cores it takes some six minutes.
 """
@@ -22,6 +22,7 @@ import convolutional
 import imagenet
 import lenet
 import pandas as pd
+import shares
 import torch
 from common import peak_memory, row
 
@@ -56,6 +57,7 @@ def main() -> None:
     rows += imagenet.rows(min(chosen.rounds, imagenet.ROUNDS))
     _, memory = run_processes("resnet20", 1, MEMORY_ROUNDS)
     rows.append(row("ResNet-20, peak memory of a training process", "MiB", memory))
+    rows += shares.rows(min(chosen.rounds, convolutional.ROUNDS))
     rows += command.rows(chosen.rounds)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))

@@ -1,24 +1,53 @@
-"""What the experiments cost: in trainings and iterations, done one by one and with nothing trained twice; in time,
-beside the least that it could be; and in energy."""
+"""What the experiments cost: in trainings and iterations, done one by one and with nothing trained twice, and how they
+grow; in time, beside the least that it could be and what is aimed at; and in energy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from numbers import Integral
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
 from lth_core.config import Config
 from lth_core.limits import floor_seconds, iteration_bytes, iteration_flops
 from lth_core.presets import figures, preset, profiles
-from lth_core.provenance import measured_rates
+from lth_core.provenance import gpu_records, measured_rates, medians
 from lth_core.records import read, results_folder, studies, trainings
 from lth_core.report import NETWORK_NAMES
 from lth_core.store import Training
 
 WATTS_PER_CORE = 10
 """What a busy core draws, with its share of memory, power supply and cooling: assumed for a server, not measured."""
+
+
+class Aim(NamedTuple):
+    """A bound on something that is measured."""
+
+    what: str
+    bound: Literal["at least", "at most"]
+    value: float
+
+    def beside(self, device: str, measured: float) -> dict[str, Any]:
+        """The aim and what was measured on a device, as a row of a table."""
+        met = measured >= self.value if self.bound == "at least" else measured <= self.value
+        about = {"device": device, "of": self.what, "aim": f"{self.bound} {self.value:,}"}
+        return about | {"measured": measured, "met": "met" if met else "not met"}
+
+
+AIMS = {
+    "ResNet-20, ours / loader loop": Aim("ResNet-20, images/s / a loader loop's", "at least", 1.3),
+    "ResNet-20, convolutions / ours": Aim("ResNet-20, time / its convolutions' alone", "at most", 1.5),
+    "ours / products": Aim("LeNet, time / its matrix products' alone", "at most", 1.3),
+}
+"""Measure of `make bench` -> what is aimed at on one core of a processor."""
+GPU_AIMS = {
+    "": Aim("ResNet-20, images/s", "at least", 300_000),
+    "loop": Aim("ResNet-20, images/s / an eager loop's", "at least", 4),
+    "loader": Aim("ResNet-20, images/s / a loader loop's", "at least", 15),
+}
+"""Way of `benchmarks/gpu.py` that the fastest is compared with, if any -> what is aimed at on one GPU."""
 
 
 def costs(config: Config) -> pd.DataFrame:
@@ -39,6 +68,40 @@ def costs(config: Config) -> pd.DataFrame:
 def costs_of_networks(profile: str) -> pd.DataFrame:
     """The costs of every network's study with the standard recipe, as a table."""
     return pd.concat({name: costs(config) for name, config in _presets(profile).items()}, names=["network"])
+
+
+def growth(config: Config) -> pd.DataFrame:
+    """Trainings and iterations of a study's stability and accuracy, all replicates: as it is, and with twice as many
+    replicates, rewinding iterations or levels, all else equal.
+
+    Beside every rewinding iteration k there is then k + 1; iterative pruning goes on to twice the levels, and one-shot
+    pruning also leaves half of every density. What is compared at the last level is compared at the new last one.
+    """
+    halves = config.densities and (*config.densities, *(density / 2 for density in config.densities))
+    curve = config.curve_levels and 2 * config.curve_levels
+    doubled = {
+        "as it is": config,
+        "twice the replicates": config.updated(replicates=2 * len(config.replicates)),
+        "twice the rewinding iterations": config.updated(
+            rewinds=_with_the_next(config.rewinds),
+            curve_rewinds=_with_the_next(config.curve_rewinds or config.rewinds[:1]),
+        ),
+        "twice the levels": config.updated(levels=2 * config.levels, curve_levels=curve, densities=halves),
+    }
+    columns = {}
+    for name, study in doubled.items():
+        parts = {part: _here(study)[part] for part in ("stability", "accuracy")}
+        counted = {
+            part: {"trainings": len(needed), "iterations": sum(_iterations(training, study) for training in needed)}
+            for part, needed in parts.items()
+        }
+        columns[name] = pd.DataFrame.from_dict(counted, orient="index")
+    return pd.concat(columns, axis=1).rename_axis("part")
+
+
+def growth_of_networks(profile: str) -> pd.DataFrame:
+    """How the cost of every network's study with the standard recipe grows, as a table."""
+    return pd.concat({name: growth(config) for name, config in _presets(profile).items()}, names=["network"])
 
 
 def floors() -> pd.DataFrame:
@@ -91,11 +154,46 @@ def costs_of_figures(profile: str) -> pd.DataFrame:
                 hours = iterations * recorded.get(device, least) / 3600
                 tables[device][name, part] = {
                     "hours": round(hours, 1),
-                    f"Wh at {WATTS_PER_CORE} W (estimate)": round(hours * WATTS_PER_CORE),
+                    f"kWh at {WATTS_PER_CORE} W (estimate)": round(hours * WATTS_PER_CORE / 1000, 3),
                     "hours from": "records" if device in recorded.index else "the floor",
                 }
     columns = {key: pd.DataFrame.from_dict(rows, orient="index") for key, rows in {"": about, **tables}.items()}
     return pd.concat(columns, axis=1).rename_axis(["network", "part"])
+
+
+def aims() -> pd.DataFrame:
+    """What is aimed at, beside what was measured last, for every processor and every GPU and precision.
+
+    A GPU's images a second are those of its fastest way, of all networks that it trains at once.
+    """
+    rows = [
+        aim.beside(device, measured[measure])
+        for device, measured in medians().iterrows()
+        for measure, aim in AIMS.items()
+        if not math.isnan(measured.get(measure, math.nan))
+    ]
+    for record in gpu_records():
+        speeds = pd.DataFrame(record["measured"]).groupby("way")["images/s"].max()
+        if (record["network"], record["profile"]) == ("resnet20", "paper") and "graph" in speeds:  # a GPU's
+            for way, aim in GPU_AIMS.items():
+                ratio = speeds.max() / speeds[way] if way else speeds.max()
+                rows.append(aim.beside(f"{record['device']}, {record['precision']}", ratio))
+    return pd.DataFrame(rows).set_index(["device", "of"])
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table as text: thousands separated, numbers that are no counts to four digits, nothing for NaN."""
+
+    def text(value: object) -> object:
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{float(f'{value:.4g}'):,.10g}"
+        return f"{value:,}" if isinstance(value, Integral) else value
+
+    return table.map(text)
+
+
+def _with_the_next(rewinds: Sequence[int]) -> tuple[int, ...]:
+    return tuple(k for rewind in rewinds for k in (rewind, rewind + 1))
 
 
 def _shown(value: float, digits: int) -> float | str:

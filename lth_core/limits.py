@@ -66,10 +66,10 @@ def iteration_bytes(config: Config, cache_bytes: int = CACHE_BYTES) -> int:
     """The bytes that memory has to move in one training iteration, to and from a processor with a cache of that size.
 
     When the forward pass ends, the output of every convolution and fully connected layer waits for the backward pass;
-    the weights, the optimiser's moments and the average of the weights wait for the update. All are float32. What of
-    these does not fit in the cache has been written to memory since it last changed, and will be read from it: its
-    bytes count twice. The images, a byte for each pixel and channel, are read once. A batch that is
-    worked through in pieces has the cache for each of them.
+    the weights, the optimiser's moments and the average of the weights wait for the update. All are float32, but for
+    outputs in bfloat16 where products are computed in it. What of these does not fit in the cache has been written to
+    memory since it last changed, and will be read from it: its bytes count twice. The images, a byte for each pixel and
+    channel, are read once. A batch that is worked through in pieces has the cache for each of them.
 
     Gradients and the mask are left out, and so is whatever else passes through memory in practice: a layer's output
     that leaves the cache before the next layer reads it, normalised outputs, padded images.
@@ -77,8 +77,9 @@ def iteration_bytes(config: Config, cache_bytes: int = CACHE_BYTES) -> int:
     with torch.device("meta"):
         network = FlatNetwork(build(config), Mask({}), config)
     vectors = 1 + len(network.moments) + (network.average is not None)
-    activations = sum(layer.outputs for layer in layers(config))
-    waiting: int = FLOAT_BYTES * (activations + vectors * network.weights.numel())
+    activation_bytes = 2 if config.precision == "bfloat16" else FLOAT_BYTES
+    activations = activation_bytes * sum(layer.outputs for layer in layers(config))
+    waiting: int = activations + FLOAT_BYTES * vectors * network.weights.numel()
     return math.prod(_batch_shape(config)) + 2 * max(0, waiting - config.pieces * cache_bytes)
 
 
@@ -110,12 +111,14 @@ def training_bytes(config: Config) -> int:
     return held
 
 
-def floor_seconds(config: Config, flops_per_second: float, bytes_per_second: float) -> float:
+def floor_seconds(
+    config: Config, flops_per_second: float, bytes_per_second: float, cache_bytes: int = CACHE_BYTES
+) -> float:
     """The seconds below which no training from initialisation to the end gets: the slower of arithmetic and memory in
     every iteration, each at the rate given, the other going on at the same time (a roofline). The evaluation at the
     end is left out."""
     arithmetic = iteration_flops(config) / flops_per_second
-    memory = iteration_bytes(config) / bytes_per_second
+    memory = iteration_bytes(config, cache_bytes) / bytes_per_second
     return config.iterations * max(arithmetic, memory)
 
 

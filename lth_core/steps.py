@@ -49,10 +49,16 @@ def steps(config: Config, network: FlatNetwork, part: Part, *, replicate: int, o
 
     The network's weights are overwritten: load them afterwards.
     """
-    alone = rank_and_count()[1] == 1
-    if isinstance(part, Split) and part.device.type == "cuda" and alone and not _drops_out(network):
+    if isinstance(part, Split) and can_be_recorded(network, part):
         return RecordedSteps(config, network, part, replicate, order, config.iterations >= WORTH_COMPILING)
     return PlainSteps(config, network, part, replicate, order)
+
+
+def can_be_recorded(network: FlatNetwork, part: Part) -> bool:
+    """Whether an update can be a CUDA graph: the images are in a GPU's memory, and nothing is drawn or exchanged with
+    other processes on the way."""
+    on_gpu = isinstance(part, Split) and part.device.type == "cuda"
+    return on_gpu and rank_and_count()[1] == 1 and not _drops_out(network)
 
 
 def _drops_out(network: FlatNetwork) -> bool:

@@ -1,5 +1,6 @@
 """What the experiments cost, counted by hand."""
 
+import json
 import math
 
 import pandas as pd
@@ -7,10 +8,20 @@ import pytest
 
 from lth_core import ConfigError, preset, records
 from lth_core.config import Config
-from lth_core.costs import WATTS_PER_CORE, costs, costs_of_figures, costs_of_networks, floors
+from lth_core.costs import (
+    WATTS_PER_CORE,
+    aims,
+    costs,
+    costs_of_figures,
+    costs_of_networks,
+    floors,
+    growth,
+    growth_of_networks,
+    readable,
+)
 from lth_core.limits import floor_seconds, iteration_flops
 from lth_core.provenance import benchmark as measured_speeds
-from lth_core.provenance import measured_rates
+from lth_core.provenance import gpu_benchmark, measured_rates, time_shares
 from lth_core.report import NETWORK_NAMES
 
 SMALL = preset("lenet_300_100", profile="smoke")
@@ -54,14 +65,46 @@ def test_every_network_is_listed_and_an_unknown_profile_is_refused():
         costs_of_networks("gigantic")
 
 
+def test_how_cost_grows_by_hand():
+    table = growth(SMALL)
+    # at each of two rewinding iterations: two levels of IMP, and at the second another order, random pruning in two and
+    # a reinitialised ticket (which trains for all 120 iterations); a dense run and a repetition
+    stability = table.loc["stability"].unstack()
+    assert list(stability["trainings"][["as it is", "twice the replicates"]]) == [14, 28]
+    assert stability["iterations"]["as it is"] == 2 * 120 + 6 * 120 + 5 * 100 + 120
+    assert stability["iterations"]["twice the replicates"] == 2 * stability["iterations"]["as it is"]
+    # two more rewinding iterations, 1 and 21: the dense run and the repetition stay single
+    assert stability["trainings"]["twice the rewinding iterations"] == 2 + 4 * 6
+    assert stability["iterations"]["twice the rewinding iterations"] == 2 * 120 + sum(
+        5 * (120 - k) + 120 for k in (0, 1, 20, 21)
+    )
+    # two more levels of IMP at each rewinding iteration; the controls are those of the last level alone
+    assert stability["trainings"]["twice the levels"] == 14 + 2 * 2
+    assert stability["iterations"]["twice the levels"] == stability["iterations"]["as it is"] + 2 * (120 + 100)
+    # accuracy, at k = 0 alone: IMP, random pruning and reinitialisation at every level, a dense run, a repetition
+    accuracy = table.loc["accuracy"].unstack()
+    assert list(accuracy["trainings"]) == [8, 16, 2 + 2 * 6, 2 + 4 * 3]
+    assert list(accuracy["iterations"]) == [8 * 120, 16 * 120, 2 * 120 + 6 * 120 + 4 * 119 + 2 * 120, 14 * 120]
+
+
+def test_one_shot_pruning_grows_by_further_densities():
+    config = preset("resnet50", profile="smoke")
+    table = growth(config)
+    # one density more: in each of two rewinding iterations an IMP ticket more; what is compared is at the last level
+    more = table["twice the levels"]["trainings"] - table["as it is"]["trainings"]
+    assert more["stability"] == 2
+    assert list(growth_of_networks("smoke").loc["ResNet-50"].loc["stability"]) == list(table.loc["stability"])
+
+
 def benchmark(**processors: dict[str, float]) -> None:
     """A benchmark that measured these medians on processors."""
     names = {"product": "matrix product (GFLOP/s)", "memory": "memory bandwidth (GB/s)"}
     rows = [
-        {"device": device, "measure": names[name], "median": value, "smallest": value / 2, "largest": 2 * value}
+        {"device": device, "measure": names.get(name, name), "unit": "share" if " share of " in name else "any",
+         "median": value, "smallest": value / 2, "largest": 2 * value}
         for device, measures in processors.items()
         for name, value in measures.items()
-    ]
+    ]  # fmt: skip
     records.results_folder().mkdir(exist_ok=True)
     table = pd.DataFrame(rows).assign(measured="2026-11-25")
     table.to_csv(records.results_folder() / "benchmark.csv", index=False)
@@ -141,9 +184,9 @@ def test_hours_are_recorded_where_they_can_be_and_computed_elsewhere():
         iterations = replicates * counted[part]
         assert lenet.loc[part, ("Processor", "hours")] == pytest.approx(iterations * 0.01 / 3600, abs=0.05)
         assert lenet.loc[part, ("", "PFLOP")] == pytest.approx(iterations * iteration_flops(config) / 1e15, abs=1e-3)
-    energy = resnet.loc["all of it", ("Processor", f"Wh at {WATTS_PER_CORE} W (estimate)")]
+    energy = resnet.loc["all of it", ("Processor", f"kWh at {WATTS_PER_CORE} W (estimate)")]
     hours = resnet.loc["all of it", ("Processor", "hours")]
-    assert energy == pytest.approx(hours * WATTS_PER_CORE, abs=0.05 * WATTS_PER_CORE + 0.5)
+    assert energy == pytest.approx(hours * WATTS_PER_CORE / 1000, abs=0.05 * WATTS_PER_CORE / 1000 + 0.0005)
 
 
 def test_every_network_is_at_the_profile_that_is_asked_for():
@@ -151,3 +194,66 @@ def test_every_network_is_at_the_profile_that_is_asked_for():
     assert set(costs_of_figures("paper")["", "profile"]) == {"paper"}
     with pytest.raises(ConfigError, match="'gigantic'"):
         costs_of_figures("gigantic")
+
+
+def test_numbers_are_written_to_be_read():
+    table = pd.DataFrame(
+        {"count": [3_074_828, 7], "hours": [3_074_828.1, 0.25], "some": [31.2314, math.nan], "word": ["a", ""]}
+    )
+    assert readable(table).to_dict("list") == {
+        "count": ["3,074,828", "7"], "hours": ["3,075,000", "0.25"], "some": ["31.23", ""], "word": ["a", ""],
+    }  # fmt: skip
+
+
+def test_shares_of_the_time_have_a_table_of_their_own():
+    benchmark(Processor=PROCESSOR)
+    assert time_shares().empty
+    benchmark(
+        Processor=PROCESSOR | {"ResNet-20, share of batch norm": 0.25, "ResNet-20, share of the rest": 0.75},
+        Newer={"product": 200.0, "ResNet-20, share of batch norm": 0.5},
+    )
+    table = time_shares()
+    assert list(table.columns) == ["batch norm", "the rest"]
+    assert list(table.loc["ResNet-20", "Processor"]) == ["25.0%", "75.0%"]
+    assert list(table.loc["ResNet-20", "Newer"]) == ["50.0%", ""]
+    assert not measured_speeds().index.str.contains("share").any()
+
+
+def gpu(**changes: object) -> dict[str, object]:
+    """A measurement on a GPU: a loop, a graph of one network and of two, and a loader loop."""
+    speeds = [("loop", 1, 10_000), ("graph", 1, 30_000), ("graph", 2, 40_000), ("loader", 1, 2_000)]
+    rows = [{"way": w, "members": n, "images/s": rate, "to one loop": rate / 10_000} for w, n, rate in speeds]
+    about = {"network": "resnet20", "profile": "paper", "precision": "bfloat16", "batch": 128, "device": "Graphics"}
+    return about | {"torch": "2.14", "measured": rows} | changes
+
+
+def test_measurements_on_gpus_are_listed_with_their_share_of_the_floor_where_it_is_known():
+    records.results_folder().mkdir()
+    newer = gpu(precision="tf32", **{"images/s at the floor": 400_000.0})
+    newer["measured"][2]["peak memory (MiB)"] = 512.4
+    (records.results_folder() / "benchmark_gpu.json").write_text(json.dumps([gpu(), newer]))
+    table, about = gpu_benchmark()
+    assert about.splitlines() == [
+        "- ResNet-20, paper, bfloat16, Graphics: batches of 128, torch 2.14",
+        "- ResNet-20, paper, tf32, Graphics: batches of 128, torch 2.14",
+    ]
+    older = table.loc["ResNet-20", "paper", "bfloat16", "Graphics"]
+    assert list(older["images/s"]) == [10_000, 30_000, 40_000, 2_000]
+    assert older[["floor / measured", "peak memory (MiB)"]].isna().all(axis=None)
+    pair = table.loc["ResNet-20", "paper", "tf32", "Graphics", "graph", 2]
+    assert list(pair) == [40_000, 4.0, 0.1, 512.0]
+
+
+def test_aims_stand_beside_what_was_measured():
+    benchmark(
+        Processor={"ResNet-20, ours / loader loop": 1.26, "ResNet-20, convolutions / ours": 1.27},
+        Newer={"ours / products": 1.3, "product": 200.0},
+    )
+    others = [gpu(network="vgg19"), gpu(profile="smoke"), gpu(device="Old", measured=gpu()["measured"][:1])]
+    (records.results_folder() / "benchmark_gpu.json").write_text(json.dumps([gpu(), *others]))
+    table = aims()
+    assert table["measured"].tolist() == [1.26, 1.27, 1.3, 40_000, 4, 20]
+    assert table["met"].tolist() == ["not met", "met", "met", "not met", "met", "met"]
+    assert list(table.index.get_level_values("device")) == 2 * ["Processor"] + ["Newer"] + 3 * ["Graphics, bfloat16"]
+    assert table.index.get_level_values("of")[3] == "ResNet-20, images/s"
+    assert table["aim"].tolist()[1:4] == ["at most 1.5", "at most 1.3", "at least 300,000"]

@@ -92,6 +92,12 @@ def test_bytes_of_resnet20():
     assert iteration_bytes(RESNET20) == 128 * 3 * 32**2 + 2 * (waiting - CACHE_BYTES)
 
 
+def test_in_bfloat16_outputs_wait_in_half_the_bytes_and_weights_do_not():
+    outputs = 128 * sum(count for _, count in resnet20_by_hand())
+    assert iteration_bytes(RESNET20, 0) - iteration_bytes(RESNET20.updated(precision="bfloat16"), 0) == 2 * 2 * outputs
+    assert iteration_bytes(RESNET20.updated(precision="tf32")) == iteration_bytes(RESNET20)
+
+
 @pytest.mark.parametrize(
     ("changes", "vectors"),
     [
@@ -112,6 +118,8 @@ def test_a_floor_is_the_slower_of_arithmetic_and_memory_in_every_iteration():
     assert floor_seconds(RESNET20, flops, moved / 0.5) == pytest.approx(RESNET20.iterations)
     assert floor_seconds(RESNET20, flops, moved / 2) == pytest.approx(2 * RESNET20.iterations)
     assert floor_seconds(RESNET20, flops, float("inf")) == pytest.approx(RESNET20.iterations)
+    without_cache = iteration_bytes(RESNET20, 0)
+    assert floor_seconds(RESNET20, flops, without_cache / 3, 0) == pytest.approx(3 * RESNET20.iterations)
 
 
 @pytest.mark.parametrize("config", EVERY, ids=lambda config: f"{config.network}-{config.profile}")
