@@ -1,0 +1,59 @@
+"""What ImageNet's networks need, from measurements that are made up, counted by hand."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from lth_core import records
+from lth_core.costs_imagenet import costs_of_imagenet
+
+
+@pytest.fixture
+def measured() -> None:
+    folder = records.results_folder()
+    folder.mkdir()
+    rows = [
+        {"measure": "ResNet-50, ours (images/s)", "median": 2.0},
+        {"measure": "SqueezeNet 1.0, ours (images/s)", "median": 8.0},
+        {"measure": "matrix product (GFLOP/s)", "median": 100.0},
+    ]
+    table = pd.DataFrame(rows).assign(device="a CPU", unit="", smallest=0, largest=0, measured="2026-11-25")
+    table.to_csv(folder / "benchmark.csv", index=False)
+    record = {"network": "resnet20", "profile": "paper", "precision": "bfloat16", "device": "a GPU"}
+    smaller = record | {"profile": "smoke", "device": "another", "measured": [{"images/s": 9e9}]}
+    gpu = [record | {"measured": [{"images/s": 5e4}, {"images/s": 1e5}]}, smaller]
+    (folder / "benchmark_gpu.json").write_text(json.dumps(gpu))
+
+
+def test_hours_are_images_by_the_speed_of_the_same_network(measured: None):
+    table = costs_of_imagenet()
+    assert table["hours, one core of a CPU"].to_dict() == pytest.approx(
+        {
+            "ResNet-50": 4.058284032e9 / 2 / 3600,
+            "Inception-v3": float("nan"),
+            "SqueezeNet 1.0": 6.60528e6 * 1024 / 8 / 3600,
+        },
+        nan_ok=True,
+    )
+
+
+def test_a_gpus_hours_are_those_of_resnet_20s_rate_of_arithmetic(measured: None):
+    table = costs_of_imagenet()
+    hours = table["hours, a GPU, bfloat16 (estimate)"]
+    # ResNet-20 has 40.8 million multiplications an image forward (He et al. 2016: 0.041 billion), ResNet-50 4.1 billion
+    assert hours["ResNet-50"] == pytest.approx(4.058284032e9 / (1e5 * 0.0408 / 4.09) / 3600, rel=0.02)
+    assert not any("another" in column for column in table.columns)
+
+
+def test_memory_is_that_of_a_piece_of_the_batch(measured: None):
+    table = costs_of_imagenet()
+    held = table["GiB, batch of 1,024 in 8 pieces"]
+    assert 8 < held["ResNet-50"] < 16  # a batch of 128 in float32: known to fit a card of 16 GB, and none of 8
+    assert held["SqueezeNet 1.0"] < held["ResNet-50"] < held["Inception-v3"]
+
+
+def test_trainings_of_one_replicate(measured: None):
+    """The dense run; one-shot tickets of seven sizes from both iterations; seven reinitialised; at the compared size,
+    tickets in three more orders and random pruning in four, from both; and two repetitions for the noise floor."""
+    assert set(costs_of_imagenet()["trainings"]) == {1 + 2 * 7 + 7 + 2 * (3 + 4) + 2}
