@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from doubles import write_imagenette
 from PIL import Image
 
 from lth_core import Mask, data, one_shot_pruning, preset, run, worker
@@ -269,14 +270,7 @@ def test_a_training_function_of_ours_fits_one_shot_pruning():
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two images of each class in each part: 40 wide and 20 high, the middle in a colour of its class."""
-    for part in ("train", "val"):
-        for label, name in enumerate(CLASSES):
-            (tmp_path / "imagenette" / part / name).mkdir(parents=True)
-            for number in range(2):
-                image = Image.new("RGB", (40, 20), "white")
-                image.paste((20 * label, 100, 10 * number), (8, 0, 32, 20))
-                image.save(tmp_path / "imagenette" / part / name / f"{number}.png")
+    write_imagenette(tmp_path)
     return tmp_path
 
 
