@@ -90,6 +90,7 @@ class ImageFiles:
             reader,
             batch_sampler=_Requests(chosen, augment),
             num_workers=processes,
+            worker_init_fn=_in_a_group_of_its_own,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, though nothing is drawn: other threads share torch's
         )
@@ -148,6 +149,11 @@ class _Reader(TorchDataset[tuple[Tensor, Tensor]]):
         where = boxes(draws, image.shape[1], image.shape[2], self.crops.smallest)[0].tolist()
         cropped = resized_crop(image, *where, size=[size, size], antialias=True)
         return horizontal_flip(cropped) if flipped(draws) else cropped, self.part.labels[index]
+
+
+def _in_a_group_of_its_own(number: int) -> None:
+    """Ctrl-C and `torchrun` signal whole groups of processes; to stop is for the training, which then ends these."""
+    os.setpgid(0, 0)
 
 
 def _readers() -> int:

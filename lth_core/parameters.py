@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 from lth_core.config import LABELS, Config, ConfigError
 from lth_core.presets import preset
 
-_PARAMETERS = ["network", *LABELS, "missing", *(n for n in Config.model_fields if n not in ("network", *LABELS))]
+_SETTINGS = [name for name in Config.model_fields if name not in ("network", *LABELS)]
+_PARAMETERS = ["network", *LABELS, "missing", "data_folder", *_SETTINGS]
 
 
 def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> dict[str, Any]:
@@ -39,7 +42,8 @@ def configure(
 ) -> tuple[Config, dict[str, Any]]:
     """The configuration that a notebook's parameters describe, and what they say beside it for `run`.
 
-    Parameters are `profile`, the fields of `Config`, and `missing` ("train" or "error"); `network` and `recipe` are
+    Parameters are `profile`, the fields of `Config`, `missing` ("train" or "error") and `data_folder`, the folder in
+    which data is looked for from then on, also by processes that are started (`LTH_DATA`); `network` and `recipe` are
     unless they are given here. Where the notebook is about some `networks`, another one is refused. None stands for
     the preset's own value. See `given_parameters`.
     """
@@ -50,8 +54,14 @@ def configure(
     options = {"missing": given.pop("missing")} if "missing" in given else {}
     if options.get("missing", "train") not in ("train", "error"):
         raise ConfigError(f"missing: {options['missing']!r} is not valid; expected 'train' or 'error'")
+    folder = given.pop("data_folder", None)
+    if folder is not None and not (isinstance(folder, str) and Path(folder).is_dir()):
+        raise ConfigError(f"data_folder: {folder!r} is not a folder; expected one that holds data sets, or None")
     config = preset(given.pop("network"), given.pop("recipe", "standard"), given.pop("profile", "paper"))
-    return config.updated(**{name: value for name, value in given.items() if value is not None}), options
+    config = config.updated(**{name: value for name, value in given.items() if value is not None})
+    if folder is not None:
+        os.environ["LTH_DATA"] = str(Path(folder).absolute())
+    return config, options
 
 
 def configure_each(namespace: Mapping[str, Any], several: str, setting: str) -> tuple[list[Config], dict[str, Any]]:

@@ -23,6 +23,9 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"LTH_{name.upper()}", str(tmp_path / name))
     (tmp_path / "data").mkdir()
     monkeypatch.setattr(data, "_download", lambda name, root, **options: False)
+    for proxy in ("http_proxy", "https_proxy"):  # where nothing answers, for the processes that a test starts
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
 
 
 @pytest.fixture

@@ -1,8 +1,38 @@
-"""Stand-ins for what a training is given: where it saves, and when it is asked to stop."""
+"""Stand-ins for what a training is given: where it saves, when it is asked to stop, and folders of images."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+
+from lth_core.image_folders import IMAGENETTE
+
+
+def write_imagenette(root: Path) -> None:
+    """Two images of each class in each part: 40 wide and 20 high, the middle in a colour of its class."""
+    for part in ("train", "val"):
+        for label, name in enumerate(IMAGENETTE):
+            (root / "imagenette" / part / name).mkdir(parents=True)
+            for number in range(2):
+                image = Image.new("RGB", (40, 20), "white")
+                image.paste((20 * label, 100, 10 * number), (8, 0, 32, 20))
+                image.save(root / "imagenette" / part / name / f"{number}.png")
+
+
+def write_imagenet(root: Path) -> None:
+    """20 training images and 5 test images of each of three classes, of many sizes and colours."""
+    chance = torch.Generator().manual_seed(2)
+    for part, count in (("train", 20), ("val", 5)):
+        for name in ("n1", "n2", "n3"):
+            folder = root / "imagenet" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                height, width = torch.randint(24, 60, (2,), generator=chance).tolist()
+                pixels = torch.randint(0, 256, (3, height, width), generator=chance, dtype=torch.uint8)
+                to_pil_image(pixels).save(folder / f"{number}.png")
 
 
 class Kept:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from lth_core import ConfigError, configure, figures, preset
 from lth_core.config import Config
+from lth_core.data import data_root
 from lth_core.parameters import configure_each
 
 DIGESTS = {"paper": "7a0d53d5f65f", "laptop": "1f79200c6446", "smoke": "68be79a1bab0"}
@@ -328,6 +329,31 @@ def test_a_parameter_that_no_notebook_has_is_refused_with_the_valid_ones_listed(
 def test_a_notebook_can_have_the_network_and_the_recipe_as_parameters():
     config, _ = configure({"network": "vgg19", "recipe": "warmup", "profile": "laptop", "rewinds": None, "levels": 3})
     assert config == preset("vgg19", "warmup", "laptop").updated(levels=3)
+
+
+def test_a_notebooks_data_folder_is_where_data_is_looked_for_from_then_on_by_every_process(tmp_path, monkeypatch):
+    before = data_root()
+    assert configure({"data_folder": None}, "lenet_300_100") == (preset("lenet_300_100"), {})
+    assert data_root() == before
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert configure({"data_folder": "here"}, "lenet_300_100") == (preset("lenet_300_100"), {})
+    assert data_root() == tmp_path / "here"
+    program = "import os; print(os.environ['LTH_DATA'])"
+    started = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, check=True)
+    assert started.stdout.strip() == str(tmp_path / "here")
+
+
+@pytest.mark.parametrize("wrong", ["no/such/folder", "file", 3])
+def test_a_data_folder_that_is_no_folder_is_refused(wrong, tmp_path, monkeypatch):
+    before = data_root()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=f"data_folder: {wrong!r} is not a folder; expected one that holds data"):
+        configure({"data_folder": wrong}, "lenet_300_100")
+    with pytest.raises(ConfigError, match="profile"):
+        configure({"data_folder": str(tmp_path), "profile": "gigantic"}, "lenet_300_100")
+    assert data_root() == before
 
 
 @pytest.mark.parametrize("profile", PROFILES)

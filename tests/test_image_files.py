@@ -1,11 +1,13 @@
 """ImageNet in its files: the same samples whoever reads them, and everything wrong with a folder found at once."""
 
+import multiprocessing
 import os
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from doubles import write_imagenet
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
@@ -26,16 +28,8 @@ CONFIG = preset("squeezenet1_0", profile="smoke").updated(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The data folder: 20 training images and 5 test images of each of three classes, of many sizes and colours."""
-    chance = torch.Generator().manual_seed(2)
-    for part, count in (("train", 20), ("val", 5)):
-        for name in CLASSES:
-            folder = tmp_path / "data" / "imagenet" / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                height, width = torch.randint(24, 60, (2,), generator=chance).tolist()
-                pixels = torch.randint(0, 256, (3, height, width), generator=chance, dtype=torch.uint8)
-                TF.to_pil_image(pixels).save(folder / f"{number}.png")
+    """The data folder."""
+    write_imagenet(tmp_path / "data")
     return tmp_path / "data"
 
 
@@ -177,6 +171,15 @@ def test_a_reading_process_that_is_killed_ends_the_training_with_a_message(root:
     monkeypatch.setattr(image_files, "_Reader", Deadly)
     with pytest.raises(DataError, match=r"a process that reads images has died .*LTH_READERS to fewer than 2"):
         epoch(CONFIG, part)
+
+
+def test_what_a_group_of_processes_is_told_does_not_reach_those_that_read(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LTH_READERS", "1")
+    batches = training_batches(CONFIG, load_imagenet(root, 24).train, replicate=1, order=2, epoch=3)
+    next(batches)
+    (reader,) = multiprocessing.active_children()
+    assert os.getpgid(reader.pid) != os.getpgid(0)
+    assert len(list(batches)) == 13
 
 
 def test_a_killed_reading_process_leaves_a_store_that_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,10 +1,13 @@
 """The ImageNet networks, their schedules by hand, one-shot pruning in a study, and Imagenette's folder of images."""
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from doubles import StopAt, write_imagenette
 from PIL import Image
 
 from lth_core import Mask, data, one_shot_pruning, preset, run, worker
@@ -17,7 +20,7 @@ from lth_core.imagenet_models import ImageNetNetwork
 from lth_core.imp import subnetwork
 from lth_core.models import build, initial_weights
 from lth_core.records import known, missing, store_folder, trainings
-from lth_core.store import StudyStore, Training, dense
+from lth_core.store import Stopped, StudyStore, Training, dense
 from lth_core.train import train, trainer
 from lth_core.updates import State, learning_rate
 
@@ -168,9 +171,9 @@ def test_the_paper_profile_is_imagenet_in_the_papers_batches(network: str):
     assert config.iterations == epochs * (round(1_281_167 * 0.95) // 1_024)
 
 
-def few_images(count: int = 24) -> Dataset:
+def few_images(count: int = 24, side: int = 32) -> Dataset:
     generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
     part = Split(images, torch.randint(0, 10, (count,), generator=generator))
     return Dataset("few", part, part, part)
 
@@ -188,7 +191,68 @@ def test_dropout_is_the_same_for_the_same_seed_resumed_or_not_and_other_in_anoth
     assert not torch.equal(whole["body.features.0.weight"], end(0, start, order=1)["body.features.0.weight"])
 
 
+MOMENTS = {
+    "momentum": {"optimizer.momentum_buffer", "optimizer.average"},
+    "nesterov": {"optimizer.momentum_buffer", "optimizer.average"},
+    "rmsprop": {"optimizer.momentum_buffer", "optimizer.square_avg", "optimizer.average"},
+}
+
+
+@every_network
+def test_stopped_in_an_epoch_and_resumed_from_the_file_gives_the_same_bits(network: str, tmp_path: Path):
+    """Optimiser, average of the weights and dropout go on where they were; three batches of 8 are an epoch."""
+    config = preset(network, profile="smoke").updated(weight_average=0.9, learning_rate=0.05, final_learning_rate=None)
+    images, ones = few_images(side=config.image_size or 0), Mask.ones(build(config))
+    ticket = subnetwork(initial_weights(config, torch.Generator().manual_seed(1)), ones, 0, 0)
+    which: dict[str, int] = {"replicate": 1, "order": 0}
+    whole = train(config, images, ticket, **which)
+    folder, asked = StudyStore(tmp_path, config).saves(dense(1)), StopAt()
+    with pytest.raises(Stopped):
+        train(config, images, ticket, **which, saves=folder, stop_requested=StopAt(2))
+    iteration, _, kept = folder.load_checkpoint() or pytest.fail("no checkpoint")
+    assert iteration == 2
+    assert {name for name in kept if name.startswith("optimizer.")} == MOMENTS[config.optimizer]
+    resumed = train(config, images, ticket, **which, saves=folder, stop_requested=asked)
+    assert asked.calls == config.iterations - 2
+    assert resumed.metrics == whole.metrics
+    assert resumed.state.keys() == whole.state.keys() == kept.keys()
+    for name, tensor in whole.state.items():
+        assert torch.equal(resumed.state[name], tensor), name
+        assert not torch.equal(kept[name], tensor), name
+
+
 # One-shot pruning in a study
+
+SURVIVORS = {
+    "resnet50": (18_763_930, 16_418_438, 11_727_456, 7_036_474, 4_690_982, 2_345_491, 1_172_746),
+    "inception_v3": (17_400_909, 15_225_795, 10_875_568, 6_525_341, 4_350_227, 2_175_114, 1_087_557),
+    "squeezenet1_0": (585_958, 512_714, 366_224, 219_734, 146_490, 73_245, 36_622),
+}
+"""What is left of 23,454,912, of 21,751,136 and of 732,448 weights when round((1 - density) x weights) are pruned."""
+
+
+@every_network
+def test_one_shot_pruning_keeps_exactly_the_largest_weights_at_the_papers_densities(network: str):
+    config = preset(network)
+    with torch.device("meta"):
+        named = dict(build(config).named_parameters())
+        shapes = {name: named[name].shape for name in build(config).prunable()}
+    chance = torch.Generator().manual_seed(3)
+    weights = {name: torch.randn(shape, generator=chance) for name, shape in shapes.items()}
+    magnitudes = np.abs(np.concatenate([weight.numpy().ravel() for weight in weights.values()]))
+    ranked = np.sort(magnitudes)
+    levels = one_shot_pruning(
+        lambda ticket, stop: (weights, None), weights, Mask.ones(weights), densities=config.densities or ()
+    )
+    counts = []
+    for level in list(levels)[1:]:
+        kept = np.concatenate([level.mask[name].numpy().ravel() for name in weights])
+        counts.append(int(kept.sum()))
+        assert magnitudes[kept].min() == ranked[-counts[-1]]
+        assert magnitudes[~kept].max() == ranked[-counts[-1] - 1]
+    assert tuple(counts) == SURVIVORS[network]
+    for count, density in zip(counts, ("0.8", "0.7", "0.5", "0.3", "0.2", "0.1", "0.05"), strict=True):
+        assert count == len(ranked) - round((1 - Fraction(density)) * len(ranked))
 
 
 ONE_SHOT = SMOKE.updated(densities=(0.6, 0.2), levels=2, methods=("imp",), orders=1, rewinds=(2,))
@@ -269,14 +333,7 @@ def test_a_training_function_of_ours_fits_one_shot_pruning():
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two images of each class in each part: 40 wide and 20 high, the middle in a colour of its class."""
-    for part in ("train", "val"):
-        for label, name in enumerate(CLASSES):
-            (tmp_path / "imagenette" / part / name).mkdir(parents=True)
-            for number in range(2):
-                image = Image.new("RGB", (40, 20), "white")
-                image.paste((20 * label, 100, 10 * number), (8, 0, 32, 20))
-                image.save(tmp_path / "imagenette" / part / name / f"{number}.png")
+    write_imagenette(tmp_path)
     return tmp_path
 
 

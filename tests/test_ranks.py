@@ -5,19 +5,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from doubles import write_imagenet
 
-from lth_core import ConfigError, data, preset, run
+from lth_core import ConfigError, Mask, data, preset, run, subnetwork, worker
 from lth_core import ranks as together
+from lth_core.config import Config
 from lth_core.files import read_state
-from lth_core.models import build
+from lth_core.models import build, initial_weights
 from lth_core.records import store_folder
 from lth_core.store import StudyStore, Training, dense
 from lth_core.study import train_missing
-from lth_core.train import accuracies
+from lth_core.train import Job, accuracies, train
 
 CONFIG = preset("lenet_300_100", profile="smoke").updated(optimizer="momentum", learning_rate=0.1)
 """With momentum, since Adam would not notice a gradient that is the sum over processes instead of the mean."""
@@ -26,12 +29,49 @@ OPTIONS = ["--profile", "smoke", "--levels", "1", "--rewinds", "20", "--orders",
 STUDY = CONFIG.updated(levels=1, rewinds=(20,), orders=1)
 TICKET = Training(1, "imp", 20, 1, 0)
 
+FILES = preset("squeezenet1_0", profile="smoke").updated(
+    dataset="imagenet", classes=3, batch_size=4, augment=True, smallest_crop=0.3, image_size=24, iterations=20,
+    learning_rate=0.02, rewinds=(2,), curve_rewinds=None, orders=1, methods=("imp",),
+)  # fmt: skip
+"""A network without batch norm on images that are read from their files, over an epoch's end at iteration 14."""
+FILES_OPTIONS = ["--profile", "smoke", "--figure", "stability", "--dataset", "imagenet", "--rewinds", "2", "--orders",
+                 "1", *(f"--set={name}={value}" for name, value in (
+    ("classes", 3), ("batch_size", 4), ("augment", "true"), ("smallest_crop", 0.3), ("image_size", 24),
+    ("iterations", 20), ("learning_rate", 0.02), ("curve_rewinds", "null"), ("methods", '["imp"]'),
+))]  # fmt: skip
+WITHOUT_DROPOUT = """
+import os, runpy, signal, time
+import torch
+from lth_core.updates import FlatNetwork
 
-def start(store: Path, processes: int, network: str = "lenet_300_100", *options: str) -> subprocess.Popen[str]:
+update, updates = FlatNetwork.update, []
+
+def counted(self, *batch):
+    update(self, *batch)
+    updates.append(batch)
+    if (os.environ["RANK"], str(len(updates))) == ("0", os.environ.get("STOP_AFTER")):
+        os.kill(os.getppid(), signal.SIGTERM)  # torchrun, which hands it down
+        time.sleep(1)
+
+FlatNetwork.update = counted
+torch.nn.Dropout.forward = lambda self, inputs: inputs
+runpy.run_module("lth_core.cli", run_name="__main__")
+"""
+"""The command line, without the dropout in which processes differ; after `STOP_AFTER` updates everything is stopped."""
+
+
+def start(
+    store: Path,
+    processes: int,
+    network: str = "lenet_300_100",
+    *options: str,
+    program: Sequence[str] = ("-m", "lth_core.cli"),
+    **variables: str,
+) -> subprocess.Popen[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     chosen = options or OPTIONS
-    command = [*launcher, "-m", "lth_core.cli", "run", network, *chosen, "--store", str(store)]
-    environment = {**os.environ, "LTH_DEVICE": "cpu"}
+    command = [*launcher, *program, "run", network, *chosen, "--store", str(store)]
+    environment = {**os.environ, "LTH_DEVICE": "cpu", **variables}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -92,11 +132,81 @@ def test_two_processes_stop_together_and_one_goes_on_from_their_checkpoint(alone
     assert "the same command goes on from here" in output, errors
     assert process.returncode != 0
     checkpoints = list(store.rglob("checkpoint.safetensors"))
-    assert len(checkpoints) == 1
+    assert checkpoints == [folder / "checkpoint.safetensors"]
     assert 0 <= int(read_state(checkpoints[0])[1]["iteration"]) < CONFIG.iterations
     run(STUDY, store=store, workers=1)
     assert not checkpoints[0].exists()
     assert_ends_agree(StudyStore(alone, CONFIG), StudyStore(store, CONFIG))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with images in files."""
+    folder = tmp_path_factory.mktemp("data")
+    write_imagenet(folder)
+    return folder
+
+
+@pytest.fixture
+def without_dropout(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LTH_DATA", str(files))
+    monkeypatch.setenv("LTH_READERS", "1")
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, inputs: inputs)
+
+
+def assert_moved_alike(one: StudyStore, other: StudyStore) -> None:
+    """Rounding may let a weight or two fall on the other side of the pruning threshold."""
+    initial = worker.Worker(one).initial(1)
+    for training in (dense(1), Training(1, "imp", 2, 1, 0)):
+        mask, same = (study.saves(training).load_mask() for study in (one, other))
+        assert sum(int((mask[name] != same[name]).sum()) for name in mask) <= 1e-5 * mask.size
+        ends = [study.saves(training).load_end() for study in (one, other)]
+        for name, before in initial.items():
+            kept = mask[name] & same[name] if name in mask else torch.ones_like(before, dtype=torch.bool)
+            first, second = (end[name][kept] for end in ends)
+            assert (first - second).norm() < 1e-2 * (first - before[kept]).norm(), name
+
+
+def test_two_processes_share_images_in_files_and_end_where_one_does(without_dropout: None, tmp_path: Path):
+    program = tmp_path / "program.py"
+    program.write_text(WITHOUT_DROPOUT)
+    one, two, resumed = (StudyStore(tmp_path / name, FILES) for name in ("one", "two", "resumed"))
+    run(FILES, store=one.store, workers=1)
+    stopped = start(resumed.store, 2, "squeezenet1_0", *FILES_OPTIONS, program=[str(program)], STOP_AFTER="3")
+    output, errors = stopped.communicate(timeout=120)
+    assert "the same command goes on from here" in output, errors
+    checkpoint = resumed.saves(dense(1)).load_checkpoint() or pytest.fail("no checkpoint")
+    assert 3 <= checkpoint[0] < FILES.iterations
+    run(FILES, store=resumed.store, workers=1)
+    finish(start(two.store, 2, "squeezenet1_0", *FILES_OPTIONS, program=[str(program)]))
+    for study in (two, resumed):
+        assert study.results().keys() == one.results().keys() > {dense(1), Training(1, "imp", 2, 1, 0)}
+        for training, result in one.results().items():
+            assert study.results()[training]["metrics"] == pytest.approx(result["metrics"], abs=7)  # of 15 images, one
+        assert_moved_alike(one, study)
+    assert all(result["provenance"]["device"].startswith("2 x ") for result in two.results().values())
+
+
+@pytest.mark.parametrize("config", [STUDY, FILES], ids=["in memory", "in files"])
+def test_a_process_that_takes_part_is_given_nothing_to_save_with_and_writes_nothing(
+    config: Config, without_dropout: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Were it to write too, it would write the same files as the first process, and nobody would see it."""
+    ticket = subnetwork(initial_weights(config, torch.Generator().manual_seed(1)), Mask.ones(build(config)), 0, 0)
+    handed_out = iter([Job(config.to_json(), ticket, 1, 0, 2), "the last word"])
+    trained, written = [], []
+    monkeypatch.setattr("lth_core.ranks.receive", lambda: next(handed_out))
+    monkeypatch.setattr(worker, "train", lambda *job, **which: trained.append((which, train(*job, **which))))
+    monkeypatch.setattr("lth_core.store.write_atomic", lambda path, *_: written.append(path))
+    monkeypatch.setattr("lth_core.store.write_state", lambda path, *_: written.append(path))
+    monkeypatch.setattr("lth_core.train.CHECKPOINT_SECONDS", 0.0)
+    assert worker.take_part() == "the last word"
+    ((which, ended),) = trained
+    assert which.get("saves") is None
+    assert not which.get("keep")
+    assert any(not torch.equal(ended.state[name], ticket.weights[name]) for name in ticket.mask)
+    assert written == []
+    assert not store_folder().exists()
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(monkeypatch: pytest.MonkeyPatch):
