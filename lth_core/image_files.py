@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,35 +84,42 @@ class ImageFiles:
     def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
         if augment is not None and not isinstance(augment, ResizedCrops):
             raise ConfigError("smallest_crop: None is for images in memory; choose a share of the image, like 0.08")
-        reader = _Reader(self, augment)
-        processes = _readers()
         loader = DataLoader(
-            reader,
+            _Reader(self, augment),
             batch_sampler=_Requests(chosen, augment),
-            num_workers=processes,
+            num_workers=_readers(),
             worker_init_fn=_in_a_group_of_its_own,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, though nothing is drawn: other threads share torch's
         )
-        try:
-            for images, labels in loader:
-                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        except Unreadable as error:
-            what = str(error).strip().splitlines()[-1].removeprefix(f"{Unreadable.__module__}.Unreadable: ")
-            raise DataError(
-                f"{what}; it could be read before: run again when it can, what was finished is kept"
-            ) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise DataError(
-                f"a process that reads images has died ({str(error).splitlines()[0]}); where memory is short, set "
-                f"LTH_READERS to fewer than {processes} and run again: what was finished is kept"
-            ) from None
+        with dead_readers_explained():
+            try:
+                for images, labels in loader:
+                    yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            except Unreadable as error:
+                what = str(error).strip().splitlines()[-1].removeprefix(f"{Unreadable.__module__}.Unreadable: ")
+                raise DataError(
+                    f"{what}; it could be read before: run again when it can, what was finished is kept"
+                ) from None
 
     def describe(self, digest: Digest) -> None:
         for file, label in zip(self.files, self.labels.tolist(), strict=True):
             digest.update(f"{file.relative_to(self.folder)} {label} {file.stat().st_size} {self.size}\n".encode())
+
+
+@contextmanager
+def dead_readers_explained() -> Iterator[None]:
+    """Turns torch's error for a reading process that was killed into one that says what to do about it. A signal brings
+    it, and may do so in the middle of an update as well as where images are waited for."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a process that reads images has died ({str(error).splitlines()[0]}); where memory is short, set "
+            f"LTH_READERS to fewer than {_readers()} and run again: what was finished is kept"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import nn
 from lth_core.batches import evaluation_batches
 from lth_core.config import IMAGENET_NETWORKS, Config
 from lth_core.data import Dataset, Part
+from lth_core.image_files import dead_readers_explained
 from lth_core.imp import Prune, Ticket, Train
 from lth_core.masks import Mask
 from lth_core.models import build
@@ -94,7 +95,7 @@ def train(
     """
     device = data.train.device
     end = config.iterations if stop is None else stop
-    with steady_arithmetic(config.precision), memory_explained(config):
+    with steady_arithmetic(config.precision), memory_explained(config), dead_readers_explained():
         model = build(config).to(device)
         prepare(model, config, device)
         network = FlatNetwork(model, ticket.mask, config)

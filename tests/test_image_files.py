@@ -182,6 +182,18 @@ def test_what_a_group_of_processes_is_told_does_not_reach_those_that_read(root: 
     assert len(list(batches)) == 13
 
 
+def test_a_reading_process_that_is_killed_during_an_update_is_explained_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
+
+    monkeypatch.setenv("LTH_READERS", "2")
+    monkeypatch.setattr("lth_core.updates.FlatNetwork.update", interrupted)
+    with pytest.raises(DataError, match=r"has died \(DataLoader worker \(pid 4711\).*LTH_READERS to fewer than 2"):
+        run(CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1))
+
+
 def test_a_killed_reading_process_leaves_a_store_that_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_READERS", "1")
     config = CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1)
