@@ -55,6 +55,11 @@ FURTHER_PAGES = {
         "VGG-19: does stability explain it?",
         {"network": "vgg19", "replicates": 3},
     ),
+    "imagenet_squeezenet": Page(
+        "imagenet",
+        "SqueezeNet: one-shot pruning, from initialisation and rewound",
+        {"network": "squeezenet1_0"},
+    ),
 }
 """Name in the book -> page. Every notebook with its default parameters is a page, under the name of its file."""
 
