@@ -257,4 +257,5 @@ def _explain(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     where = ".".join(map(str, problem["loc"]))
-    return f"{where}: {problem['input']!r} is not valid: {problem['msg'].lower()}"
+    expected = problem["msg"].lower().replace("tuple", "list")  # which is what JSON and notebooks have
+    return f"{where}: {problem['input']!r} is not valid: {expected}"

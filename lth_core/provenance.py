@@ -46,11 +46,15 @@ def benchmark() -> pd.DataFrame:
     smallest and the largest. Shares of the time are left to `time_shares`."""
     measured = _benchmark()
     measured = measured[measured["unit"] != "share"].copy()
-    spread = zip(*(measured[name].map("{:.3g}".format) for name in ("median", "smallest", "largest")), strict=True)
+    spread = zip(*(measured[name].map(_to_three_digits) for name in ("median", "smallest", "largest")), strict=True)
     measured["value"] = [f"{median} ({smallest} to {largest})" for median, smallest, largest in spread]
     measured["on"] = measured["device"] + ", " + measured["measured"]
     table = measured.pivot_table("value", "measure", "on", aggfunc="first", sort=False, fill_value="")
     return table.rename_axis(columns=None)
+
+
+def _to_three_digits(value: float) -> str:
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def time_shares() -> pd.DataFrame:

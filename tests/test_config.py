@@ -379,3 +379,8 @@ def test_a_parameter_can_list_several_values_of_a_setting():
         configure_each({**namespace, "precision": "float32"}, "precisions", "precision")
     with pytest.raises(ConfigError, match="precision: 'float8' is not valid"):
         configure_each({**namespace, "precisions": ["float32", "float8"]}, "precisions", "precision")
+
+
+def test_text_where_a_list_belongs_is_said_to_be_no_list():
+    with pytest.raises(ConfigError, match=r"densities: '\[0.5\]' is not valid: input should be a valid list"):
+        preset("resnet50", profile="smoke").updated(densities="[0.5]")
