@@ -34,7 +34,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from common import half_ticket
+from common import half_ticket, random_images
 from convolutional import ITERATIONS as LOADED
 from convolutional import cifar10, loader_variant
 from machine import COPIED_BYTES
@@ -42,7 +42,6 @@ from torch import Tensor
 
 from lth_core import data, preset
 from lth_core.config import IMAGENET_NETWORKS, Config
-from lth_core.data import image_shape
 from lth_core.devices import compute_device, device_name
 from lth_core.files import write_atomic
 from lth_core.limits import CACHE_BYTES, floor_seconds
@@ -244,11 +243,7 @@ def images_of(config: Config) -> data.Dataset:
         return data.load("mnist_embedded")
     if config.network not in IMAGENET_NETWORKS:
         return cifar10()
-    examples = BATCHES_OF_IMAGENET * config.batch_size
-    shape = image_shape(config.dataset, color=True, size=config.image_size)
-    images = torch.randint(256, (examples, *shape), dtype=torch.uint8)
-    some = data.Split(images, torch.randint(config.classes, (examples,)))
-    return data.Dataset("random", some, some, some)
+    return random_images(config, BATCHES_OF_IMAGENET * config.batch_size)
 
 
 def keep(record: dict[str, Any]) -> None:

@@ -180,7 +180,7 @@ _SCALES: dict[str, dict[str, Settings]] = {
         laptop={"image_size": 64, "densities": (0.8, 0.5, 0.2)},
         laptop_epoch=12,
         laptop_rates=1 / 5,
-    ),  # it has no batch norm: at the rates of so small a batch it does not begin to learn, at the paper's it dies
+    ),  # it has no batch norm: neither at the rates of so small a batch nor at much higher ones does it begin to learn
 }
 """Network -> profile -> settings that all recipes share."""
 

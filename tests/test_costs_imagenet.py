@@ -21,8 +21,10 @@ def measured() -> None:
     table = pd.DataFrame(rows).assign(device="a CPU", unit="", smallest=0, largest=0, measured="2026-11-25")
     table.to_csv(folder / "benchmark.csv", index=False)
     record = {"network": "resnet20", "profile": "paper", "precision": "bfloat16", "device": "a GPU"}
-    smaller = record | {"profile": "smoke", "device": "another", "measured": [{"images/s": 9e9}]}
-    gpu = [record | {"measured": [{"images/s": 5e4}, {"images/s": 1e5}]}, smaller]
+    smaller = record | {"profile": "smoke", "device": "another", "measured": [{"way": "graph", "images/s": 9e9}]}
+    slow = record | {"device": "another CPU", "measured": [{"way": "loop", "images/s": 500.0}]}
+    fast = [{"way": "loop", "images/s": 5e4}, {"way": "graph", "images/s": 1e5}]
+    gpu = [record | {"measured": fast}, smaller, slow]
     (folder / "benchmark_gpu.json").write_text(json.dumps(gpu))
 
 
