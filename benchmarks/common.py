@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lth_core import data, seeds, subnetwork
+from lth_core import seeds, subnetwork
 from lth_core.config import Config
 from lth_core.data import image_shape
+from lth_core.data.parts import Dataset, Split
 from lth_core.imp import Ticket
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
@@ -50,12 +51,12 @@ def row(measure: str, unit: str, sample: pd.Series) -> Row:
     return {"measure": measure, "unit": unit} | spread
 
 
-def random_images(config: Config, count: int) -> data.Dataset:
+def random_images(config: Config, count: int) -> Dataset:
     """As many random images as that in place of a configuration's: an image costs the same, whatever it shows."""
     shape = image_shape(config.dataset, color=True, size=config.image_size)
     images = torch.randint(256, (count, *shape), dtype=torch.uint8)
-    part = data.Split(images, torch.randint(config.classes, (count,)))
-    return data.Dataset("random", part, part, part)
+    part = Split(images, torch.randint(config.classes, (count,)))
+    return Dataset("random", part, part, part)
 
 
 def half_ticket(config: Config) -> Ticket:

@@ -26,13 +26,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lth_core import data, preset
-from lth_core.batches import EVALUATION_BATCH
 from lth_core.config import Config
-from lth_core.limits import iteration_flops
-from lth_core.models import Network, build
+from lth_core.costs.limits import iteration_flops
+from lth_core.data.parts import DataError, Dataset, Split
+from lth_core.models import build
+from lth_core.models.network import Network
 from lth_core.report import NETWORK_NAMES
-from lth_core.store import Stopped
-from lth_core.train import steady_arithmetic, train
+from lth_core.training import Stopped
+from lth_core.training.batches import EVALUATION_BATCH
+from lth_core.training.train import steady_arithmetic, train
 
 NETWORKS = ("resnet20", "vgg19")
 ROUNDS = 4
@@ -74,17 +76,17 @@ def rows(rounds: int) -> list[Row]:
     return [*table, row("ResNet-20, speed of two threads / one", "ratio", gained), *machine.rows(seconds)]
 
 
-def cifar10() -> data.Dataset:
+def cifar10() -> Dataset:
     """CIFAR-10 where it is there, random images elsewhere."""
     for name in ("cifar10", "cifar10_jpeg"):
-        with suppress(data.DataError):
+        with suppress(DataError):
             return data.load(name, color=True)
     images, labels = torch.randint(256, (60_000, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (60_000,))
     parts = (slice(45_000), slice(45_000, 50_000), slice(50_000, 60_000))
-    return data.Dataset("random", *(data.Split(images[part], labels[part]) for part in parts))
+    return Dataset("random", *(Split(images[part], labels[part]) for part in parts))
 
 
-def ours_variant(config: Config, images: data.Dataset) -> Variant:
+def ours_variant(config: Config, images: Dataset) -> Variant:
     """Our training of a ticket with half of its weights.
 
     So few updates are timed that building the network and evaluating it would count for much, so the clock runs from
@@ -120,7 +122,7 @@ def on_two_threads(variant: Variant) -> Variant:
     return seconds
 
 
-def loader_variant(config: Config, images: data.Dataset, device: torch.device = CPU) -> Variant:
+def loader_variant(config: Config, images: Dataset, device: torch.device = CPU) -> Variant:
     """The textbook loop over the same images, each made a PIL image when it is read, as torchvision's CIFAR10 does."""
     from torch.utils.data import DataLoader
     from torchvision import transforms
@@ -146,7 +148,7 @@ def loader_variant(config: Config, images: data.Dataset, device: torch.device = 
 class Pictures(torch.utils.data.Dataset):
     """Images held as one array, in the way of torchvision's CIFAR10."""
 
-    def __init__(self, split: data.Split, transform: Callable) -> None:
+    def __init__(self, split: Split, transform: Callable) -> None:
         self.images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = split.labels.tolist()
         self.transform = transform
@@ -202,8 +204,8 @@ def convolutions(model: Network) -> list[tuple[nn.Conv2d, torch.Size, torch.Size
 def training_variant() -> Variant:
     """A training of ResNet-20 cut short, for its memory: all images are held, and every batch has its full size."""
     images = cifar10()
-    batch = data.Split(images.test.images[:EVALUATION_BATCH], images.test.labels[:EVALUATION_BATCH])
-    shortened = data.Dataset(images.name, images.train, batch, batch)
+    batch = Split(images.test.images[:EVALUATION_BATCH], images.test.labels[:EVALUATION_BATCH])
+    shortened = Dataset(images.name, images.train, batch, batch)
     config = preset("resnet20").updated(iterations=1, drops=(), rewinds=(0,), curve_rewinds=None)
     ticket = half_ticket(config)
     return timed(lambda: train(config, shortened, ticket, replicate=1, order=0))

@@ -42,16 +42,17 @@ from torch import Tensor
 
 from lth_core import data, preset
 from lth_core.config import IMAGENET_NETWORKS, Config
+from lth_core.costs.limits import CACHE_BYTES, floor_seconds
+from lth_core.data.parts import Dataset, Part
 from lth_core.devices import compute_device, device_name
 from lth_core.files import write_atomic
-from lth_core.limits import CACHE_BYTES, floor_seconds
 from lth_core.masks import Mask
 from lth_core.models import build
-from lth_core.records import results_folder
 from lth_core.report import NETWORK_NAMES
-from lth_core.steps import PlainSteps, RecordedSteps, can_be_recorded
-from lth_core.train import prepare, steady_arithmetic, train
-from lth_core.updates import FlatNetwork, State
+from lth_core.study.records import results_folder
+from lth_core.training.steps import PlainSteps, RecordedSteps, can_be_recorded
+from lth_core.training.train import prepare, steady_arithmetic, train
+from lth_core.training.updates import FlatNetwork, State
 
 Row = dict[str, Any]
 WAYS = ("loop", "graph", "compiled graph")
@@ -75,7 +76,7 @@ DESCRIBES = ("network", "profile", "precision", "device")
 class Member:
     """One of the networks that are trained at once."""
 
-    def __init__(self, config: Config, images: data.Dataset, replicate: int, way: str) -> None:
+    def __init__(self, config: Config, images: Dataset, replicate: int, way: str) -> None:
         self.replicate = replicate
         torch.manual_seed(replicate)  # of the mask
         self.ticket = half_ticket(config)
@@ -100,7 +101,7 @@ class Member:
                 update()
 
 
-def ways(config: Config, part: data.Part) -> tuple[str, ...]:
+def ways(config: Config, part: Part) -> tuple[str, ...]:
     """The ways in which a network can be trained on the device of its images."""
     network = FlatNetwork(build(config).to(part.device), Mask({}), config)
     return WAYS if can_be_recorded(network, part) else WAYS[:1]
@@ -135,7 +136,7 @@ class Check:
         return self.relative_difference <= self.tolerance  # which not-a-number is not
 
 
-def compared(config: Config, images: data.Dataset, way: str) -> Check:
+def compared(config: Config, images: Dataset, way: str) -> Check:
     """Two members, updated in one of the ways and by the plain loop from the same start.
 
     The plain loop itself is compared with `train`, which on a processor does the same.
@@ -148,14 +149,14 @@ def compared(config: Config, images: data.Dataset, way: str) -> Check:
     return Check(way, max(differences, key=lambda share: (math.isnan(share), share)), TOLERANCE[config.precision])
 
 
-def looped(config: Config, images: data.Dataset, member: Member) -> State:
+def looped(config: Config, images: Dataset, member: Member) -> State:
     """Where the plain loop ends from a member's start."""
     loop = Member(config, images, member.replicate, "loop")
     advance([loop], "loop", COMPARED)
     return loop.network.state()
 
 
-def trained(config: Config, images: data.Dataset, member: Member) -> State:
+def trained(config: Config, images: Dataset, member: Member) -> State:
     """Where the study's own training ends from a member's start."""
     return train(config, images, member.ticket, replicate=member.replicate, order=0, stop=COMPARED).state
 
@@ -199,7 +200,7 @@ def seconds_of(work: Callable[[], object]) -> float:
     return median(took[1:])
 
 
-def measured(options: argparse.Namespace, config: Config, images: data.Dataset) -> list[Row]:
+def measured(options: argparse.Namespace, config: Config, images: Dataset) -> list[Row]:
     """Images per second of all members together, for every way and number of members: the median over rounds."""
     rows = []
     for way in ways(config, images.train):
@@ -213,7 +214,7 @@ def measured(options: argparse.Namespace, config: Config, images: data.Dataset) 
     return rows
 
 
-def measured_loader(config: Config, held: data.Dataset, device: torch.device) -> Row:
+def measured_loader(config: Config, held: Dataset, device: torch.device) -> Row:
     """Images per second of the loop of a textbook: the best of three."""
     textbook = loader_variant(config, held, device)
     forget_memory()
@@ -237,7 +238,7 @@ def measurement(way: str, members: int, rate: float) -> Row:
     return row
 
 
-def images_of(config: Config) -> data.Dataset:
+def images_of(config: Config) -> Dataset:
     """What a network is fed: an image costs the same, whatever it shows."""
     if config.network == "lenet_300_100":
         return data.load("mnist_embedded")

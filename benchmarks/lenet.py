@@ -20,7 +20,8 @@ from common import Row, Variant, half_ticket, interleaved, row, textbook_loop, t
 from torch import nn
 
 from lth_core import data, preset
-from lth_core.train import steady_arithmetic, train
+from lth_core.data.parts import DataError, Dataset, Split
+from lth_core.training.train import steady_arithmetic, train
 
 ITERATIONS = 500
 BATCH = 60
@@ -44,8 +45,8 @@ def rows(rounds: int) -> list[Row]:
 def ours_variant() -> Variant:
     """Our training of a ticket with half of its weights, without its evaluation at the end."""
     images = mnist()
-    nothing = data.Split(images.test.images[:1], images.test.labels[:1])
-    images = data.Dataset(images.name, images.train, nothing, nothing)
+    nothing = Split(images.test.images[:1], images.test.labels[:1])
+    images = Dataset(images.name, images.train, nothing, nothing)
     config = preset("lenet_300_100").updated(iterations=ITERATIONS, rewinds=(0,))
     ticket = half_ticket(config)
     return timed(lambda: train(config, images, ticket, replicate=1, order=0))
@@ -71,11 +72,11 @@ def loader_variant() -> Variant:
     return textbook_loop(loader, model, optimizer, ITERATIONS)
 
 
-def mnist() -> data.Dataset:
+def mnist() -> Dataset:
     """MNIST where it is there, the embedded images elsewhere: an image costs the same."""
     try:
         return data.load("mnist")
-    except data.DataError:
+    except DataError:
         return data.load("mnist_embedded")
 
 

@@ -23,13 +23,14 @@ from lenet import mnist
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from lth_core import data, preset
+from lth_core import preset
 from lth_core.config import Config
+from lth_core.data.parts import Dataset
 from lth_core.models import build
 from lth_core.report import NETWORK_NAMES
-from lth_core.steps import PlainSteps
-from lth_core.train import steady_arithmetic
-from lth_core.updates import FlatNetwork
+from lth_core.training.steps import PlainSteps
+from lth_core.training.train import steady_arithmetic
+from lth_core.training.updates import FlatNetwork
 
 UPDATES = {"resnet20": 3, "vgg19": 3, "lenet_300_100": 200}
 """Network -> updates that are profiled in every round."""
@@ -55,7 +56,7 @@ def rows(rounds: int) -> list[Row]:
     return table
 
 
-def events(config: Config, images: data.Dataset, updates: int) -> Sequence[FunctionEvent]:
+def events(config: Config, images: Dataset, updates: int) -> Sequence[FunctionEvent]:
     """What the profiler saw of the first updates of a training, after one that warmed up."""
     ticket = half_ticket(config)
     network = FlatNetwork(build(config), ticket.mask, config)

@@ -1,6 +1,6 @@
 from .config import Config as Config
 from .config import ConfigError as ConfigError
-from .data import DataError as DataError
+from .data.parts import DataError as DataError
 from .files import StoreError as StoreError
 from .imp import Level as Level
 from .imp import Ticket as Ticket
@@ -17,12 +17,12 @@ from .pruning import magnitude as magnitude
 from .pruning import prune_global as prune_global
 from .pruning import prune_layerwise as prune_layerwise
 from .pruning import shuffle_within_layers as shuffle_within_layers
-from .records import MissingRecords as MissingRecords
 from .stability import angle as angle
 from .stability import l2_distance as l2_distance
-from .store import Stopped as Stopped
-from .study import run as run
-from .train import pruner as pruner
-from .train import trainer as trainer
+from .study.records import MissingRecords as MissingRecords
+from .study.run import run as run
+from .training import Stopped as Stopped
+from .training.train import pruner as pruner
+from .training.train import trainer as trainer
 
 __version__: str

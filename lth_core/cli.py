@@ -72,9 +72,9 @@ def run_command(
 
     Exits with 0 when everything is done and with 3 when it stopped before; torchrun has a failure's status then.
     """
-    from lth_core.records import store_folder
-    from lth_core.store import Stopped
-    from lth_core.study import Style, train_missing
+    from lth_core.study.records import store_folder
+    from lth_core.study.run import Style, train_missing
+    from lth_core.training import Stopped
 
     parts = list(
         _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings).values()
@@ -102,8 +102,8 @@ def status(
     store: Store = None,
 ) -> None:
     """How much of a study is recorded, in the results folder or in the run store."""
-    from lth_core import records
-    from lth_core.store import StudyStore
+    from lth_core.study import records
+    from lth_core.study.store import StudyStore
 
     folder = store or records.store_folder()
     parts = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
@@ -131,10 +131,10 @@ def export_command(
 
     Values that disagree with recorded ones are refused.
     """
-    from lth_core import records
     from lth_core.files import StoreError
-    from lth_core.measure import measure
-    from lth_core.store import StudyStore
+    from lth_core.study import records
+    from lth_core.study.measure import measure
+    from lth_core.study.store import StudyStore
 
     folder = store or records.store_folder()
     configs = records.studies(folder)
@@ -153,7 +153,7 @@ def import_command(
     keep_recorded: KeepRecorded = False,
 ) -> None:
     """Merge the records made on another machine into ours. Values that disagree with recorded ones are refused."""
-    from lth_core import records
+    from lth_core.study import records
 
     for folder in records.import_folder(source, destination or records.results_folder(), keep_recorded):
         print(folder)
@@ -200,8 +200,8 @@ def _parts(
 def _recorded_with_other_images(store: Path, config: Config) -> list[str]:
     """The other data sets that a study is recorded with: a stand-in, where its own was not to be had."""
     from lth_core.config import DATASETS
-    from lth_core.records import known
-    from lth_core.store import StudyStore
+    from lth_core.study.records import known
+    from lth_core.study.store import StudyStore
 
     others = (config.updated(dataset=name) for name in DATASETS if name != config.dataset)
     return [other.dataset for other in others if len(known(StudyStore(store, other))[0])]

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from hypothesis import settings
 
-from lth_core import data, preset, records
+from lth_core import data, preset
+from lth_core.data.parts import Dataset
+from lth_core.study import records
 
 PROJECT = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("LTH_DATA", PROJECT / "data")).absolute()
@@ -49,7 +51,7 @@ def real_cifar10(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def embedded_mnist() -> data.Dataset:
+def embedded_mnist() -> Dataset:
     """The embedded 5,000 images, read once."""
     return data.load("mnist_embedded")
 

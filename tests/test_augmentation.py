@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from lth_core.augmentation import PaddedCrops, ResizedCrops, augmentation, boxes, flipped, resize_boxes
 from lth_core.config import ConfigError
+from lth_core.data.augmentation import PaddedCrops, ResizedCrops, augmentation, boxes, flipped, resize_boxes
 from lth_core.presets import preset
 from lth_core.seeds import epoch_crops
 

@@ -18,7 +18,7 @@ import pytest
 import lth_core
 from lth_core import preset
 from lth_core.config import IMAGENET_NETWORKS
-from lth_core.costs import costs
+from lth_core.costs.trainings import costs
 from lth_core.report import NETWORK_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]

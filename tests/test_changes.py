@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from lth_core import preset
-from lth_core.changes import changes_by_precision, changes_by_rewinding
 from lth_core.config import Config
+from lth_core.report.changes import changes_by_precision, changes_by_rewinding
 
 LEVEL = 2
 T_95_ONE_DEGREE = 12.7062  # of Student's t, from a table

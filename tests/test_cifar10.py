@@ -17,14 +17,15 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as TF
 
-from lth_core import DataError, cifar10, data, mnist
-from lth_core.augmentation import crop_and_flip
-from lth_core.data import Dataset, Split
+from lth_core import DataError, data
+from lth_core.data import cifar10, mnist
+from lth_core.data.augmentation import crop_and_flip
+from lth_core.data.parts import Dataset, Split
 from lth_core.models import build
 from lth_core.presets import preset
 from lth_core.seeds import epoch_augmentation
-from lth_core.store import StudyStore
-from lth_core.worker import Worker
+from lth_core.study.store import StudyStore
+from lth_core.study.worker import Worker
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COUNTS = {"train": 20, "test": 10}

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 import pandas as pd
 import pytest
 
-from lth_core import ConfigError, preset, records
-from lth_core.claims import claims, claims_of_networks, largest_recorded, stability_ratios
+from lth_core import ConfigError, preset
 from lth_core.config import Config
+from lth_core.report.claims import claims, claims_of_networks, largest_recorded, stability_ratios
+from lth_core.study import records
 
 T_95_TWO_DEGREES = 4.302652729911275  # 97.5% quantile of Student's t with two degrees of freedom, from a printed table
 UNTESTED = "not yet tested at this scale"

@@ -5,10 +5,11 @@ import shutil
 import pandas as pd
 import pytest
 
-from lth_core import preset, records
-from lth_core.claims import claims_of_networks
-from lth_core.claims_accuracy import Paper, accuracy_claims, imp_alone, larger_scales
+from lth_core import preset
 from lth_core.config import Config
+from lth_core.report.claims import claims_of_networks
+from lth_core.report.claims_accuracy import Paper, accuracy_claims, imp_alone, larger_scales
+from lth_core.study import records
 
 CHANGE = {0: -1.0, 500: 0.5, 100: 2.0, 25: 3.0}
 """Rewinding iteration -> points by which a ticket is better than the dense network, at every level."""

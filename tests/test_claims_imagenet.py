@@ -6,9 +6,10 @@ from collections.abc import Iterable
 import pandas as pd
 import pytest
 
-from lth_core import preset, records
-from lth_core.claims import claims, claims_of_networks, largest_recorded
+from lth_core import preset
 from lth_core.config import METHODS, Config
+from lth_core.report.claims import claims, claims_of_networks, largest_recorded
+from lth_core.study import records
 
 UNTESTED = "not yet tested at this scale"
 NETWORKS = {"resnet50": 30, "inception_v3": 30, "squeezenet1_0": 50}

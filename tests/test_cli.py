@@ -9,9 +9,10 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-from lth_core import __version__, cli, data, records
-from lth_core.data import Dataset
+from lth_core import __version__, cli, data
+from lth_core.data.parts import Dataset
 from lth_core.presets import preset
+from lth_core.study import records
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 FEW = ("--rewinds", "0", "--levels", "1", "--orders", "1", "--figure", "stability")

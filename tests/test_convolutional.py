@@ -14,16 +14,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
-from lth_core import ConfigError, Mask, data, mnist, seeds, worker
+from lth_core import ConfigError, Mask, data, seeds
 from lth_core.config import Config
-from lth_core.data import Dataset, Split
+from lth_core.data import mnist
+from lth_core.data.parts import Dataset, Split
 from lth_core.imp import Ticket, subnetwork
 from lth_core.models import build, initial_weights
 from lth_core.presets import preset
-from lth_core.store import Stopped, TrainingFolder
-from lth_core.study import run
-from lth_core.train import Trained, pruner, train
-from lth_core.updates import FlatNetwork, learning_rate
+from lth_core.study import worker
+from lth_core.study.run import run
+from lth_core.study.store import TrainingFolder
+from lth_core.training import Stopped
+from lth_core.training.train import Trained, pruner, train
+from lth_core.training.updates import FlatNetwork, learning_rate
 
 PAPER_VALUES = Path(__file__).parents[1] / "results" / "paper_values.csv"
 RESNET = preset("resnet20", "warmup", "smoke")

@@ -6,23 +6,16 @@ import math
 import pandas as pd
 import pytest
 
-from lth_core import ConfigError, preset, records
+from lth_core import ConfigError, preset
 from lth_core.config import Config
-from lth_core.costs import (
-    WATTS_PER_CORE,
-    aims,
-    costs,
-    costs_of_figures,
-    costs_of_networks,
-    floors,
-    growth,
-    growth_of_networks,
-    readable,
-)
-from lth_core.limits import floor_seconds, iteration_flops
-from lth_core.provenance import benchmark as measured_speeds
-from lth_core.provenance import gpu_benchmark, measured_rates, time_shares
-from lth_core.report import NETWORK_NAMES
+from lth_core.costs.aims import aims
+from lth_core.costs.benchmarks import benchmark as measured_speeds
+from lth_core.costs.benchmarks import gpu_benchmark, measured_rates, time_shares
+from lth_core.costs.hours import WATTS_PER_CORE, costs_of_figures, floors
+from lth_core.costs.limits import floor_seconds, iteration_flops
+from lth_core.costs.trainings import costs, costs_of_networks, growth, growth_of_networks
+from lth_core.report import NETWORK_NAMES, readable
+from lth_core.study import records
 
 SMALL = preset("lenet_300_100", profile="smoke")
 """Rewinds 0 and 20 of 120 iterations, two levels, all methods at the second, two orders, one replicate."""

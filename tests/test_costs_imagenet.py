@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from lth_core import records
-from lth_core.costs_imagenet import costs_of_imagenet
+from lth_core.costs.imagenet import costs_of_imagenet
+from lth_core.study import records
 
 
 @pytest.fixture

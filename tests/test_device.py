@@ -7,15 +7,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lth_core import ConfigError, Mask, data, preset, seeds, subnetwork
-from lth_core.augmentation import crop_and_flip
 from lth_core.config import Config
-from lth_core.data import Dataset, Split
+from lth_core.data.augmentation import crop_and_flip
+from lth_core.data.parts import Dataset, Split
 from lth_core.devices import compute_device
 from lth_core.models import build, initial_weights
-from lth_core.store import StudyStore
-from lth_core.train import Trained, train
-from lth_core.updates import FlatNetwork
-from lth_core.worker import Worker
+from lth_core.study.store import StudyStore
+from lth_core.study.worker import Worker
+from lth_core.training.train import Trained, train
+from lth_core.training.updates import FlatNetwork
 
 SMOKE = [preset(network, profile="smoke") for network in ("lenet_300_100", "resnet20", "vgg19")]
 every_network = pytest.mark.parametrize("config", SMOKE, ids=lambda config: config.network)
@@ -33,7 +33,7 @@ def test_everything_that_an_update_needs_lies_on_the_device_of_the_network(
     """Tensors without values stand for those of a GPU; an operation on two devices at once fails for them too."""
     weights, mask = start(config), Mask.ones(build(config))
     monkeypatch.setattr(torch.autograd, "grad", lambda loss, weights: [torch.zeros_like(each) for each in weights])
-    monkeypatch.setattr("lth_core.updates.sgd", lambda *tensors, **settings: None)  # both want a real GPU
+    monkeypatch.setattr("lth_core.training.updates.sgd", lambda *tensors, **settings: None)  # both want a real GPU
     shape = (8, 28, 28) if config.network == "lenet_300_100" else (8, 3, 8, 8)
     with FakeTensorMode(allow_non_fake_inputs=True):
         gpu = torch.device("cuda", 0)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from conftest import PROJECT
 
-from lth_core import data, preset, records
+from lth_core import data, preset
 from lth_core.config import Config
+from lth_core.costs.limits import floor_seconds
+from lth_core.data.parts import Dataset
 from lth_core.devices import compute_device
-from lth_core.limits import floor_seconds
-from lth_core.steps import PlainSteps
-from lth_core.train import steady_arithmetic
+from lth_core.study import records
+from lth_core.training.steps import PlainSteps
+from lth_core.training.train import steady_arithmetic
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import gpu
@@ -36,7 +38,7 @@ def on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LTH_DEVICE", "cpu")
 
 
-def images(config: Config) -> data.Dataset:
+def images(config: Config) -> Dataset:
     colored = config.network != "lenet_300_100"
     return data.load("mnist_embedded", color=colored, size=config.image_size).to(compute_device())
 

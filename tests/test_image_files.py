@@ -11,14 +11,15 @@ from doubles import write_imagenet
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
-from lth_core import data, image_files, preset, run
-from lth_core.augmentation import boxes, flipped
-from lth_core.batches import evaluation_batches, training_batches
+from lth_core import data, preset, run
 from lth_core.config import Config, ConfigError
-from lth_core.data import DataError
+from lth_core.data import image_files
+from lth_core.data.augmentation import boxes, flipped
+from lth_core.data.image_files import load_imagenet
+from lth_core.data.parts import DataError, Part
 from lth_core.files import StoreError
-from lth_core.image_files import load_imagenet
 from lth_core.seeds import epoch_crops, epoch_order
+from lth_core.training.batches import evaluation_batches, training_batches
 
 CLASSES = ("n1", "n2", "n3")
 CONFIG = preset("squeezenet1_0", profile="smoke").updated(
@@ -33,7 +34,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def epoch(config: Config, part: data.Part, first: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def epoch(config: Config, part: Part, first: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return list(training_batches(config, part, replicate=1, order=2, epoch=3, first=first))
 
 
@@ -189,7 +190,7 @@ def test_a_reading_process_that_is_killed_during_an_update_is_explained_too(
         raise RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
 
     monkeypatch.setenv("LTH_READERS", "2")
-    monkeypatch.setattr("lth_core.updates.FlatNetwork.update", interrupted)
+    monkeypatch.setattr("lth_core.training.updates.FlatNetwork.update", interrupted)
     with pytest.raises(DataError, match=r"has died \(DataLoader worker \(pid 4711\).*LTH_READERS to fewer than 2"):
         run(CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1))
 

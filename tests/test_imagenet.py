@@ -10,19 +10,21 @@ import torch
 from doubles import StopAt, write_imagenette
 from PIL import Image
 
-from lth_core import Mask, data, one_shot_pruning, preset, run, worker
-from lth_core.claims import claims
+from lth_core import Mask, data, one_shot_pruning, preset, run
 from lth_core.config import Config, ConfigError
-from lth_core.data import DataError, Dataset, Split
-from lth_core.image_folders import IMAGENETTE as CLASSES
-from lth_core.image_folders import load_imagenette
-from lth_core.imagenet_models import ImageNetNetwork
+from lth_core.data.image_folders import IMAGENETTE as CLASSES
+from lth_core.data.image_folders import load_imagenette
+from lth_core.data.parts import DataError, Dataset, Split
 from lth_core.imp import subnetwork
 from lth_core.models import build, initial_weights
-from lth_core.records import known, missing, store_folder, trainings
-from lth_core.store import Stopped, StudyStore, Training, dense
-from lth_core.train import train, trainer
-from lth_core.updates import State, learning_rate
+from lth_core.models.imagenet import ImageNetNetwork
+from lth_core.report.claims import claims
+from lth_core.study import worker
+from lth_core.study.records import known, missing, store_folder, trainings
+from lth_core.study.store import StudyStore, Training, dense
+from lth_core.training import Stopped
+from lth_core.training.train import train, trainer
+from lth_core.training.updates import State, learning_rate
 
 NETWORKS = ("resnet50", "inception_v3", "squeezenet1_0")
 every_network = pytest.mark.parametrize("network", NETWORKS)
@@ -308,7 +310,9 @@ def test_the_average_of_weights_is_what_is_evaluated_and_the_weights_are_what_is
     ticket = subnetwork(initial_weights(config, torch.Generator().manual_seed(1)), ones, 0, 0)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lth_core.train.accuracies", lambda model, *_: seen.append(copied(model)) or [50.0, 90.0])
+        patch.setattr(
+            "lth_core.training.train.accuracies", lambda model, *_: seen.append(copied(model)) or [50.0, 90.0]
+        )
         kept = train(config, images, ticket, replicate=1, order=0).state
     evaluated = seen[0]["body.features.0.weight"]
     average = kept["optimizer.average"][: evaluated.numel()].view(96, 7, 7, 3).permute(0, 3, 1, 2)
@@ -348,7 +352,7 @@ def test_images_are_scaled_to_the_size_and_cut_to_the_square_in_the_middle(folde
 
 
 def test_squares_are_made_once_for_a_size_and_again_when_an_image_changes(folder: Path, monkeypatch):
-    from lth_core import image_folders
+    from lth_core.data import image_folders
 
     decoded = []
     square = image_folders.square

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from lth_core import ConfigError, data, preset
+from lth_core.costs.limits import CACHE_BYTES, floor_seconds, iteration_bytes, iteration_flops, layers, training_bytes
 from lth_core.data import image_shape
-from lth_core.limits import CACHE_BYTES, floor_seconds, iteration_bytes, iteration_flops, layers, training_bytes
 from lth_core.models import build
 from lth_core.presets import profiles
 from lth_core.report import NETWORK_NAMES

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lth_core import Mask
-from lth_core.models import LeNet300100
+from lth_core.models.lenet import LeNet300100
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lth_core import plots, report
+from lth_core import report
+from lth_core.report import plots
 
 mpl.use("agg")
 PAPER_VALUES = Path(__file__).parents[1] / "results" / "paper_values.csv"

@@ -12,15 +12,16 @@ import pytest
 import torch
 from doubles import write_imagenet
 
-from lth_core import ConfigError, Mask, data, preset, run, subnetwork, worker
+from lth_core import ConfigError, Mask, data, preset, run, subnetwork
 from lth_core import ranks as together
 from lth_core.config import Config
 from lth_core.files import read_state
 from lth_core.models import build, initial_weights
-from lth_core.records import store_folder
-from lth_core.store import StudyStore, Training, dense
-from lth_core.study import train_missing
-from lth_core.train import Job, accuracies, train
+from lth_core.study import worker
+from lth_core.study.records import store_folder
+from lth_core.study.run import train_missing
+from lth_core.study.store import StudyStore, Training, dense
+from lth_core.training.train import Job, accuracies, train
 
 CONFIG = preset("lenet_300_100", profile="smoke").updated(optimizer="momentum", learning_rate=0.1)
 """With momentum, since Adam would not notice a gradient that is the sum over processes instead of the mean."""
@@ -42,7 +43,7 @@ FILES_OPTIONS = ["--profile", "smoke", "--figure", "stability", "--dataset", "im
 WITHOUT_DROPOUT = """
 import os, runpy, signal, time
 import torch
-from lth_core.updates import FlatNetwork
+from lth_core.training.updates import FlatNetwork
 
 update, updates = FlatNetwork.update, []
 
@@ -197,9 +198,9 @@ def test_a_process_that_takes_part_is_given_nothing_to_save_with_and_writes_noth
     trained, written = [], []
     monkeypatch.setattr("lth_core.ranks.receive", lambda: next(handed_out))
     monkeypatch.setattr(worker, "train", lambda *job, **which: trained.append((which, train(*job, **which))))
-    monkeypatch.setattr("lth_core.store.write_atomic", lambda path, *_: written.append(path))
-    monkeypatch.setattr("lth_core.store.write_state", lambda path, *_: written.append(path))
-    monkeypatch.setattr("lth_core.train.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("lth_core.study.store.write_atomic", lambda path, *_: written.append(path))
+    monkeypatch.setattr("lth_core.study.store.write_state", lambda path, *_: written.append(path))
+    monkeypatch.setattr("lth_core.training.train.CHECKPOINT_SECONDS", 0.0)
     assert worker.take_part() == "the last word"
     ((which, ended),) = trained
     assert which.get("saves") is None

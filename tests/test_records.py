@@ -6,11 +6,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lth_core import records
 from lth_core.config import Config, ConfigError
 from lth_core.presets import preset
-from lth_core.records import COLUMNS, PROVENANCE, add, import_folder, merge, missing, read, select, trainings, write
-from lth_core.store import StoreError, Training
+from lth_core.study import records
+from lth_core.study.records import (
+    COLUMNS,
+    PROVENANCE,
+    add,
+    import_folder,
+    merge,
+    missing,
+    read,
+    select,
+    trainings,
+    write,
+)
+from lth_core.study.store import StoreError, Training
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 SMALL = SMOKE.updated(rewinds=(0,), levels=2, compared_levels=(2,), methods=("imp",), replicates=1, orders=2)

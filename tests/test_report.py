@@ -5,10 +5,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lth_core import provenance, records, report
+from lth_core import report
 from lth_core.files import write_json
 from lth_core.presets import preset
-from lth_core.store import StudyStore, Training
+from lth_core.report import provenance
+from lth_core.study import records
+from lth_core.study.store import StudyStore, Training
 
 CONFIG = preset("lenet_300_100", profile="smoke")
 

@@ -13,18 +13,19 @@ import torch
 
 from lth_core import data, preset, seeds, subnetwork
 from lth_core.config import Config
-from lth_core.data import DataError
+from lth_core.data.parts import DataError, Dataset, Split
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
 from lth_core.pruning import magnitude, prune_global
-from lth_core.records import missing
-from lth_core.side_by_side import complete_side_by_side
-from lth_core.steps import PlainSteps, RecordedSteps, check_compiler
-from lth_core.store import Stopped, StudyStore
-from lth_core.study import _known
-from lth_core.train import steady_arithmetic, train
-from lth_core.updates import FlatNetwork
-from lth_core.worker import Worker
+from lth_core.study.records import missing
+from lth_core.study.run import _known
+from lth_core.study.side_by_side import complete_side_by_side
+from lth_core.study.store import StudyStore
+from lth_core.study.worker import Worker
+from lth_core.training import Stopped
+from lth_core.training.steps import PlainSteps, RecordedSteps, check_compiler
+from lth_core.training.train import steady_arithmetic, train
+from lth_core.training.updates import FlatNetwork
 
 NETWORKS = ("lenet_300_100", "resnet20", "vgg19")
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
@@ -33,15 +34,15 @@ needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a 
 @pytest.fixture
 def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RecordedSteps, "_recorded", lambda self: SimpleNamespace(replay=self.update))
-    monkeypatch.setattr("lth_core.steps._wait_for_gpu", lambda: None)
+    monkeypatch.setattr("lth_core.training.steps._wait_for_gpu", lambda: None)
 
 
-def smoke(network: str) -> tuple[Config, data.Dataset]:
+def smoke(network: str) -> tuple[Config, Dataset]:
     config = preset(network, profile="smoke")
     if network != "lenet_300_100":
         config = config.updated(augment=True)
     images = data.load("mnist_embedded", color=network != "lenet_300_100", size=config.image_size)
-    few = data.Split(images.train.images[:100], images.train.labels[:100])
+    few = Split(images.train.images[:100], images.train.labels[:100])
     return config, replace(images, train=few)
 
 
@@ -108,7 +109,7 @@ def test_threads_do_all_trainings_once_and_the_same_as_one_after_the_other(
     done: list[str] = []
     finish = type(beside.store.saves(absent(beside)[0])).finish
     monkeypatch.setattr(
-        "lth_core.store.TrainingFolder.finish",
+        "lth_core.study.store.TrainingFolder.finish",
         lambda self, result, *rest: (done.append(str(self.folder)), finish(self, result, *rest)),
     )
     complete_side_by_side(beside, absent(beside), 4)
@@ -169,7 +170,7 @@ def test_a_graph_does_what_plain_updates_on_the_gpu_do(network: str, monkeypatch
     config, images = smoke(network)
     there = images.to(torch.device("cuda"))
     recorded = train(config, there, half(config), replicate=1, order=0, stop=9).state
-    monkeypatch.setattr("lth_core.train.steps", PlainSteps)
+    monkeypatch.setattr("lth_core.training.train.steps", PlainSteps)
     plain = train(config, there, half(config), replicate=1, order=0, stop=9).state
     for name, tensor in plain.items():
         torch.testing.assert_close(recorded[name], tensor, rtol=1e-3, atol=1e-5)

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from lth_core import seeds
-from lth_core.data import Dataset
+from lth_core.data.parts import Dataset
 from lth_core.imp import subnetwork
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
 from lth_core.presets import preset
-from lth_core.store import (
+from lth_core.study.store import (
     Busy,
-    Stopped,
     StoreError,
     StudyStore,
     Training,
@@ -35,7 +34,8 @@ from lth_core.store import (
     write_json,
     write_state,
 )
-from lth_core.train import train
+from lth_core.training import Stopped
+from lth_core.training.train import train
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 STATE = {"weight": torch.tensor([[1.0, -2.0], [0.0, 3.5]]), "bias": torch.tensor([0.25])}
@@ -238,7 +238,7 @@ def test_the_lock_is_free_after_an_error(place: Path):
 
 def test_another_process_holds_the_lock_until_it_is_killed(place: Path):
     script = (
-        "import sys, time; from pathlib import Path; from lth_core.store import TrainingFolder\n"
+        "import sys, time; from pathlib import Path; from lth_core.study.store import TrainingFolder\n"
         "with TrainingFolder(Path(sys.argv[1])).locked(): print('locked', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(place)], stdout=subprocess.PIPE, text=True) as other:

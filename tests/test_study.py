@@ -21,20 +21,23 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from lth_core import data, records, seeds, study, worker
-from lth_core import train as training
+from lth_core import data, seeds
 from lth_core.config import Config
-from lth_core.data import Dataset
+from lth_core.data.parts import Dataset, Split
 from lth_core.imp import Ticket
 from lth_core.masks import Mask
 from lth_core.models import initial_weights
 from lth_core.presets import preset
-from lth_core.records import COLUMNS, MissingRecords
-from lth_core.store import Busy, Stopped, StoreError, StudyStore, Training, dense
-from lth_core.study import run
-from lth_core.train import OutOfMemory, Trained, train
-from lth_core.updates import FlatNetwork
-from lth_core.worker import Worker
+from lth_core.study import records, worker
+from lth_core.study import run as study
+from lth_core.study.records import COLUMNS, MissingRecords
+from lth_core.study.run import run
+from lth_core.study.store import Busy, StoreError, StudyStore, Training, dense
+from lth_core.study.worker import Worker
+from lth_core.training import Stopped
+from lth_core.training import train as training
+from lth_core.training.train import OutOfMemory, Trained, train
+from lth_core.training.updates import FlatNetwork
 
 PROJECT = Path(__file__).resolve().parents[1]
 SMOKE = preset("lenet_300_100", profile="smoke")
@@ -311,7 +314,7 @@ def test_a_later_rewind_is_reached_in_several_goes_with_the_same_bits(copy: Done
             checkpoint = StudyStore(copy.store, config).saves(dense(1)).toward(50).load_checkpoint()
             assert checkpoint is not None
             assert checkpoint[0] == done
-        late.setattr("lth_core.train._evaluated", None)  # nothing is evaluated on the way
+        late.setattr("lth_core.training.train._evaluated", None)  # nothing is evaluated on the way
         stopping.dense_state(1, 50)
     assert not files(copy.store, "checkpoint.safetensors")
     run(config, store=tmp_path / "fresh")
@@ -485,10 +488,10 @@ def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> None
 KILLED = """
 import sys
 from pathlib import Path
-import lth_core.train
+import lth_core.training.train
 from lth_core import run
 from lth_core.config import Config
-lth_core.train.CHECKPOINT_SECONDS = 0.05
+lth_core.training.train.CHECKPOINT_SECONDS = 0.05
 run(Config.from_json(sys.stdin.read()), store=sys.argv[1])
 """
 
@@ -679,7 +682,7 @@ def test_a_control_that_diverges_does_not_keep_the_rest_from_being_done(
 
 def test_a_study_is_not_gone_on_with_on_other_images(copy: Done, monkeypatch: pytest.MonkeyPatch):
     same = data.load("mnist_embedded")
-    other = Dataset(same.name, same.train, same.validation, data.Split(255 - same.test.images, same.test.labels))
+    other = Dataset(same.name, same.train, same.validation, Split(255 - same.test.images, same.test.labels))
     monkeypatch.setattr(data, "load", lambda name, **shape: other)
     with pytest.raises(StoreError, match=f"{same.fingerprint()}.*{other.fingerprint()}"):
         run(TINY.updated(orders=3), store=copy.store)
@@ -689,7 +692,7 @@ def test_a_training_that_was_begun_is_not_ended_on_other_images(tmp_path: Path, 
     with pytest.raises(Stopped):
         run(TINY, store=tmp_path / "store", seconds=0)
     same = data.load("mnist_embedded")
-    other = Dataset(same.name, same.train, same.validation, data.Split(255 - same.test.images, same.test.labels))
+    other = Dataset(same.name, same.train, same.validation, Split(255 - same.test.images, same.test.labels))
     monkeypatch.setattr(data, "load", lambda name, **shape: other)
     with pytest.raises(StoreError, match=f"{same.fingerprint()}.*{other.fingerprint()}"):
         run(TINY, store=tmp_path / "store")

@@ -10,17 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lth_core import seeds
-from lth_core import train as training
-from lth_core.batches import EVALUATION_BATCH
 from lth_core.config import Config
-from lth_core.data import Dataset, Split
+from lth_core.data.parts import Dataset, Split
 from lth_core.imp import Ticket, subnetwork
 from lth_core.masks import Mask
-from lth_core.models import LeNet300100, build, initial_weights
+from lth_core.models import build, initial_weights
+from lth_core.models.lenet import LeNet300100
 from lth_core.presets import preset
-from lth_core.store import Stopped, TrainingFolder
-from lth_core.train import OutOfMemory, Trained, accuracies, train
-from lth_core.updates import FlatNetwork
+from lth_core.study.store import TrainingFolder
+from lth_core.training import Stopped
+from lth_core.training import train as training
+from lth_core.training.batches import EVALUATION_BATCH
+from lth_core.training.train import OutOfMemory, Trained, accuracies, train
+from lth_core.training.updates import FlatNetwork
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 BATCHES = 66  # batches of 60 in an epoch of the 4,000 embedded images

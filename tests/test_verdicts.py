@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from lth_core import records
-from lth_core.verdicts import difference, judge, log_ratio, per_subnetwork, rank_correlation, verdict_table
+from lth_core.report.verdicts import difference, judge, log_ratio, per_subnetwork, rank_correlation, verdict_table
+from lth_core.study import records
 
 T_95_TWO_DEGREES = 4.302652729911275  # 97.5% quantile of Student's t with two degrees of freedom, from a printed table
 

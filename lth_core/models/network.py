@@ -1,0 +1,37 @@
+"""What the study asks of a network, and what those that take colour images share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    """What the study asks of a network, beside being a module."""
+
+    def prunable(self) -> list[str]:
+        """The names of the weights that may be pruned."""
+        raise NotImplementedError
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw fresh initial weights, in place."""
+        raise NotImplementedError
+
+
+class ColorNetwork(Network):
+    """A network that takes uint8 images [batch, 3, height, width] and standardises each channel of their pixels.
+
+    `mean` and `deviation` are of pixels between 0 and 1, a value for each channel.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1), persistent=False)
+
+    def scaled(self, images: Tensor) -> Tensor:
+        pixels = images.to(memory_format=torch.channels_last).to(torch.float32)
+        return (pixels / 255 - self.mean) / self.deviation

@@ -1,0 +1,181 @@
+"""From records to what a reader sees: the plot shapes that the paper uses, and tables beside its numbers.
+
+Every function takes records as `run` returns them. Lines are means over replicates, bands reach from the smallest to
+the largest sample, as in the paper; grey diamonds are the paper's own values.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+from typing import Any
+
+import pandas as pd
+
+from lth_core.config import Config
+from lth_core.data import TITLES
+from lth_core.study.records import PROVENANCE_KEY, known, results_folder, store_folder
+from lth_core.study.store import StudyStore
+
+METHOD_NAMES = {
+    "dense": "dense network",
+    "imp": "IMP",
+    "random_pruning": "random pruning",
+    "random_reinit": "random reinitialisation",
+}
+METRIC_NAMES = {
+    "test_accuracy": "test accuracy (%)",
+    "l2_data_order": "L2 between data orders",
+    "l2_pruning": "L2 to the dense network",
+    "angle_data_order": "angle between data orders (°)",
+    "angle_pruning": "angle to the dense network (°)",
+}
+NETWORK_NAMES = {
+    "lenet_300_100": "LeNet-300-100",
+    "resnet20": "ResNet-20",
+    "vgg19": "VGG-19",
+    "resnet50": "ResNet-50",
+    "inception_v3": "Inception-v3",
+    "squeezenet1_0": "SqueezeNet 1.0",
+}
+
+_IN_THE_FILE = {"network": {"squeezenet": "squeezenet1_0"}, "metric": {"top1_accuracy": "test_accuracy"}}
+_ONE_SHOT = "_one_shot"
+
+
+def paper_values(**where: Any) -> pd.DataFrame:
+    """The paper's numbers (`results/paper_values.csv`), filtered by column: `paper_values(figure="fig3")`.
+
+    In this study's names. What the file calls `imp_one_shot` is the method `imp` with `pruning` "one-shot".
+    """
+    values = pd.read_csv(results_folder() / "paper_values.csv").replace(_IN_THE_FILE)
+    once = values["method"].str.endswith(_ONE_SHOT)
+    values["pruning"] = once.map({True: "one-shot", False: "iterative"})
+    values["method"] = values["method"].str.removesuffix(_ONE_SHOT)
+    for column, value in where.items():
+        values = values[values[column] == value]
+    return values.reset_index(drop=True)
+
+
+def paper_curves(values: pd.DataFrame) -> pd.DataFrame:
+    """The paper's accuracy curves (Figures 5 and 8), as points less its dense network's accuracy.
+
+    The column `curve` names each by method and rewinding. A curve that begins with all weights is measured from its
+    own beginning, another one from that of the others.
+    """
+    values = values.sort_values("percent_remaining", ascending=False)
+    dense = values.loc[values["percent_remaining"] == 100, "value"].mean()
+    first = values.groupby(["method", "pruning", "rewind"], dropna=False)[["percent_remaining", "value"]]
+    first = first.transform("first")
+    start = first["value"].where(first["percent_remaining"] == 100, dense)
+    several = values["pruning"].eq("one-shot").any()
+    names = [_curve_name(value, f"{value.pruning} " if several else "") for value in values.itertuples()]
+    curves = values.assign(curve=names, value=values["value"] - start)
+    return curves[["curve", "percent_remaining", "value"]].reset_index(drop=True)
+
+
+def _curve_name(value: Any, pruning: str) -> str:
+    name = (pruning if value.method == "imp" else "") + METHOD_NAMES[value.method]
+    if pd.isna(value.rewind):
+        return name
+    return f"{name}, {'epoch' if value.rewind_unit == 'epoch' else 'k ='} {value.rewind:,.0f}"
+
+
+def relative_to_dense(records: pd.DataFrame) -> pd.DataFrame:
+    """The test accuracies in the first data order, as points less the same recipe's and replicate's dense network's."""
+    rows = records[(records["metric"] == "test_accuracy") & (records["order"] == "0")]
+    same = ["recipe", "replicate"]
+    dense = rows.loc[rows["method"] == "dense", [*same, "value"]]
+    rows = rows.merge(dense, how="left", on=same, suffixes=("", "_dense"))
+    return rows.assign(value=rows["value"] - rows["value_dense"]).drop(columns="value_dense")
+
+
+def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """A row for each size: accuracies as points less the dense network's, means of ours beside the paper's curves.
+
+    `paper` are values of Figure 8; a size is a percentage of weights remaining, in whole percent.
+    """
+    ours = relative_to_dense(records).query("method != 'dense'")
+    line = ours["method"].map(METHOD_NAMES) + ours["rewind"].map(", k = {:,}".format)
+    ours = ours.assign(curve=line, percent_remaining=(100 * ours["density"]).round())
+    here, theirs = (
+        rows.pivot_table("value", "percent_remaining", "curve", sort=False) for rows in (ours, paper_curves(paper))
+    )
+    table = pd.concat({"here": here, "paper": theirs.reindex(here.index)}, axis=1).sort_index(ascending=False)
+    table = table.rename_axis(index="weights remaining (%)", columns=["", "curve"])
+    return table.map(lambda gap: "" if pd.isna(gap) else f"{gap:+.1f}")
+
+
+def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
+    """What a figure was made from, for its caption: network, data, scale, replicates, device; and what `lines` mean.
+
+    Several configurations differ in their recipe alone.
+    """
+    if not len(records):
+        return "Nothing is recorded yet."
+    dataset = str(records["dataset"].iloc[0])
+    ends = records.assign(order=records["order"].str.split("-")).explode("order")[PROVENANCE_KEY].drop_duplicates()
+    made = (known(StudyStore(store_folder(), config.updated(dataset=dataset)))[1] for config in configs)
+    made = (table.merge(ends, on=PROVENANCE_KEY) for table in made)
+    devices = ", ".join(sorted({device for table in made for device in table["device"]})) or "unknown device"
+    first, recipes = configs[0], [config.recipe for config in configs]
+    width = f" of {first.width:g} times the width" if first.width != 1 else ""
+    size = f" reduced to {first.image_size} pixels" if first.image_size is not None else ""
+    precision = "" if first.precision == "float32" else f" in {first.precision}"
+    once = ", one-shot pruning" if first.densities is not None else ""
+    which = f"{recipes[0]} recipe" if len(recipes) == 1 else f"{', '.join(recipes[:-1])} and {recipes[-1]} recipes"
+    return (
+        f"{NETWORK_NAMES[first.network]}{width} on {TITLES[dataset]}{size}{once}, "
+        f"{which}, {first.profile} profile "
+        f"({first.iterations:,} iterations of batch {first.batch_size}), "
+        f"{_count(records['replicate'].nunique(), 'replicate')}, trained{precision} on {devices}."
+    ) + (" Line: mean; band: smallest to largest sample." if lines else "")
+
+
+def beside_paper(records: pd.DataFrame, *, level: int, rewind: int, paper: pd.DataFrame) -> pd.DataFrame:
+    """A row for each of the paper's values: ours (mean, smallest and largest sample, samples), theirs, and the gap."""
+    rows = []
+    for value in paper.itertuples():
+        at = (0, 0) if value.method == "dense" else (level, rewind)
+        ours = records[
+            (records["method"] == value.method)
+            & (records["metric"] == value.metric)
+            & (records["level"] == at[0])
+            & (records["rewind"] == at[1])
+        ]
+        if value.metric == "test_accuracy":
+            ours = ours[ours["order"] == "0"]
+        sample = ours["value"]
+        rows.append(
+            {
+                "metric": METRIC_NAMES[value.metric],
+                "method": METHOD_NAMES[value.method],
+                "ours": _mean_and_range(sample),
+                "samples": len(sample),
+                "paper": f"{value.value:.1f} ({value.low:.1f} to {value.high:.1f})",
+                "ours - paper": f"{sample.mean() - value.value:+.1f}" if len(sample) else "",
+                "ours / paper": f"{sample.mean() / value.value:.2f}" if len(sample) else "",
+            }
+        )
+    return pd.DataFrame(rows).set_index(["metric", "method"])
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table as text: thousands separated, numbers that are no counts to four digits, nothing for NaN."""
+
+    def text(value: object) -> object:
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{float(f'{value:.4g}'):,.10g}"
+        return f"{value:,}" if isinstance(value, Integral) else value
+
+    return table.map(text)
+
+
+def _mean_and_range(sample: pd.Series) -> str:
+    if not len(sample):
+        return "not recorded"
+    return f"{sample.mean():.1f} ({sample.min():.1f} to {sample.max():.1f})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

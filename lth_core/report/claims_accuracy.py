@@ -1,0 +1,133 @@
+"""The claims about accuracy alone: that tickets at initialisation fail in deep networks, and that rewinding mends it.
+
+They need IMP and nothing else, which is recorded at larger scales than its controls and stabilities are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from lth_core.config import Config
+from lth_core.data import TITLES
+from lth_core.report import paper_values
+from lth_core.report.verdicts import AS_ACCURATE, Verdict, difference, judge
+from lth_core.study import records
+
+
+class Paper:
+    """The paper's numbers for a network and recipe, worded as a verdict's.
+
+    Those of its tables, which are of one size, unless another `size`, in percent of the weights, is asked for: of that
+    size are the accuracies of Figure 5, less the accuracy with which each of its curves begins.
+    """
+
+    def __init__(self, config: Config, size: float | None = None) -> None:
+        self.values = paper_values(network=config.network, recipe=config.recipe)
+        self.size = size
+
+    def gap(self, method: str) -> str:
+        """How much more accurate a ticket at initialisation is."""
+        if self.size is not None:
+            return f"{self._change(False):+.1f}"
+        return f"{self._mean('imp', 'test_accuracy') - self._mean(method, 'test_accuracy'):+.1f}"
+
+    def ratio(self, metric: str) -> str:
+        suspect = self.values.loc[self.values["metric"] == metric, "quality"].eq("table_suspect").any()
+        ratio = self._mean("random_pruning", metric) / self._mean("imp", metric)
+        return f"{ratio:.2f}x" + (" (misprint?)" if suspect else "")
+
+    def gain(self) -> str:
+        """How much more accurate rewinding makes a ticket, by Figure 5."""
+        if self.size is not None:
+            return f"{self._change(True) - self._change(False):+.1f}"
+        return f"{self._rewound() - self._mean('imp', 'test_accuracy'):+.1f}"
+
+    def match(self) -> str:
+        """How much more accurate than the dense network it is then."""
+        if self.size is not None:
+            return f"{self._change(True):+.1f}"
+        return f"{self._rewound() - self._mean('dense', 'test_accuracy'):+.1f}"
+
+    def _mean(self, method: str, metric: str) -> float:
+        rows = self.values[(self.values["method"] == method) & (self.values["metric"] == metric)]
+        return float(rows.loc[rows["figure"].isin(["fig2", "fig3", "fig10"]), "value"].iloc[0])
+
+    def _rewound(self) -> float:
+        size = self.values.loc[self.values["figure"] == "fig3", "percent_remaining"].iloc[0]
+        return self._nearest(True, size)
+
+    def _change(self, rewound: bool) -> float:
+        assert self.size is not None
+        return self._nearest(rewound, self.size) - self._nearest(rewound, 100)
+
+    def _nearest(self, rewound: bool, size: float) -> float:
+        curve = self.values[(self.values["figure"] == "fig5") & ((self.values["rewind"] > 0) == rewound)]
+        return float(curve["value"].loc[(curve["percent_remaining"] - size).abs().idxmin()])
+
+
+def rewound_to(config: Config) -> int:
+    """The rewinding iteration that stands for rewinding: the one whose accuracy curve is drawn."""
+    return (config.curve_rewinds or config.rewinds)[-1]
+
+
+def accuracy_claims(config: Config, rows: pd.DataFrame, paper: Paper) -> list[Verdict]:
+    """What the paper says of the accuracies of IMP, at the last level, in networks that fail at initialisation."""
+    return [failure(config, rows, paper), *gains(config, rows, paper)]
+
+
+def failure(config: Config, rows: pd.DataFrame, paper: Paper) -> Verdict:
+    """That tickets at initialisation are not what the dense network is."""
+    lost = difference(rows, {"method": "imp", "rewind": 0, "level": config.levels}, {"method": "dense"})
+    claim = "Tickets at initialisation are less accurate than the dense network (points)"
+    return judge(claim, lost, paper=paper.gap("dense"), below=-AS_ACCURATE)
+
+
+def gains(config: Config, rows: pd.DataFrame, paper: Paper) -> list[Verdict]:
+    """What rewinding does for their accuracy."""
+    k = rewound_to(config)
+    initial = {"method": "imp", "rewind": 0, "level": config.levels}
+    rewound = initial | {"rewind": k}
+    better, equal = difference(rows, rewound, initial), difference(rows, rewound, {"method": "dense"})
+    name = f"Tickets rewound to {k:,} are"
+    return [
+        judge(f"{name} more accurate than at initialisation (points)", better, paper=paper.gain(), above=0),
+        judge(f"{name} as accurate as the dense network (points)", equal, paper=paper.match(), above=-AS_ACCURATE),
+    ]
+
+
+def imp_alone(config: Config, levels: int) -> Config:
+    """The part of a study that is IMP and nothing else, to a level."""
+    return config.updated(levels=levels, methods=("imp",), compared_levels=(), orders=1)
+
+
+def larger_scales(smallest: Config) -> Iterator[tuple[str, Config, pd.DataFrame]]:
+    """Recorded studies of a network and recipe with longer trainings than `smallest`, the longest first: the scale, and
+    IMP in as many replicates and levels as are recorded in full.
+    """
+    same = [
+        config
+        for config in records.studies(records.results_folder())
+        if (config.network, config.recipe) == (smallest.network, smallest.recipe)
+        and config.iterations > smallest.iterations
+    ]
+    for config in sorted(same, key=lambda config: -config.iterations):
+        rows = records.read(records.results_folder(), config)[0]
+        part = _imp_recorded(config.updated(rewinds=tuple({0: 0, rewound_to(config): 0})), rows)
+        if part is not None:
+            chosen = records.select(rows, part)
+            size = 100 * chosen.loc[chosen["level"] == part.levels, "density"].iloc[0]
+            precision = "" if config.precision == "float32" else f", {config.precision}"
+            yield f"{config.profile}, {TITLES[config.dataset]}{precision}, {size:.0f}% of the weights", part, chosen
+
+
+def _imp_recorded(config: Config, rows: pd.DataFrame) -> Config | None:
+    """What of IMP is recorded in full, whatever was asked for: the level and replicates that make the most of it."""
+    choices = []
+    for level in range(1, int(rows["level"].max()) + 1 if len(rows) else 1):
+        alone = {int(r): imp_alone(config.updated(replicates=(int(r),)), level) for r in rows["replicate"].unique()}
+        whole = tuple(sorted(replicate for replicate, part in alone.items() if not records.missing(rows, part)))
+        if whole:
+            choices.append(imp_alone(config.updated(replicates=whole), level))
+    return max(choices, key=lambda part: len(part.replicates) * part.levels, default=None)

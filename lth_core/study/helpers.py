@@ -1,0 +1,87 @@
+"""Several networks at once on a processor: other processes that do the same trainings, and how all are stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from lth_core.config import Config
+from lth_core.study.store import StudyStore, Training
+from lth_core.training import Stopped
+
+
+@contextmanager
+def helpers(study: StudyStore, absent: Sequence[Training], count: int) -> Iterator[None]:
+    """Within it, so many other processes do these trainings too; behind it, they have saved what they did and ended."""
+    started = [_start(study, absent) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for helper in started:
+            helper.terminate()
+        for helper in started:
+            helper.wait()
+
+
+def _start(study: StudyStore, absent: Sequence[Training]) -> subprocess.Popen[bytes]:
+    """Another process that does the same trainings, until none is left or this process ends."""
+    order = {
+        "parent": os.getpid(),
+        "store": str(study.store),
+        "config": study.config.to_json(),
+        "absent": [vars(training) for training in absent],
+    }
+    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    helper = subprocess.Popen(
+        [sys.executable, "-m", "lth_core.study.helpers"],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+    )
+    assert helper.stdin is not None
+    helper.stdin.write(json.dumps(order).encode())
+    helper.stdin.close()
+    return helper
+
+
+def _help() -> None:
+    """What a helper process does."""
+    from lth_core.study.worker import Worker
+
+    order = json.load(sys.stdin)
+    study = StudyStore(Path(order["store"]), Config.from_json(order["config"]))
+    with stop_signals() as stopping, suppress(Stopped):
+        worker = Worker(study, lambda: stopping.is_set() or os.getppid() != order["parent"])
+        worker.complete([Training(**training) for training in order["absent"]])
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that training stops between two updates. A second Ctrl-C interrupts."""
+    stopping = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        if stopping.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stopping.set()
+
+    previous = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    _help()

@@ -1,0 +1,235 @@
+"""Records: the tidy table of a study, where it is kept, and what of it is there.
+
+A study's records are a folder of small text files, `results/<study>/`: `config.json`, `records.csv` with one row for
+each measured value, and `provenance.csv` with one row for each training (device, versions, date, seconds). Committed
+records and the records of the local run store are read the same way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from lth_core.config import Config
+from lth_core.files import StoreError, project_folder, read_json, write_atomic
+from lth_core.study.store import StudyStore, Training, dense
+
+STUDY = ["digest", "network", "recipe", "profile", "dataset"]
+TRAINING = ["method", "rewind", "replicate", "level"]
+COLUMNS = [*STUDY, *TRAINING, "density", "order", "metric", "value"]
+"""One value of one metric. `order` is a data order ("0"), or the two that a distance compares ("0-1")."""
+
+PROVENANCE = [*TRAINING, "order", "iterations", "seconds", "device", "lth_core", "torch", "python",
+              "data_fingerprint", "finished"]  # fmt: skip
+KEY = [*STUDY, *TRAINING, "order", "metric"]
+PROVENANCE_KEY = [*TRAINING, "order"]
+NOISE_FLOOR = "l2_noise_floor"
+
+
+class MissingRecords(LookupError):
+    """Trainings that were asked for are not recorded; the message says which and how to make them."""
+
+
+def results_folder() -> Path:
+    """Where committed records are: `LTH_RESULTS`, or `results/` in the project."""
+    return Path(os.environ.get("LTH_RESULTS", project_folder() / "results"))
+
+
+def store_folder() -> Path:
+    """Where runs are kept: `LTH_STORE`, or `runs/` in the project."""
+    return Path(os.environ.get("LTH_STORE", project_folder() / "runs"))
+
+
+def trainings(config: Config) -> list[Training]:
+    """Every training that a configuration asks for, in the order to do them in.
+
+    First the dense runs; then for each rewinding iteration the IMP chains and what is compared at `compared_levels`,
+    controls and further data orders; last, one repetition that measures the noise floor.
+
+    Where neither the masks of one-shot pruning nor what is reinitialised under them depend on the rewinding iteration,
+    random reinitialisation is trained for the latest one alone.
+    """
+    once = config.densities is not None and config.reinit_length == "full"
+    plan = [dense(replicate) for replicate in config.replicates]
+    for rewind in config.rewinds:
+        chain = range(1, config.levels + 1)
+        plan += [Training(r, "imp", rewind, level, 0) for r in config.replicates for level in chain]
+        for level in config.compared:
+            for replicate in config.replicates:
+                for method in config.methods:
+                    if method == "random_reinit" and once and rewind != max(config.rewinds):
+                        continue
+                    orders = 1 if method == "random_reinit" else config.orders
+                    plan += [Training(replicate, method, rewind, level, order) for order in range(orders)]
+    if config.compared and "imp" in config.methods:
+        deepest = max(config.compared)
+        plan += [Training(r, "imp", config.rewinds[0], deepest, 0, again=True) for r in config.replicates]
+    return list(dict.fromkeys(plan))
+
+
+def select(records: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """The rows that a configuration asks for: those whose trainings it asks for, both of them where there are two."""
+    wanted = set(trainings(config))
+    columns = [records[name].tolist() for name in ("replicate", "method", "rewind", "level", "order")]
+    keep = [
+        all(Training(r, method, k, level, end, again) in wanted for end, again in _ends(order))
+        for r, method, k, level, order in zip(*columns, strict=True)
+    ]
+    return records.loc[pd.array(keep, dtype=bool)].reset_index(drop=True)
+
+
+def missing(records: pd.DataFrame, config: Config) -> list[Training]:
+    """The trainings that a configuration asks for and that are not recorded.
+
+    What lies below a training that diverged is not missing: it cannot be trained.
+    """
+    diverged = set(_trainings_of(records[records["metric"] == "diverged"]))
+    finished = set(_trainings_of(records[records["metric"] == "test_accuracy"])) | diverged
+    repeated = set(_trainings_of(records[records["metric"] == NOISE_FLOOR].assign(order="0"))) | diverged
+    last = {}
+    for t in diverged:
+        if config.densities is not None and t.level:  # one-shot levels do not build on each other
+            continue
+        for rewind in config.rewinds if t.method == "dense" else (t.rewind,):
+            if t.order == 0 and t.method in ("dense", "imp"):
+                last[t.replicate, rewind] = t.level
+    absent = (t for t in trainings(config) if replace(t, again=False) not in (repeated if t.again else finished))
+    return [t for t in absent if t.level <= last.get((t.replicate, t.rewind), t.level)]
+
+
+def _ends(order: str) -> list[tuple[int, bool]]:
+    """The data orders that a row compares, and whether each is a repetition: "0-0" compares order 0 with itself."""
+    orders = [int(end) for end in order.split("-")]
+    return [(end, position == 1 and end == orders[0]) for position, end in enumerate(orders)]
+
+
+def _trainings_of(records: pd.DataFrame) -> list[Training]:
+    columns = [records[name].tolist() for name in ("replicate", "method", "rewind", "level", "order")]
+    return [Training(r, method, k, level, int(order)) for r, method, k, level, order in zip(*columns, strict=True)]
+
+
+def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records and provenance of a study's complete trainings in a run store."""
+    config = study.config
+    about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
+    rows, provenance, measured = [], [], set[Path]()
+    for training, result in study.results().items():
+        where = [training.method, training.rewind, training.replicate, training.level]
+        order = f"{training.order}{'-again' if training.again else ''}"
+        provenance.append([*where, order, *(result["provenance"][name] for name in PROVENANCE[5:])])
+        if training.again:
+            continue
+        values = dict(result["metrics"])
+        if result["diverged_at"] is not None:
+            values["diverged"] = result["diverged_at"]
+        rows += [[*about, *where, result["density"], order, metric, value] for metric, value in values.items()]
+        file = study.folder / Path(training.folder).parent / "distances.json"
+        if training.method != "dense" and file not in measured and file.exists():
+            measured.add(file)
+            for pair, distances in read_json(file).items():
+                rows += [[*about, *where, result["density"], pair, metric, v] for metric, v in distances.items()]
+    records = pd.DataFrame(rows, columns=COLUMNS)
+    return _sorted(records, COLUMNS), _sorted(pd.DataFrame(provenance, columns=PROVENANCE), PROVENANCE)
+
+
+def read(folder: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records and provenance of a study from a folder of records; empty tables where there are none."""
+    study = folder / config.name
+    if not (study / "records.csv").exists():
+        return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PROVENANCE)
+    return _read_csv(study / "records.csv", COLUMNS), _read_csv(study / "provenance.csv", PROVENANCE)
+
+
+def write(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
+    """Write a study's records into a folder of records."""
+    study = folder / config.name
+    write_atomic(study / "config.json", config.to_json().encode())
+    for name, table in (("provenance", provenance), ("records", records)):  # which are there, if records are
+        write_atomic(study / f"{name}.csv", table.to_csv(index=False, float_format="%.7g").encode())
+    return study
+
+
+def merge(old: pd.DataFrame, new: pd.DataFrame, keep_old: bool = False) -> pd.DataFrame:
+    """The records of both. Where the two disagree, `StoreError` is raised, or with `keep_old` the old value stays.
+
+    They disagree where another kind of processor, which rounds differently, has repeated a training in order to go on
+    from it.
+    """
+    if len(old) and len(new) and not keep_old:
+        both = old.merge(new, on=KEY, suffixes=("", "_new"))
+        differ = both[(both["value"] - both["value_new"]).abs() > 1e-6 * both["value"].abs()]
+        if len(differ):
+            first = differ.iloc[0]
+            raise StoreError(
+                f"{len(differ)} of {len(both)} values are recorded already with another value, the first being "
+                f"{first['metric']} of {first['method']}, replicate {first['replicate']}, rewind {first['rewind']}, "
+                f"level {first['level']}: {first['value']} against {first['value_new']}. Another kind of processor "
+                "rounds differently: to add what is new and keep what is recorded, pass --keep-recorded"
+            )
+    return _union(old, new, KEY)
+
+
+def add(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame, keep_old: bool = False) -> Path:
+    """Merge records into a folder of records, as `merge` does, and return the study's folder.
+
+    Raises `StoreError` when they were made with other images.
+    """
+    old_records, old_provenance = read(folder, config)
+    images = {*old_provenance["data_fingerprint"], *provenance["data_fingerprint"]}
+    if len(images) > 1:
+        raise StoreError(
+            f"{config.name} is recorded with other images than those to be added (fingerprints "
+            f"{', '.join(sorted(images))}); keep the records in folders of their own"
+        )
+    made = _union(old_provenance, provenance, PROVENANCE_KEY)
+    return write(folder, config, merge(old_records, records, keep_old), made)
+
+
+def known(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records and provenance of a study: the results folder's and, where that has nothing, a run store's."""
+    committed, own = read(results_folder(), study.config), of_store(study)
+    return _union(committed[0], own[0], KEY), _union(committed[1], own[1], PROVENANCE_KEY)
+
+
+def _union(first: pd.DataFrame, second: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """The rows of both tables; where both have a place, the row of the first."""
+    if not len(first) or not len(second):
+        return first if len(first) else second
+    return _sorted(pd.concat([first, second]).drop_duplicates(list(key)), list(first.columns))
+
+
+def studies(folder: Path) -> list[Config]:
+    """The configurations of all studies in a run store or in a folder of records."""
+    return [Config.from_json(file.read_text()) for file in sorted(folder.glob("*/config.json"))]
+
+
+def import_folder(source: Path, destination: Path, keep_old: bool = False) -> list[Path]:
+    """Merge the records exported on another machine into a folder of records."""
+    configs = studies(source)
+    if not configs:
+        raise StoreError(f"{source} holds no records; expected <study>/config.json and <study>/records.csv in it")
+    written = []
+    for config in configs:
+        if not (source / config.name / "records.csv").exists():
+            raise StoreError(f"{source}: expected {config.name}/records.csv, as the study's config.json names it")
+        written.append(add(destination, config, *read(source, config), keep_old))
+    return written
+
+
+def _read_csv(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(file, dtype={"order": str, "digest": str, "data_fingerprint": str})
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} cannot be read: {error}") from None
+    if list(table.columns) != list(columns):
+        raise StoreError(f"{file} has the columns {list(table.columns)}; expected {list(columns)}")
+    return table
+
+
+def _sorted(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    keys = [name for name in (*TRAINING, "order", "metric") if name in columns]
+    return table.sort_values(keys, kind="stable").reset_index(drop=True)

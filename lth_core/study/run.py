@@ -1,0 +1,202 @@
+"""`run`: the records of a configuration, read where they are there and trained, in several processes, where not.
+
+torch is imported where something is missing, not here: what is recorded is there at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pandas as pd
+from tqdm import tqdm
+
+from lth_core.config import IMAGENET_NETWORKS, Config, ConfigError
+from lth_core.files import StoreError
+from lth_core.study import records
+from lth_core.study.commands import how_to_make
+from lth_core.study.measure import measure
+from lth_core.study.store import StudyStore, Training
+from lth_core.training import Stopped
+
+Style = Literal["bar", "lines"] | None
+
+WORTH_A_PROCESS = 50_000
+"""Iterations left to train from which further processes pay: each takes seconds to start."""
+
+ON_A_GPU = 12
+"""Networks that are trained side by side on a GPU by default: from eight on, more are no faster (benchmarks/gpu.py);
+the others wait for the levels that theirs build on. ImageNet's networks fill a GPU by themselves."""
+
+
+def run(
+    config: Config,
+    *,
+    store: str | Path | None = None,
+    missing: Literal["train", "error"] = "train",
+    workers: int | None = None,
+    seconds: float | None = None,
+    progress: Style = None,
+) -> pd.DataFrame:
+    """The records that a configuration asks for (columns: `records.COLUMNS`), training those that are missing.
+
+    Records come from the results folder and from the run store `store` (default: `LTH_STORE`, or `runs/`). With
+    `missing="error"` nothing is trained: `MissingRecords` says what is missing and how to make it. Where the data set
+    is not to be had, its stand-in is used under its own name (`data.resolve`), with a warning.
+
+    `workers` networks are trained side by side: on a processor by a process each (default: one per core when there is
+    enough to do), on a GPU by threads (default: `ON_A_GPU`, or one of ImageNet's networks). After `seconds`, on
+    Ctrl-C and on SIGTERM, the trainings under way save a checkpoint and `Stopped` is raised; the next call goes on
+    from there.
+    """
+    if missing not in ("train", "error"):
+        raise ValueError(f"missing={missing!r} is not valid; expected 'train' or 'error'")
+    folder = Path(store) if store is not None else records.store_folder()
+    if missing == "error":
+        absent = records.missing(_known(folder, config), config)
+        if absent:
+            raise records.MissingRecords(how_to_make(config, absent))
+    else:
+        config = train_missing([config], folder, workers=workers, seconds=seconds, progress=progress)[0]
+    return records.select(_known(folder, config), config)
+
+
+def train_missing(
+    configs: Sequence[Config],
+    store: Path,
+    *,
+    workers: int | None = None,
+    seconds: float | None = None,
+    progress: Style = None,
+) -> list[Config]:
+    """Train what is missing from configurations of one study, all of it together; for the options see `run`.
+
+    Returns the configurations with the data set that was used. Where `torchrun` has started several processes, the
+    first of them does this and the others take part in its trainings.
+    """
+    options = {"workers": workers, "seconds": seconds, "progress": progress}
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return _complete(configs, store, **options)
+    from lth_core import ranks
+    from lth_core.devices import compute_device
+    from lth_core.study.worker import take_part
+
+    last_word: list[Config] | str
+    with ranks.together(compute_device()) as rank:
+        if rank:
+            last_word = take_part()
+        else:
+            try:
+                last_word = _complete(configs, store, **options)
+            except Stopped as stopped:
+                last_word = str(stopped)
+            ranks.hand_out(last_word)
+    if isinstance(last_word, str):
+        raise Stopped(last_word)
+    return last_word
+
+
+def _complete(configs: Sequence[Config], store: Path, **options: Any) -> list[Config]:
+    before: list[Training] = []
+    while True:
+        known = _known(store, configs[0])
+        absent = list(dict.fromkeys(t for config in configs for t in records.missing(known, config)))
+        if not absent:
+            return list(configs)
+        if absent == before:
+            raise StoreError(f"{configs[0].name}: trained, and still not recorded: {'; '.join(map(str, absent))}")
+        from lth_core import data
+
+        resolved = data.resolve(configs[0].dataset)
+        if resolved == configs[0].dataset:
+            _train(StudyStore(store, configs[0]), absent, **options)
+            before = absent
+        configs = [config.updated(dataset=resolved) for config in configs]
+
+
+def _known(store: Path, config: Config) -> pd.DataFrame:
+    study = StudyStore(store, config)
+    measure(study)
+    return records.known(study)[0]
+
+
+def _train(
+    study: StudyStore,
+    absent: Sequence[Training],
+    workers: int | None,
+    seconds: float | None,
+    progress: Style,
+) -> None:
+    """Do what is absent, several networks at once."""
+    from lth_core.devices import compute_device, cores
+    from lth_core.ranks import rank_and_count
+    from lth_core.study.helpers import helpers, stop_signals
+    from lth_core.study.side_by_side import complete_side_by_side
+    from lth_core.study.worker import Worker
+
+    on_gpu = compute_device().type == "cuda"
+    together = rank_and_count()[1]
+    if together > 1 and workers not in (None, 1):
+        raise ConfigError(f"workers: {workers} is too many; the {together} processes here train one network together")
+    if together > 1:
+        workers = 1
+    elif workers is None:
+        iterations = sum(study.config.iterations - t.rewind for t in absent)
+        most = cores()
+        if on_gpu:
+            most = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
+        workers = min(most, len(absent)) if on_gpu or iterations >= WORTH_A_PROCESS else 1
+    study.prepare()
+    with stop_signals() as stopping, _Progress(study, absent, progress) as shown:
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+
+        def stop_requested() -> bool:
+            shown.update()
+            return stopping.is_set() or time.monotonic() >= deadline
+
+        worker = Worker(study, stop_requested)  # first, so that what it refuses is said once
+        try:
+            if on_gpu:
+                complete_side_by_side(worker, absent, workers)
+            else:
+                with helpers(study, absent, workers - 1):
+                    worker.complete(absent)
+        except Stopped:
+            done = f"{study.count(absent)} of {len(absent)}"
+            raise Stopped(f"{study.config.name}: stopped with {done} trainings done") from None
+
+
+class _Progress:
+    """Shows how many of the wanted trainings are complete, whichever process did them."""
+
+    def __init__(self, study: StudyStore, wanted: Sequence[Training], style: Style) -> None:
+        self.study = study
+        self.waiting = list(wanted)
+        self.total = len(wanted)
+        self.style = style
+        self.next = 0.0
+        self.bar = tqdm(total=self.total, unit="training", disable=style != "bar", smoothing=0.1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.next = 0.0
+        self.update()
+        self.bar.close()
+
+    def update(self) -> None:
+        """Count again, at most once a second."""
+        if self.style is None or time.monotonic() < self.next:
+            return
+        self.next = time.monotonic() + 1
+        finished = [t for t in self.waiting if self.study.saves(t).complete]
+        self.waiting = [t for t in self.waiting if t not in finished]
+        self.bar.update(len(finished))
+        if self.style == "lines":
+            for position, training in enumerate(finished, self.total - len(self.waiting) - len(finished) + 1):
+                print(f"[{position}/{self.total}] {self.study.summary(training)}", flush=True)

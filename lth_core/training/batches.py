@@ -1,0 +1,39 @@
+"""The batches that a network is trained on, and those that it is evaluated with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from lth_core.config import Config
+from lth_core.data.augmentation import augmentation
+from lth_core.data.parts import Batch, Part
+from lth_core.ranks import rank_and_count
+from lth_core.seeds import epoch_order
+
+EVALUATION_BATCH = 1_000
+"""Images of 32x32 pixels that are evaluated at once; of larger ones as many as take the same memory."""
+
+
+def training_batches(
+    config: Config, part: Part, *, replicate: int, order: int, epoch: int, first: int = 0
+) -> Iterator[Batch]:
+    """The batches of an epoch from batch `first` on, in a data order of a replicate, cropped and flipped.
+
+    They depend on these arguments alone, not on what was drawn before. Where several processes train one network
+    together, each gets its share of every batch. What is left of an epoch after the last whole batch is not used.
+    """
+    visited = epoch_order(replicate, order, epoch, len(part)).to(part.chosen_on)
+    drawn = {"replicate": replicate, "order": order, "epoch": epoch, "examples": len(part)}
+    augment = augmentation(config, **drawn, device=part.chosen_on)
+    rank, count = rank_and_count()
+    whole = len(part) // config.batch_size
+    return part.batches((batch[rank::count] for batch in visited.split(config.batch_size)[first:whole]), augment)
+
+
+def evaluation_batches(part: Part) -> Iterator[Batch]:
+    """All images of a part, in order; where several processes evaluate together, this one's share of them."""
+    rank, count = rank_and_count()
+    size = max(1, EVALUATION_BATCH * 1_024 // max(1_024, part.size**2))
+    return part.batches(torch.arange(rank, len(part), count, device=part.chosen_on).split(size), None)

@@ -1,0 +1,180 @@
+"""The updates of a training, epoch by epoch: one by one from batches, or, on a GPU, replayed from a CUDA graph.
+
+On a GPU an update of a small network is hundreds of kernels of a few microseconds each, and starting them one by one
+takes the processor longer than doing them takes the GPU. A CUDA graph is the whole update (choosing the batch, crops,
+forward, backward, optimiser, learning rate), recorded once and started as one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lth_core.config import Config
+from lth_core.data.augmentation import Augmentation, augmentation
+from lth_core.data.parts import Batch, Part, Split
+from lth_core.ranks import rank_and_count
+from lth_core.seeds import dropout_stream, epoch_order
+from lth_core.training.batches import training_batches
+from lth_core.training.updates import FlatNetwork, learning_rate
+
+Update = Callable[[], object]
+"""Does the next update of a training."""
+
+WARM_UP = 3
+"""Updates before one is recorded, in which libraries choose their algorithms and set aside their memory."""
+WORTH_COMPILING = 2_000
+"""Iterations of a training from which compiling its network pays, which takes most of a minute."""
+AHEAD = 16
+"""Updates that the processor starts before it waits for the GPU: enough to keep it busy, few enough to stop soon."""
+_recording = threading.Lock()
+
+
+class Steps(Protocol):
+    """The updates of one training."""
+
+    def epoch(self, epoch: int, first: int) -> Iterator[Update]:
+        """Those of an epoch, from batch `first` on, each to be called once and in turn."""
+
+
+def steps(config: Config, network: FlatNetwork, part: Part, *, replicate: int, order: int) -> Steps:
+    """The updates of a network in a data order of a replicate, in the way that suits the device.
+
+    The network's weights are overwritten: load them afterwards.
+    """
+    if isinstance(part, Split) and can_be_recorded(network, part):
+        return RecordedSteps(config, network, part, replicate, order, config.iterations >= WORTH_COMPILING)
+    return PlainSteps(config, network, part, replicate, order)
+
+
+def can_be_recorded(network: FlatNetwork, part: Part) -> bool:
+    """Whether an update can be a CUDA graph: the images are in a GPU's memory, and nothing is drawn or exchanged with
+    other processes on the way."""
+    on_gpu = isinstance(part, Split) and part.device.type == "cuda"
+    return on_gpu and rank_and_count()[1] == 1 and not _drops_out(network)
+
+
+def _drops_out(network: FlatNetwork) -> bool:
+    return any(isinstance(module, nn.Dropout) for module in network.model.modules())
+
+
+class PlainSteps:
+    """Updates one by one."""
+
+    def __init__(self, config: Config, network: FlatNetwork, part: Part, replicate: int, order: int) -> None:
+        self.config, self.network, self.part = config, network, part
+        self.replicate, self.order, self.drops_out = replicate, order, _drops_out(network)
+
+    def epoch(self, epoch: int, first: int) -> Iterator[Update]:
+        iteration = epoch * (len(self.part) // self.config.batch_size) + first
+        which = {"replicate": self.replicate, "order": self.order, "epoch": epoch}
+        for images, labels in training_batches(self.config, self.part, **which, first=first):
+
+            def update(images: Tensor = images, labels: Tensor = labels, iteration: int = iteration) -> None:
+                with self.dropout(iteration):
+                    self.network.update(images, labels, learning_rate(self.config, iteration))
+
+            yield update
+            iteration += 1
+
+    def dropout(self, iteration: int) -> AbstractContextManager[None]:
+        if not self.drops_out:
+            return nullcontext()
+        return dropout_stream(self.replicate, self.order, iteration, rank_and_count()[0], self.part.device)
+
+
+class RecordedSteps:
+    """Updates that a GPU replays from a CUDA graph; they read what differs between them from tensors."""
+
+    def __init__(
+        self, config: Config, network: FlatNetwork, part: Split, replicate: int, order: int, compiled: bool
+    ) -> None:
+        self.config, self.network, self.part = config, network, part
+        self.replicate, self.order = replicate, order
+        device = part.device
+        self.visited = torch.arange(len(part), device=device)
+        self.augment = self._drawn(0)
+        self.places = torch.arange(config.batch_size, device=device)
+        self.rates = torch.tensor([learning_rate(config, i) for i in range(config.iterations)], device=device)
+        self.iteration = torch.zeros(1, dtype=torch.int64, device=device)
+        self.batch = _batch
+        if compiled:
+            check_compiler()
+            network.loss, self.batch = torch.compile(network.loss), torch.compile(_batch)
+        self.graph = self._recorded()
+
+    def epoch(self, epoch: int, first: int) -> Iterator[Update]:
+        whole = len(self.part) // self.config.batch_size
+        self.visited.copy_(epoch_order(self.replicate, self.order, epoch, len(self.part)))
+        if self.augment is not None:
+            for name, drawn in vars(self._drawn(epoch)).items():
+                if isinstance(drawn, Tensor):
+                    vars(self.augment)[name].copy_(drawn)
+        self.iteration.fill_(epoch * whole + first)
+        for number in range(first, whole):
+            if number % AHEAD == 0:
+                _wait_for_gpu()
+            yield self.graph.replay
+
+    def update(self) -> None:
+        """The update of which the graph is made."""
+        batch = self.batch(self.part.images, self.part.labels, self.visited, self.iteration, self.places, self.augment)
+        rate = self.rates.index_select(0, self.iteration % len(self.rates)).squeeze(0)
+        self.network.update(*batch, rate)
+        self.iteration += 1
+
+    def _drawn(self, epoch: int) -> Augmentation | None:
+        which = {"replicate": self.replicate, "order": self.order, "epoch": epoch}
+        return augmentation(self.config, **which, examples=len(self.part), device=self.part.device)
+
+    def _recorded(self) -> torch.cuda.CUDAGraph:
+        """Recording is for one thread at a time; what others start meanwhile is not recorded. A thread records on its
+        own stream: new ones are soon streams of other threads, since torch hands out the same few in turn."""
+        with _recording:
+            stream = torch.cuda.current_stream()
+            if stream == torch.cuda.default_stream():  # on which nothing can be recorded
+                stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    self.update()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                self.update()
+        return graph
+
+
+def check_compiler() -> None:
+    """Compiling a network for a GPU takes a C compiler; its absence is told here, where the reason can be."""
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        raise RuntimeError(
+            f"no C compiler is found (cc, gcc, clang, or what CC names), and networks that are trained on a GPU for "
+            f"{WORTH_COMPILING:,} iterations or more are compiled; install one, for example the package gcc"
+        )
+
+
+def _batch(
+    images: Tensor, labels: Tensor, visited: Tensor, iteration: Tensor, places: Tensor, augment: Augmentation | None
+) -> Batch:
+    """The batch of an iteration (int64 [1]), of as many images as there are `places`."""
+    size = len(places)
+    chosen = visited.index_select(0, iteration % (len(visited) // size) * size + places)
+    batch = images.index_select(0, chosen)
+    if augment is not None:
+        batch = augment(batch, chosen)
+    return batch, labels.index_select(0, chosen)
+
+
+def _wait_for_gpu() -> None:
+    """Wait until this thread's stream is done, without keeping a core of the processor busy."""
+    event = torch.cuda.Event(blocking=True)
+    event.record()
+    event.synchronize()
