@@ -194,9 +194,9 @@ def test_dropout_is_the_same_for_the_same_seed_resumed_or_not_and_other_in_anoth
 
 
 MOMENTS = {
-    "momentum": {"optimizer.momentum_buffer", "optimizer.average"},
-    "nesterov": {"optimizer.momentum_buffer", "optimizer.average"},
-    "rmsprop": {"optimizer.momentum_buffer", "optimizer.square_avg", "optimizer.average"},
+    "momentum": {"optimizer.momentum_buffer", "optimizer.average", "optimizer.updates"},
+    "nesterov": {"optimizer.momentum_buffer", "optimizer.average", "optimizer.updates"},
+    "rmsprop": {"optimizer.momentum_buffer", "optimizer.square_avg", "optimizer.average", "optimizer.updates"},
 }
 
 

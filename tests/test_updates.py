@@ -208,8 +208,8 @@ def test_the_loss_of_an_auxiliary_head_counts_as_much_as_is_set():
     assert moved[28:].abs().max() > 0.01
 
 
-def test_the_average_of_weights_is_exponential_starts_at_the_first_and_survives_a_resumption():
-    config = BASE.updated(weight_average=0.75)
+def test_the_average_of_weights_forgets_its_beginning_and_survives_a_resumption():
+    config = BASE.updated(weight_average=0.25)
     network = loaded(config, TwoHeaded())
     average = network.weights.double()
     for step, ((x, labels), rate) in enumerate(zip(batches(), RATES, strict=True)):
@@ -218,13 +218,38 @@ def test_the_average_of_weights_is_exponential_starts_at_the_first_and_survives_
             resumed.load(network.state())
             network = resumed
         network.update(x, labels, rate)
-        average = 0.75 * average + 0.25 * network.weights.double()
+        decay = [2 / 11, 3 / 12, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25][
+            step
+        ]  # (1 + n) / (10 + n) of n updates, at most 0.25
+        average = decay * average + (1 - decay) * network.weights.double()
     state, trained = network.state(), network.weights.clone()
     assert (state["optimizer.average"].double() - average).abs().max() < 1e-6
     network.use_average()
     assert torch.equal(network.weights, state["optimizer.average"])
     assert not torch.equal(network.weights, trained)
     assert torch.equal(state["own.weight"].flatten(), trained[:24])  # a state holds the weights, not their average
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum", "rmsprop"])
+def test_batch_norms_statistics_are_averaged_with_the_weights_and_evaluated_with_them(optimizer: str):
+    """Three updates: decays 2/11, 3/12 and 4/13, whatever the optimiser."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 2))
+    network = FlatNetwork(model, Mask({}), BASE.updated(weight_average=0.9, optimizer=optimizer, momentum=0.5))
+    fresh = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 2))
+    network.load(fresh.state_dict())
+    assert torch.equal(model[1].running_var, torch.ones(4))
+    averages = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    for decay in (2 / 11, 3 / 12, 4 / 13):
+        network.update(torch.randn(8, 3, 8, 8), torch.arange(8) % 2, 0.1)
+        for name, tensor in model.state_dict().items():
+            averages[name] = decay * averages[name] + (1 - decay) * tensor.double()
+    ended = network.state()
+    network.use_average()
+    for name in ("0.weight", "1.weight", "1.running_mean", "1.running_var", "3.bias"):
+        assert (model.state_dict()[name].double() - averages[name]).abs().max() < 1e-6, name
+        assert not torch.equal(model.state_dict()[name], ended[name]), name
+    assert (ended["1.running_mean"] != 0).all()
 
 
 def test_without_an_average_the_weights_themselves_are_evaluated():

@@ -124,10 +124,10 @@ def train(
                 update()
                 iteration += 1
         diverged_at = None if network.is_finite() else iteration
-        share_buffers(model)
         ended, metrics = network.state(), {}
         if diverged_at is None and stop is None:
             network.use_average()
+            share_buffers(model)
             with products(config, device):
                 metrics = _evaluated(config, model, data)
         return Trained(ended, metrics, diverged_at, time.monotonic() - started)

@@ -23,9 +23,11 @@ State = Mapping[str, Tensor]
 MOMENTS = "optimizer."
 """How the names of the optimiser's moments start in a state."""
 AVERAGE = f"{MOMENTS}average"
-"""The name of the average of the weights in a state; a fresh optimiser starts it anew, with the moments."""
+"""The name of the average of the weights, and of batch norm's statistics behind them, in a state; a fresh optimiser
+starts it anew, with the moments."""
 UPDATES = f"{MOMENTS}updates"
-"""The name of the number of updates since the optimiser was fresh, by which Adam corrects its moments."""
+"""The name of the number of updates since the optimiser was fresh, by which Adam corrects its moments and a young
+average forgets sooner."""
 RMSPROP_DECAY = 0.9
 RMSPROP_EPSILON = 1.0
 _MOMENTS = {
@@ -66,7 +68,12 @@ class FlatNetwork:
         parameters = dict(model.named_parameters())
         sizes = [parameter.numel() for parameter in parameters.values()]
         device = next(iter(parameters.values())).device
-        self.weights, self.gradient = torch.zeros(2, sum(sizes), device=device)
+        statistics = _statistics(model) if config.weight_average else []
+        behind = [statistic.numel() for statistic in statistics]
+        self.values = torch.zeros(sum(sizes) + sum(behind), device=device)
+        self.weights, self.gradient = self.values[: sum(sizes)], torch.zeros(sum(sizes), device=device)
+        for statistic, value in zip(statistics, self.values[sum(sizes) :].split(behind), strict=True):
+            statistic.data = value.view_as(statistic)
         self.gradients = {}
         pieces = zip(self.weights.split(sizes), self.gradient.split(sizes), strict=True)
         self.mask = torch.ones(sum(sizes), device=device)
@@ -78,7 +85,7 @@ class FlatNetwork:
                 _shaped(kept, parameter).copy_(mask[name])
         self._parameters, self._gradients = list(parameters.values()), list(self.gradients.values())
         self.moments = {name: torch.full_like(self.weights, at) for name, at in _MOMENTS[config.optimizer].items()}
-        self.average = torch.zeros_like(self.weights) if config.weight_average else None
+        self.average = torch.zeros_like(self.values) if config.weight_average else None
         self.updates = torch.zeros((), device=device)
 
     def load(self, state: State) -> None:
@@ -91,13 +98,14 @@ class FlatNetwork:
             moment.copy_(state[key]) if key in state else moment.fill_(_MOMENTS[self.config.optimizer][name])
             moment.mul_(self.mask)
         if self.average is not None:
-            self.average.copy_(state.get(AVERAGE, self.weights)).mul_(self.mask)
+            self.average.copy_(state.get(AVERAGE, self.values))
+            self.average[: len(self.mask)] *= self.mask
         self.updates.copy_(state.get(UPDATES, torch.zeros(())))
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the whole state in the processor's memory; later updates do not reach it."""
         moments = {f"{MOMENTS}{name}": moment for name, moment in self.moments.items()}
-        if self.config.optimizer == "adam":
+        if self.config.optimizer == "adam" or self.average is not None:
             moments[UPDATES] = self.updates
         if self.average is not None:
             moments[AVERAGE] = self.average
@@ -137,7 +145,7 @@ class FlatNetwork:
                     dampening=0.0, nesterov=config.optimizer == "nesterov", maximize=False,
                 )  # fmt: skip
             if self.average is not None:
-                self.average.lerp_(self.weights, 1 - config.weight_average)
+                self._take_average(config.weight_average)
 
     def _gradients_of(self, loss: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss, self._parameters)
@@ -164,13 +172,28 @@ class FlatNetwork:
         velocity.mul_(self.config.momentum).add_(self.gradient.div_(root).mul_(learning_rate))
         self.weights.sub_(velocity)
 
+    def _take_average(self, decay: float) -> None:
+        """As TensorFlow has it for Inception-v3: over batch norm's statistics too, and of n updates with a decay of no
+        more than (1 + n) / (10 + n), so that what the network began with is soon forgotten."""
+        assert self.average is not None
+        if self.config.optimizer != "adam":  # which counts its updates itself
+            self.updates += 1
+        self.average.lerp_(self.values, 1 - ((1 + self.updates) / (10 + self.updates)).clamp(max=decay))
+
     def use_average(self) -> None:
-        """Put the average of the weights, where one is kept, in their place; for evaluating the network."""
+        """Put the average, where one is kept, in the place of the weights and of batch norm's statistics; for
+        evaluating the network."""
         if self.average is not None:
-            self.weights.copy_(self.average)
+            self.values.copy_(self.average)
 
     def is_finite(self) -> bool:
         return bool(torch.isfinite(self.weights).all())
+
+
+def _statistics(model: nn.Module) -> list[Tensor]:
+    """The running means and variances of batch norm."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    return [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
 
 
 def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
