@@ -143,7 +143,11 @@ def export_command(
     for config in configs:
         study = StudyStore(folder, config)
         measure(study)
-        print(records.add(destination or records.results_folder(), config, *records.of_store(study), keep_recorded))
+        made = records.of_store(study)
+        if len(made[0]):
+            print(records.add(destination or records.results_folder(), config, *made, keep_recorded))
+        else:
+            print(f"{config.name}: no training is finished")
 
 
 @app.command("import")
@@ -236,9 +240,7 @@ def entry() -> None:
     try:
         app()
     except Exception as error:
-        from lth_core.config import ConfigError
-
-        if not isinstance(error, (ConfigError, RuntimeError)):
+        if not type(error).__module__.startswith("lth_core."):
             raise
         print(f"lth: {error}", file=sys.stderr)
         sys.exit(2)

@@ -166,6 +166,10 @@ class Config(BaseModel):
                 "densities: one-shot pruning takes all layers together; set pruning_scope to 'global' and "
                 "output_pruning_rate to None with it"
             )
+        if self.warmup >= self.iterations:
+            raise ValueError(
+                f"warmup: {self.warmup} iterations do not end before the training's {self.iterations} do; choose fewer"
+            )
         if any(drop < 0 for drop in self.drops):
             raise ValueError(f"drops: {list(self.drops)} must be iterations, 0 or later")
         if self.pieces > self.batch_size:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -29,7 +28,6 @@ def compute_device() -> torch.device:
         ) from None
 
 
-@cache
 def device_name() -> str:
     """The GPU; or the processor, with its vector instructions, which decide about rounding. How many, where several
     processes train one network."""

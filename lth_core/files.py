@@ -18,6 +18,10 @@ class StoreError(RuntimeError):
     """The store cannot be used; the message says which file and why."""
 
 
+class Damaged(StoreError):
+    """A file is missing, truncated or altered: what it held has to be made again."""
+
+
 def project_folder() -> Path:
     """The checkout that this package runs from, or the current folder where it is installed without one."""
     checkout = Path(__file__).resolve().parent.parent
@@ -33,17 +37,22 @@ def write_state(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and notes of a file. Raises `StoreError` when it is missing, truncated or altered."""
+    """Tensors and notes of a file.
+
+    Raises `Damaged` when it is missing, truncated or altered, and `StoreError` when it cannot be read now.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "pt") as file:
+        with open(path, "rb"), safe_open(path, "pt") as file:  # the first says why where it cannot be opened
             about = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, FileNotFoundError) as error:
+        raise Damaged(f"{path} cannot be read ({error})") from None
+    except OSError as error:
         raise StoreError(f"{path} cannot be read ({error})") from None
     if about.pop("sha256", None) != _checksum(tensors, about):
-        raise StoreError(f"{path} is damaged: its contents do not match its checksum")
+        raise Damaged(f"{path} is damaged: its contents do not match its checksum")
     return tensors, about
 
 
@@ -73,9 +82,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except OSError as error:
+        kind = Damaged if isinstance(error, FileNotFoundError) else StoreError
+        raise kind(f"{path} cannot be read ({error})") from None
+    except ValueError as error:
         again = "delete it and run again: what it held is made again"
-        raise StoreError(f"{path} cannot be read ({error}); {again}") from None
+        raise Damaged(f"{path} cannot be read ({error}); {again}") from None
     return content
 
 
@@ -90,7 +102,7 @@ def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].contiguous().view(-1).numpy().tobytes())
+        digest.update(tensors[name].contiguous().view(-1).numpy().data)
     for name in sorted(about):
         digest.update(f"{name}={about[name]};".encode())
     return digest.hexdigest()

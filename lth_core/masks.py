@@ -17,13 +17,13 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
     A model can say so itself with a method `prunable()` that returns their names. Otherwise they are the weights of
     its linear and convolutional layers: never biases, never normalisation.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(model.named_parameters())  # weights that two layers share are there once
     named = getattr(model, "prunable", None)
     if named is not None:
         return {name: parameters[name] for name in named()}
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     names = (f"{path}.weight" if path else "weight" for path, m in model.named_modules() if isinstance(m, layers))
-    return {name: parameters[name] for name in names}
+    return {name: parameters[name] for name in names if name in parameters}
 
 
 class Mask(Mapping[str, Tensor]):

@@ -384,3 +384,10 @@ def test_a_parameter_can_list_several_values_of_a_setting():
 def test_text_where_a_list_belongs_is_said_to_be_no_list():
     with pytest.raises(ConfigError, match=r"densities: '\[0.5\]' is not valid: input should be a valid list"):
         preset("resnet50", profile="smoke").updated(densities="[0.5]")
+
+
+def test_a_warmup_that_the_training_does_not_outlast_is_refused():
+    warm = preset("resnet20", "warmup", "laptop")
+    with pytest.raises(ConfigError, match="warmup: 667 iterations do not end before the training's 300 do"):
+        warm.updated(iterations=300, rewinds=(0,), curve_rewinds=None, drops=())
+    assert warm.updated(iterations=668, rewinds=(0,), curve_rewinds=None, drops=()).warmup == 667

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lth_core import Mask
+from lth_core import Mask, magnitude, prune_global
+from lth_core.masks import prunable
 from lth_core.models.lenet import LeNet300100
 
 
@@ -203,3 +204,13 @@ def test_a_truncated_file_is_refused_by_name(mask, tmp_path, length):
     damaged_mask(mask, file, length)
     with pytest.raises(ValueError, match=r"level_03\.safetensors"):
         Mask.load(file)
+
+
+def test_weights_that_two_layers_share_are_pruned_once():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    mask = Mask.ones(model)
+    assert list(mask) == ["0.weight"]
+    pruned = prune_global(magnitude(prunable(model)), mask, 0.5)
+    pruned.apply_(model)
+    assert int((model[2].weight == 0).sum()) == 8

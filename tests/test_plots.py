@@ -66,6 +66,19 @@ def test_scales_have_panels_of_their_own_with_axes_that_are_not_shared(table: pd
     assert not small.get_shared_y_axes().joined(small, large)
 
 
+def test_distances_to_the_dense_network_have_panels_too(table: pd.DataFrame):
+    tickets = table[(table["method"] == "imp") & (table["replicate"] == 1)]
+    figure = plots.distance_panels({"small": tickets, "large": tickets[tickets["rewind"] == 20]}, "l2_pruning")
+    small, large = figure.axes
+    assert points(small) == {"IMP, k = 0": [(64.0, 21.0), (80.0, 11.0)], "IMP, k = 20": [(64.0, 21.0), (80.0, 11.0)]}
+    assert set(points(large)) == {"IMP, k = 20"}
+    assert small.get_ylim()[0] == 0
+    angles = tickets.assign(metric=tickets["metric"].replace("l2_pruning", "angle_pruning"))
+    both = plots.distance_panels({"small": angles, "large": angles.assign(value=2 * angles["value"])}, "angle_pruning")
+    assert both.axes[0].get_ylim() == both.axes[1].get_ylim()
+    assert "L2 to the dense network" in small.get_ylabel()
+
+
 def test_recipes_are_told_apart_and_each_is_compared_with_its_own_dense_network(table: pd.DataFrame):
     initial = table[table["rewind"] == 0]
     both = pd.concat([initial, initial.assign(recipe="low", value=initial["value"] / 2)])

@@ -17,22 +17,17 @@ from torch import Tensor
 
 from lth_core import seeds
 from lth_core.data.parts import Dataset
+from lth_core.files import Damaged, StoreError, read_json, read_state, write_atomic, write_json, write_state
 from lth_core.imp import subnetwork
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
 from lth_core.presets import preset
 from lth_core.study.store import (
     Busy,
-    StoreError,
     StudyStore,
     Training,
     TrainingFolder,
     dense,
-    read_json,
-    read_state,
-    write_atomic,
-    write_json,
-    write_state,
 )
 from lth_core.training import Stopped
 from lth_core.training.train import train
@@ -376,3 +371,25 @@ def test_a_reader_sees_the_old_file_or_the_new_one_whatever_the_moment(place: Pa
     reader.join()
     assert set(seen) <= set(contents)
     assert all(a <= b for a, b in pairwise(seen))
+
+
+def test_a_file_that_cannot_be_opened_now_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Too many open files, say: the training is there, and stays."""
+    file = tmp_path / "end.safetensors"
+    write_state(file, {"weight": torch.ones(3)})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refuse)
+        with pytest.raises(StoreError, match="Too many open files") as raised:
+            read_state(file)
+    assert not isinstance(raised.value, Damaged)
+    assert torch.equal(read_state(file)[0]["weight"], torch.ones(3))
+    for harm in (lambda: file.write_bytes(file.read_bytes()[:-1]), file.unlink):
+        harm()
+        with pytest.raises(Damaged):
+            read_state(file)

@@ -1,11 +1,23 @@
 """Verdicts against intervals worked out by hand."""
 
+import html
 import math
+import re
 
 import pandas as pd
 import pytest
 
-from lth_core.report.verdicts import difference, judge, log_ratio, per_subnetwork, rank_correlation, verdict_table
+from lth_core.report.verdicts import (
+    SIGNS,
+    Marked,
+    Verdict,
+    difference,
+    judge,
+    log_ratio,
+    per_subnetwork,
+    rank_correlation,
+    verdict_table,
+)
 from lth_core.study import records
 
 T_95_TWO_DEGREES = 4.302652729911275  # 97.5% quantile of Student's t with two degrees of freedom, from a printed table
@@ -123,3 +135,16 @@ def test_a_rank_correlation_is_spearmans_over_rewinding_iterations_in_each_repli
     expected = {1: 1 - 6 * 18 / (4 * (4**2 - 1)), 2: -1.0}
     assert rank_correlation(table, level=3, metric="l2_data_order").to_dict() == pytest.approx(expected)
     assert len(rank_correlation(table.iloc[:0], level=3, metric="l2_data_order")) == 0
+
+
+def test_a_marked_table_has_every_verdict_with_its_sign_and_class_and_is_otherwise_the_table():
+    words = [*SIGNS]
+    verdicts = [Verdict(f"a < {word}", "1", "2", "", 3, word) for word in words]
+    table = verdict_table(verdicts)
+    shown = Marked(table)._repr_html_()
+    rows = [re.sub("<[^>]*>", "", row).split("\n") for row in re.findall("<tr>(.*?)</tr>", shown, re.DOTALL)]
+    cells = [[html.unescape(cell.strip()) for cell in row if cell.strip()] for row in rows]
+    assert cells[1:] == [[f"a < {word}", "1", "2", "3", f"{SIGNS[word]} {word}"] for word in words]
+    classes = re.findall(r'class="verdict ([^"]*)"', shown)
+    assert classes == ["supported", "not-supported", "undecided", "not-yet-tested"]
+    assert repr(Marked(table)) == repr(table)

@@ -12,8 +12,17 @@ from lth_core.config import IMAGENET_NETWORKS, METHODS, Config, ConfigError
 from lth_core.data import TITLES
 from lth_core.presets import preset, recipes
 from lth_core.report import NETWORK_NAMES
-from lth_core.report.claims_accuracy import Paper, accuracy_claims, failure, gains, larger_scales, rewound_to
 from lth_core.report.claims_imagenet import one_shot_claims
+from lth_core.report.claims_imp import (
+    STABILITIES,
+    Paper,
+    failure,
+    gains,
+    imp_claims,
+    larger_scales,
+    rewound_to,
+    steadier,
+)
 from lth_core.report.verdicts import AS_ACCURATE, Verdict, difference, judge, log_ratio, rank_correlation
 from lth_core.study import records
 from lth_core.study.store import StudyStore
@@ -25,12 +34,6 @@ MATCHING_AT_INITIALISATION = {
 STABLE_AT_INITIALISATION = MATCHING_AT_INITIALISATION | {("vgg19", "low")}
 """Where it finds tickets at initialisation that are more stable and more accurate than random pruning (Figure 3)."""
 
-STABILITIES = {
-    "l2_data_order": "data order, L2",
-    "angle_data_order": "data order, angle",
-    "l2_pruning": "pruning, L2",
-    "angle_pruning": "pruning, angle",
-}
 NO_MORE_ACCURATE = 0.5
 """Points within which two accuracies that the paper finds equal are taken for equal here."""
 NO_MORE_STABLE = 1.25
@@ -86,23 +89,13 @@ def claims(config: Config, stability: pd.DataFrame) -> list[Verdict]:
 def _about_rewinding(config: Config, stability: pd.DataFrame, paper: Paper) -> list[Verdict]:
     """What rewinding does for networks whose tickets at initialisation do not work (the paper's section 4)."""
     k = rewound_to(config)
-    initial: dict[str, Any] = {"method": "imp", "rewind": 0, "level": config.levels}
-    rewound = initial | {"rewind": k}
+    rewound: dict[str, Any] = {"method": "imp", "rewind": k, "level": config.levels}
     random = rewound | {"method": "random_pruning"}
-    name = f"Tickets rewound to {k:,} are"
     found = gains(config, stability, paper)
     for metric in ("l2_data_order", "l2_pruning"):
-        what = STABILITIES[metric]
-        found += [
-            judge(
-                f"{name} more stable to {what} than at initialisation (0 / {k:,})",
-                log_ratio(stability, initial, rewound, metric=metric), paper="no number", above=1, ratio=True,
-            ),
-            judge(
-                f"{name} more stable to {what} than random pruning (random / IMP)",
-                log_ratio(stability, random, rewound, metric=metric), paper="no number", above=1, ratio=True,
-            ),
-        ]  # fmt: skip
+        claim = f"Tickets rewound to {k:,} are more stable to {STABILITIES[metric]} than random pruning (random / IMP)"
+        ratio = log_ratio(stability, random, rewound, metric=metric)
+        found += [steadier(config, stability, metric), judge(claim, ratio, paper="no number", above=1, ratio=True)]
     return [
         *found,
         *(
@@ -155,7 +148,7 @@ def claims_of_networks(networks: Sequence[str]) -> pd.DataFrame:
             if len(stability) and fails:
                 for larger, part, imp in larger_scales(config):
                     size = 100 * float(imp["density"].min())
-                    found = accuracy_claims(part, imp, Paper(part, size))
+                    found = imp_claims(part, imp, Paper(part, size))
                     rows += [about | {"scale": larger} | vars(verdict) for verdict in found]
             about |= {"scale": scale}
             rows += [about | vars(verdict) for verdict in claims(config, stability)]

@@ -49,14 +49,30 @@ def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
 def accuracy_panels(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """Accuracy, less the dense network's, against the percentage of weights remaining: a panel for each of `panels`
     (title -> records), with an axis of its own, and in it a line for each method and rewinding iteration."""
-    figure, grid = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.8), squeeze=False)
-    for axes, (title, records) in zip(grid[0], panels.items(), strict=True):
-        curves = _series(relative_to_dense(records))
-        _lines(axes, curves, "percent_remaining", "series", list(dict.fromkeys(curves["series"])))
+    figure = _panel_each({title: _series(relative_to_dense(records)) for title, records in panels.items()})
+    for axes in figure.axes:
         axes.axhline(0, color="0.6", linewidth=1, zorder=0)
+    figure.axes[0].set_ylabel("test accuracy - dense network's (points)")
+    return figure
+
+
+def distance_panels(panels: Mapping[str, pd.DataFrame], metric: str) -> Figure:
+    """The same for a distance to the dense network. Angles, which compare across panels, have one axis for all."""
+    figure = _panel_each({title: _series(rows[rows["metric"] == metric]) for title, rows in panels.items()})
+    top = max(axes.get_ylim()[1] for axes in figure.axes) if metric.startswith("angle") else None
+    for axes in figure.axes:
+        axes.set_ylim(0, top)
+    figure.axes[0].set_ylabel(METRIC_NAMES[metric])
+    return figure
+
+
+def _panel_each(panels: Mapping[str, pd.DataFrame]) -> Figure:
+    """A panel for each table of `_series`."""
+    figure, grid = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.8), squeeze=False)
+    for axes, (title, curves) in zip(grid[0], panels.items(), strict=True):
+        _lines(axes, curves, "percent_remaining", "series", list(dict.fromkeys(curves["series"])))
         _percent_axis(axes)
         axes.set(title=title, ylabel="")
-    grid[0][0].set_ylabel("test accuracy - dense network's (points)")
     return figure
 
 

@@ -7,6 +7,7 @@ that the claim allows.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+SIGNS = {"supported": "✓", "not supported": "✗", "undecided": "?", "not yet tested at this scale": "–"}
+"""Every verdict, and the sign that stands before it in a page."""
 AS_ACCURATE = 0.2
 """Points: the tolerance for "as accurate" that the authors set later (arXiv 1912.05671); the paper sets none."""
 
@@ -97,6 +100,27 @@ def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     """Verdicts as a table."""
     columns = [field.name for field in fields(Verdict)]
     return pd.DataFrame([vars(verdict) for verdict in verdicts], columns=columns).set_index("claim")
+
+
+class Marked:
+    """A table with a column of verdicts, for a page: each with its sign, and a class by which the book colours it."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.table = table
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        cells = self.table.reset_index().map(lambda cell: html.escape(str(cell)))
+        cells["verdict"] = [_mark(verdict) for verdict in self.table["verdict"]]
+        text: str = cells.set_index(self.table.index.names).to_html(escape=False)
+        return text
+
+
+def _mark(verdict: str) -> str:
+    kind = verdict.split(" at ")[0].replace(" ", "-")
+    return f'<span class="verdict {kind}">{SIGNS[verdict]} {verdict}</span>'
 
 
 def _per_replicate(records: pd.DataFrame, where: dict[str, Any], metric: str) -> pd.Series:

@@ -53,9 +53,9 @@ def _start(study: StudyStore, absent: Sequence[Training]) -> subprocess.Popen[by
 
 def _help() -> None:
     """What a helper process does."""
+    order = json.load(sys.stdin)  # first, for the process that started this one waits until it is read
     from lth_core.study.worker import Worker
 
-    order = json.load(sys.stdin)
     study = StudyStore(Path(order["store"]), Config.from_json(order["config"]))
     with stop_signals() as stopping, suppress(Stopped):
         worker = Worker(study, lambda: stopping.is_set() or os.getppid() != order["parent"])

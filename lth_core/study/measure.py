@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lth_core.files import StoreError, read_json, write_json
+from lth_core.files import Damaged, read_json, write_json
 from lth_core.study.store import Busy, StudyStore, Training, dense
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _measure_level(study: StudyStore, first: Training, finished: Collection[Trai
             measured[name] = {f"l2_{kind}": l2_distance(*ends, mask)}
             with suppress(ValueError):  # a subnetwork without weights, or with none but 0, has no direction
                 measured[name][f"angle_{kind}"] = angle(*ends, mask)
-    except StoreError:
+    except Damaged:
         return
     write_json(file, measured)
 
@@ -64,11 +64,11 @@ def _level(training: Training) -> tuple[int, str, int, int]:
 
 
 def _read(study: StudyStore, training: Training) -> tuple[dict[str, Tensor], Mask]:
-    """A finished training's end and mask. One that cannot be read is discarded before the error goes on."""
+    """A finished training's end and mask. One that is damaged is discarded before the error goes on."""
     folder = study.saves(training)
     try:
         return folder.load_end(), folder.load_mask()
-    except StoreError:
+    except Damaged:
         with suppress(Busy), folder.locked():
             folder.discard()
         raise

@@ -8,7 +8,7 @@ records and the records of the local run store are read the same way.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +101,15 @@ def missing(records: pd.DataFrame, config: Config) -> list[Training]:
     return [t for t in absent if t.level <= last.get((t.replicate, t.rewind), t.level)]
 
 
+def with_siblings(absent: Collection[Training], config: Config) -> list[Training]:
+    """These trainings of a configuration, and those in other data orders that they are compared with.
+
+    A distance needs both of its ends in one store, and what is recorded may have been trained on another machine.
+    """
+    levels = {replace(t, order=0) for t in absent if t.method in ("imp", "random_pruning") and not t.again}
+    return [t for t in trainings(config) if t in absent or replace(t, order=0) in levels]
+
+
 def _ends(order: str) -> list[tuple[int, bool]]:
     """The data orders that a row compares, and whether each is a repetition: "0-0" compares order 0 with itself."""
     orders = [int(end) for end in order.split("-")]
@@ -126,12 +135,13 @@ def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
         values = dict(result["metrics"])
         if result["diverged_at"] is not None:
             values["diverged"] = result["diverged_at"]
-        rows += [[*about, *where, result["density"], order, metric, value] for metric, value in values.items()]
+        density = float(f"{result['density']:.7g}")  # as it is in files, so that it is one number wherever it is from
+        rows += [[*about, *where, density, order, metric, value] for metric, value in values.items()]
         file = study.folder / Path(training.folder).parent / "distances.json"
         if training.method != "dense" and file not in measured and file.exists():
             measured.add(file)
             for pair, distances in read_json(file).items():
-                rows += [[*about, *where, result["density"], pair, metric, v] for metric, v in distances.items()]
+                rows += [[*about, *where, density, pair, metric, v] for metric, v in distances.items()]
     records = pd.DataFrame(rows, columns=COLUMNS)
     return _sorted(records, COLUMNS), _sorted(pd.DataFrame(provenance, columns=PROVENANCE), PROVENANCE)
 
@@ -203,8 +213,20 @@ def _union(first: pd.DataFrame, second: pd.DataFrame, key: Sequence[str]) -> pd.
 
 
 def studies(folder: Path) -> list[Config]:
-    """The configurations of all studies in a run store or in a folder of records."""
-    return [Config.from_json(file.read_text()) for file in sorted(folder.glob("*/config.json"))]
+    """The configurations of all studies in a run store or in a folder of records.
+
+    Raises `StoreError` where a folder does not go by the name of its configuration, or holds none that can be read.
+    """
+    configs = []
+    for file in sorted(folder.glob("*/config.json")):
+        try:
+            config = Config.from_json(file.read_text())
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{file} cannot be read: {error}") from None
+        if config.name != file.parent.name:
+            raise StoreError(f"{file} describes the study {config.name}, whose name its folder does not have")
+        configs.append(config)
+    return configs
 
 
 def import_folder(source: Path, destination: Path, keep_old: bool = False) -> list[Path]:

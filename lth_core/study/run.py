@@ -113,7 +113,8 @@ def _complete(configs: Sequence[Config], store: Path, **options: Any) -> list[Co
 
         resolved = data.resolve(configs[0].dataset)
         if resolved == configs[0].dataset:
-            _train(StudyStore(store, configs[0]), absent, **options)
+            compared = (t for config in configs for t in records.with_siblings(absent, config))
+            _train(StudyStore(store, configs[0]), list(dict.fromkeys(compared)), **options)
             before = absent
         configs = [config.updated(dataset=resolved) for config in configs]
 

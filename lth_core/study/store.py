@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from lth_core.config import Config
-from lth_core.files import StoreError, make_folder, read_json, read_state, write_atomic, write_json, write_state
+from lth_core.files import Damaged, make_folder, read_json, read_state, write_atomic, write_json, write_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +101,11 @@ class StudyStore:
     def summary(self, training: Training) -> str:
         """One line on a complete training."""
         result = self.saves(training).result()
-        end = "diverged" if result["diverged_at"] else f"test accuracy {result['metrics']['test_accuracy']:.2f}%"
+        end = (
+            "diverged"
+            if result["diverged_at"] is not None
+            else f"test accuracy {result['metrics']['test_accuracy']:.2f}%"
+        )
         return f"{training}: {end} ({result['provenance']['seconds']:.0f} s)"
 
     def results(self) -> dict[Training, dict[str, Any]]:
@@ -169,7 +173,7 @@ class TrainingFolder:
         for earlier in sorted((k for k in kept if k <= iteration), reverse=True):
             try:
                 return earlier, self.load_state(earlier)
-            except StoreError:
+            except Damaged:
                 continue
         return 0, None
 
@@ -188,7 +192,7 @@ class TrainingFolder:
             return None
         try:
             state, about = read_state(file)
-        except StoreError:
+        except Damaged:
             file.unlink()
             return None
         return int(about["iteration"]), float(about["seconds"]), state

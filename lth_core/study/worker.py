@@ -16,7 +16,7 @@ from lth_core import __version__, data, ranks, seeds
 from lth_core.config import Config, ConfigError
 from lth_core.data.parts import Dataset
 from lth_core.devices import compute_device, device_name
-from lth_core.files import StoreError
+from lth_core.files import Damaged, StoreError
 from lth_core.imp import (
     Ticket,
     iterative_magnitude_pruning,
@@ -139,7 +139,7 @@ class Worker:
         return initial_weights(self.config, seeds.stream(replicate, "init"))
 
     def dense_run(self, replicate: int) -> tuple[State, dict[str, Any]]:
-        """The end of the dense run; training it leaves W_k for every rewinding iteration behind."""
+        """The end of the dense run; training it leaves W_k for the rewinding iterations asked for behind."""
         ticket = subnetwork(self.initial(replicate), self.ones, 0, 0)
         return self.trained(dense(replicate), ticket, keep=self.rewinds - {0})
 
@@ -149,11 +149,11 @@ class Worker:
         Raises `Busy` when another process is doing that.
         """
         folder = self.store.saves(dense(replicate))
-        with suppress(StoreError):
+        with suppress(Damaged):
             return folder.load_state(iteration)
         toward = folder.toward(iteration)
         with toward.locked():
-            with suppress(StoreError):  # left behind by another process, since we looked
+            with suppress(Damaged):  # left behind by another process, since we looked
                 return folder.load_state(iteration)
             start, state = folder.nearest_state(iteration)
             ticket = subnetwork(state or self.initial(replicate), self.ones, start, 0)
@@ -172,15 +172,15 @@ class Worker:
         return trained.state
 
     def trained(self, training: Training, ticket: Ticket, keep: Collection[int] = ()) -> tuple[State, dict[str, Any]]:
-        """The end and the result of a training, done now unless the store has them.
+        """The end, without the optimiser's moments, and the result of a training, done now unless the store has them.
 
         An end that is damaged is done again. Raises `Busy` when another process is doing it.
         """
         folder = self.store.saves(training)
-        with suppress(StoreError):
+        with suppress(Damaged):
             return folder.load_end(), folder.result()
         with folder.locked():
-            with suppress(StoreError):  # done by another process, since we looked
+            with suppress(Damaged):  # done by another process, since we looked
                 return folder.load_end(), folder.result()
             if folder.complete:  # and damaged
                 folder.discard()
@@ -194,6 +194,7 @@ class Worker:
                 saves=folder,
                 stop_requested=self.stop_requested,
             )
+            ended = {name: tensor for name, tensor in trained.state.items() if not name.startswith(MOMENTS)}
             result = {
                 "training": vars(training),
                 "density": ticket.mask.density,
@@ -202,8 +203,8 @@ class Worker:
                 "diverged_at": trained.diverged_at,
                 "provenance": self.provenance(self.config.iterations - ticket.iteration, trained.seconds),
             }
-            folder.finish(result, trained.state, ticket.mask)
-        return trained.state, result
+            folder.finish(result, ended, ticket.mask)
+        return ended, result
 
     def provenance(self, iterations: int, seconds: float) -> dict[str, Any]:
         """Where a number comes from."""

@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lth_core.config import Config
+from lth_core.config import Config, ConfigError
 from lth_core.data.augmentation import Augmentation, augmentation
 from lth_core.data.parts import Batch, Part, Split
 from lth_core.ranks import rank_and_count
@@ -155,7 +155,7 @@ class RecordedSteps:
 def check_compiler() -> None:
     """Compiling a network for a GPU takes a C compiler; its absence is told here, where the reason can be."""
     if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
-        raise RuntimeError(
+        raise ConfigError(
             f"no C compiler is found (cc, gcc, clang, or what CC names), and networks that are trained on a GPU for "
             f"{WORTH_COMPILING:,} iterations or more are compiled; install one, for example the package gcc"
         )

@@ -199,10 +199,10 @@ def memory_explained(config: Config) -> Iterator[None]:
         ):
             raise
         size = f"batches of {config.batch_size} images" + (f" in {config.pieces} pieces" if config.pieces > 1 else "")
-        raise OutOfMemory(
-            f"memory is too small for {config.network} with {size}; set pieces={2 * config.pieces} or more, so that "
-            "less of a batch is held at once, or train fewer networks side by side (workers). What was finished is kept"
-        ) from error
+        advice = "train fewer networks side by side (workers). What was finished is kept"
+        if config.network != "lenet_300_100" and 2 * config.pieces <= config.batch_size:
+            advice += f". With pieces={2 * config.pieces} less of a batch is held at once, in a study of its own"
+        raise OutOfMemory(f"memory is too small for {config.network} with {size}; {advice}") from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The claims about accuracy alone, at every larger scale at which nothing else is recorded."""
+"""The claims about IMP alone, at every larger scale at which nothing else is recorded."""
 
 import shutil
 
@@ -8,7 +8,7 @@ import pytest
 from lth_core import preset
 from lth_core.config import Config
 from lth_core.report.claims import claims_of_networks
-from lth_core.report.claims_accuracy import Paper, accuracy_claims, imp_alone, larger_scales
+from lth_core.report.claims_imp import Paper, imp_alone, imp_claims, larger_scales
 from lth_core.study import records
 
 CHANGE = {0: -1.0, 500: 0.5, 100: 2.0, 25: 3.0}
@@ -30,6 +30,8 @@ def chains(config: Config, levels: int, lost: tuple[int, int] | None = None) -> 
             accuracy = 80.0 + t.replicate + (CHANGE[t.rewind] + 0.01 * t.replicate if t.level else 0.0)
             where = [t.method, t.rewind, t.replicate, t.level, 0.8**t.level]
             rows.append([*about, *where, "0", "test_accuracy", accuracy])
+            if t.level:
+                rows.append([*about, *where, "0", "l2_pruning", t.replicate * (4.0 if t.rewind else 10.0)])
     return pd.DataFrame(rows, columns=records.COLUMNS)
 
 
@@ -41,13 +43,13 @@ def paper() -> Config:
     return preset("resnet20").updated(rewinds=(0, 500), precision="bfloat16")
 
 
-def test_the_three_claims_at_the_last_level_beside_the_papers_curves_at_that_size():
+def test_the_claims_at_the_last_level_beside_the_papers_curves_at_that_size():
     part = imp_alone(paper(), 6)
-    found = accuracy_claims(part, chains(paper(), 6), Paper(part, 26.2))
-    assert [verdict.ours for verdict in found] == ["-0.98", "+1.50", "+0.52"]
+    found = imp_claims(part, chains(paper(), 6), Paper(part, 26.2))
+    assert [verdict.ours for verdict in found] == ["-0.98", "+1.50", "+0.52", "2.50x"]
     # Figure 5 nearest to 26.2% is at 27.1%: 88.9 of 90.5 at initialisation, 91.19 of 91.04 rewound
-    assert [verdict.paper for verdict in found] == ["-1.6", "+1.7", "+0.1"]
-    assert [verdict.verdict for verdict in found] == 3 * ["supported"]
+    assert [verdict.paper for verdict in found] == ["-1.6", "+1.7", "+0.1", "no number"]
+    assert [verdict.verdict for verdict in found] == 4 * ["supported"]
 
 
 def test_larger_scales_come_longest_first_each_as_deep_as_all_replicates_are_recorded():
@@ -94,4 +96,4 @@ def test_the_table_of_claims_has_larger_scales_before_the_one_at_which_stability
     table = claims_of_networks(["resnet20"]).reset_index()
     scales = list(dict.fromkeys(table.loc[table["recipe"] == "standard", "scale"]))
     assert scales == ["paper, CIFAR-10, bfloat16, 26% of the weights", "laptop, CIFAR-10"]
-    assert (table["scale"] == scales[0]).sum() == 3
+    assert (table["scale"] == scales[0]).sum() == 4
