@@ -225,8 +225,8 @@ def _setting(text: str) -> tuple[str, object]:
     from lth_core.config import LABELS, ConfigError
 
     name, given, value = text.partition("=")
-    if name in ("network", *LABELS):
-        raise ConfigError(f"--set: {name} is an argument or option of its own, which chooses other settings with it")
+    if name in ("network", *LABELS, "rewinds", "levels", "orders", "dataset"):
+        raise ConfigError(f"--set: {name} is an argument or option of its own, which changes other settings with it")
     if not given:
         raise ConfigError(f"--set: {text!r} gives no value; expected NAME=VALUE, like precision=bfloat16")
     try:

@@ -170,8 +170,10 @@ class Config(BaseModel):
             raise ValueError(
                 f"warmup: {self.warmup} iterations do not end before the training's {self.iterations} do; choose fewer"
             )
-        if any(drop < 0 for drop in self.drops):
-            raise ValueError(f"drops: {list(self.drops)} must be iterations, 0 or later")
+        if not all(0 <= drop < self.iterations for drop in self.drops):
+            raise ValueError(
+                f"drops: {list(self.drops)} must be iterations from 0 to {self.iterations - 1}, before the end"
+            )
         if self.pieces > self.batch_size:
             raise ValueError(f"pieces: {self.pieces} is more than the {self.batch_size} images of a batch")
         if self.smallest_crop is not None and not self.augment:
@@ -215,7 +217,9 @@ class Config(BaseModel):
             raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
 
     def updated(self, **changes: Any) -> Config:
-        """The same configuration with some fields changed, validated again."""
+        """The same configuration with some fields changed, validated again. New densities bring as many levels."""
+        if changes.get("densities") and "levels" not in changes:
+            changes["levels"] = len(changes["densities"])
         return self.create(**{**dict(self), **changes})
 
     def digest(self) -> str:

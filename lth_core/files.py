@@ -70,7 +70,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise StoreError(
-                f"cannot write {path}: {error.strerror}. What was finished is kept; make room and run again"
+                f"cannot write {path}: {error.strerror}. What was finished is kept; mend that and run again"
             ) from None
         raise
 

@@ -5,7 +5,8 @@ Nothing here knows a network, a data set or an optimiser. Training is a function
     train(ticket, stop) -> (weights, result)
 
 It trains the network that `ticket` describes from iteration `ticket.iteration` up to iteration `stop`, or to the end
-of training when `stop` is None, and never lets a pruned weight move from 0.0. It returns the weights it ended with, a
+of training when `stop` is None, and never lets a pruned weight move from 0.0: one that has moved is a `ValueError`.
+It returns the weights it ended with, a
 mapping from name to tensor (a state dict: biases and batch-norm buffers belong in it, optimiser state may), and
 anything else worth keeping, such as the accuracy.
 """
@@ -63,12 +64,14 @@ def iterative_magnitude_pruning(
 
     Yields `levels + 1` levels: level 0 is the dense network, level n the ticket after n prunings. `weights` is W_0;
     `rewind=0` is the original lottery ticket procedure. `prune(trained, mask)` returns the next mask. A level is
-    trained when it is asked for, so a loop that stops early trains nothing further.
+    trained when it is asked for, so a loop that stops early trains nothing further. Hand over a copy of W_0: the state
+    dict of a model that is trained in between changes with it.
     """
+    if levels < 0:
+        raise ValueError(f"cannot prune {levels} times; choose 0 (the dense network alone) or more levels")
     rewound = _train_to(rewind, train, weights, mask)
     for level in range(levels + 1):
-        trained, result = train(subnetwork(rewound, mask, rewind, level), None)
-        trained = _copied(trained)
+        trained, result = _trained(train, subnetwork(rewound, mask, rewind, level))
         yield Level(mask, _copied(rewound), _copied(trained), result)
         if level < levels:
             mask = prune(trained, mask)
@@ -82,14 +85,16 @@ def one_shot_pruning(
     Yields the dense network, then one level for each density (a fraction of the weights that `mask` keeps), numbered
     from 1 in the order of `densities`.
     """
+    for density in densities:
+        if not 0 <= density <= 1:
+            raise ValueError(f"cannot keep {density} of the weights; choose densities between 0 and 1")
     rewound = _train_to(rewind, train, weights, mask)
-    dense, result = train(subnetwork(rewound, mask, rewind, 0), None)
-    dense = _copied(dense)
+    dense, result = _trained(train, subnetwork(rewound, mask, rewind, 0))
     yield Level(mask, _copied(rewound), _copied(dense), result)
     for level, density in enumerate(densities, start=1):
         pruned = prune_lowest(dense, mask, 1 - density)
-        trained, result = train(subnetwork(rewound, pruned, rewind, level), None)
-        yield Level(pruned, _copied(rewound), _copied(trained), result)
+        trained, result = _trained(train, subnetwork(rewound, pruned, rewind, level))
+        yield Level(pruned, _copied(rewound), trained, result)
 
 
 def random_pruning(mask: Mask, rewound: Weights, seed: int | torch.Generator, iteration: int, level: int) -> Ticket:
@@ -116,5 +121,24 @@ def _train_to(rewind: int, train: Train, weights: Weights, mask: Mask) -> Weight
     return _copied(train(subnetwork(weights, mask, 0, 0), rewind)[0] if rewind else weights)
 
 
+def _trained(train: Train, ticket: Ticket) -> tuple[Weights, Any]:
+    """The end of a ticket's training, copied, and what `train` returned beside it."""
+    mask = ticket.mask  # before training: what is checked is what was asked for
+    trained, result = train(ticket, None)
+    for name in mask:
+        pruned = trained[name][~mask[name].to(trained[name].device)]
+        if bool((pruned.isfinite() & (pruned != 0)).any()):  # NaN is that of a training that diverged
+            raise ValueError(
+                f"{name}: pruned weights are not 0 after training; call ticket.mask.apply_(model) after every update"
+            )
+    return _copied(trained), result
+
+
 def _copied(weights: Weights) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in weights.items()}
+    """Copies that share memory where the originals do: a weight of two layers stays one weight."""
+    copies: dict[tuple[int, torch.Size, tuple[int, ...]], Tensor] = {}
+    memory = {name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in weights.items()}
+    for name, tensor in weights.items():
+        if memory[name] not in copies:
+            copies[memory[name]] = tensor.detach().clone()
+    return {name: copies[memory[name]] for name in weights}

@@ -15,15 +15,25 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
     """The weights of a model that may be pruned, by state-dict name.
 
     A model can say so itself with a method `prunable()` that returns their names. Otherwise they are the weights of
-    its linear and convolutional layers: never biases, never normalisation.
+    its linear and convolutional layers: never biases, normalisation, embeddings, recurrent or transposed layers. A
+    weight that two layers share is there once.
     """
-    parameters = dict(model.named_parameters())  # weights that two layers share are there once
+    parameters = dict(model.named_parameters())
     named = getattr(model, "prunable", None)
     if named is not None:
         return {name: parameters[name] for name in named()}
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    names = (f"{path}.weight" if path else "weight" for path, m in model.named_modules() if isinstance(m, layers))
-    return {name: parameters[name] for name in names if name in parameters}
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    found = {}
+    for path, layer in model.named_modules():
+        if isinstance(layer, layers):
+            if id(layer.weight) not in names:
+                raise ValueError(
+                    f"{path}: its weight is no parameter (as under weight_norm, or torch's own pruning); give the "
+                    "model a method prunable() that names the weights to prune"
+                )
+            found[names[id(layer.weight)]] = layer.weight
+    return found
 
 
 class Mask(Mapping[str, Tensor]):
@@ -41,6 +51,8 @@ class Mask(Mapping[str, Tensor]):
     def ones(cls, model: nn.Module | Mapping[str, Tensor]) -> Mask:
         """The mask that keeps everything, for a model's prunable weights or for a mapping of weights."""
         weights = prunable(model) if isinstance(model, nn.Module) else model
+        if not weights:
+            raise ValueError(f"{type(model).__name__} has no weights to prune: no linear or convolutional layer")
         return cls({name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()})
 
     def __getitem__(self, name: str) -> Tensor:
@@ -87,11 +99,13 @@ class Mask(Mapping[str, Tensor]):
     def apply_(self, model: nn.Module | Mapping[str, Tensor]) -> None:
         """Set the pruned weights of a model, or of a mapping of tensors, to exactly 0.0 in place."""
         weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else model
+        for name, tensor in self._tensors.items():  # all of them before the first is changed
+            if name not in weights:
+                raise ValueError(f"{name!r} is in the mask and not among the weights: {', '.join(weights)}")
+            if weights[name].shape != tensor.shape:
+                raise ValueError(f"{name!r}: mask has shape {tuple(tensor.shape)}, weight {tuple(weights[name].shape)}")
         for name, tensor in self._tensors.items():
-            weight = weights[name]
-            if weight.shape != tensor.shape:
-                raise ValueError(f"{name!r}: mask has shape {tuple(tensor.shape)}, weight {tuple(weight.shape)}")
-            weight.masked_fill_(~tensor.to(weight.device), 0.0)
+            weights[name].masked_fill_(~tensor.to(weights[name].device), 0.0)
 
     def save(self, path: str | Path) -> None:
         """Write the mask as a safetensors file."""

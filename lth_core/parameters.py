@@ -39,16 +39,18 @@ def configure(
     recipe: str | None = None,
     *,
     networks: Collection[str] | None = None,
+    without: Collection[str] = (),
 ) -> tuple[Config, dict[str, Any]]:
     """The configuration that a notebook's parameters describe, and what they say beside it for `run`.
 
     Parameters are `profile`, the fields of `Config`, `missing` ("train" or "error") and `data_folder`, the folder in
     which data is looked for from then on, also by processes that are started (`LTH_DATA`); `network` and `recipe` are
     unless they are given here. Where the notebook is about some `networks`, another one is refused. None stands for
-    the preset's own value. See `given_parameters`.
+    the preset's own value. Settings in `without` mean nothing to the notebook, and are refused as unknown. See
+    `given_parameters`.
     """
     fixed = {name: value for name, value in (("network", network), ("recipe", recipe)) if value is not None}
-    given = fixed | given_parameters(namespace, [name for name in _PARAMETERS if name not in fixed])
+    given = fixed | given_parameters(namespace, [name for name in _PARAMETERS if name not in {*fixed, *without}])
     if networks is not None and given["network"] not in networks:
         raise ConfigError(f"network: {given['network']!r} is not one of this notebook's: {', '.join(networks)}")
     options = {"missing": given.pop("missing")} if "missing" in given else {}

@@ -77,7 +77,7 @@ DETERMINING: dict[str, Any] = {
     "image_size": 12,
     "augment": True,
     "warmup": 10,
-    "drops": (60,),
+    "drops": (5,),
     "drop_factor": 0.5,
     "final_learning_rate": 1e-4,
     "label_smoothing": 0.1,
@@ -266,7 +266,8 @@ REFUSED = {
     "a k of the curves beyond the end": ({"curve_rewinds": (200,)}, ["curve_rewinds", "200", "0 <= k <= 119"]),
     "output rate with all layers together": ({"pruning_scope": "global"}, ["output_pruning_rate", "0.1", "'global'"]),
     "one shot layer by layer": ({"densities": (0.5, 0.2)}, ["densities", "pruning_scope", "'global'"]),
-    "drop before the beginning": ({"drops": (-5, 60)}, ["drops", "[-5, 60]", "0 or later"]),
+    "drop before the beginning": ({"drops": (-5, 60)}, ["drops", "[-5, 60]", "from 0 to 119"]),
+    "drop after the end": ({"drops": (60, 120)}, ["drops", "[60, 120]", "from 0 to 119"]),
     "no order": ({"orders": 0}, ["orders", "0", "greater than or equal to 1"]),
 }
 

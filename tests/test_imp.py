@@ -320,3 +320,43 @@ def test_random_reinitialisation_keeps_the_mask_and_starts_fresh_weights_from_th
     assert numbers(ticket.weights) == masked_by_hand(fresh, as_lists(sparse))
     fill_with_nan(ticket.weights)
     assert numbers(given_in) == fresh
+
+
+def test_a_training_that_moves_pruned_weights_is_refused():
+    def careless(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], None]:
+        return {name: weight + 0.5 for name, weight in ticket.weights.items()}, None
+
+    weights = tensors(initial())
+    search = iterative_magnitude_pruning(careless, weights, ones(), levels=1)
+    next(search)  # nothing is pruned yet
+    with pytest.raises(ValueError, match=r"first: pruned weights are not 0 after training; call ticket\.mask\.apply_"):
+        next(search)
+    with pytest.raises(ValueError, match="pruned weights are not 0"):
+        list(one_shot_pruning(careless, weights, ones(), densities=[0.5]))
+
+
+def test_a_training_that_diverged_is_a_result():
+    def diverging(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], None]:
+        return {
+            name: weight * float("nan") if ticket.level else weight for name, weight in ticket.weights.items()
+        }, None
+
+    *_, last = iterative_magnitude_pruning(diverging, tensors(initial()), ones(), levels=1)
+    assert last.trained["first"].isnan().all()
+
+
+def test_a_weight_of_two_names_stays_one_weight():
+    weights = tensors(initial())
+    weights["tied"] = weights["first"]
+    ticket = subnetwork(weights, Mask({"first": torch.arange(SIZES["first"]) % 2 == 0}), 0, 1)
+    assert torch.equal(ticket.weights["tied"], ticket.weights["first"])
+    assert (ticket.weights["tied"][1::2] == 0).all()
+    assert (weights["first"] != 0).any()
+
+
+@pytest.mark.parametrize("asked", [{"levels": -1}, {"densities": [0.5, 50]}], ids=str)
+def test_what_cannot_be_pruned_is_said_before_anything_is_trained(asked: dict[str, object]):
+    train, procedure = Trainer(), iterative_magnitude_pruning if "levels" in asked else one_shot_pruning
+    with pytest.raises(ValueError, match=r"cannot prune -1 times|cannot keep 50 of the weights"):
+        list(procedure(train, tensors(initial()), ones(), **asked))
+    assert train.calls == []

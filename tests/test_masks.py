@@ -214,3 +214,27 @@ def test_weights_that_two_layers_share_are_pruned_once():
     pruned = prune_global(magnitude(prunable(model)), mask, 0.5)
     pruned.apply_(model)
     assert int((model[2].weight == 0).sum()) == 8
+
+
+def test_an_output_layer_that_is_tied_to_an_embedding_is_pruned():
+    model = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6))
+    model[1].weight = model[0].weight
+    assert list(Mask.ones(model)) == ["0.weight"]
+
+
+def test_a_model_with_nothing_to_prune_or_with_weights_that_are_no_parameters_is_refused():
+    with pytest.raises(ValueError, match="LSTM has no weights to prune"):
+        Mask.ones(nn.LSTM(3, 4))
+    with pytest.raises(ValueError, match=r"^0: its weight is no parameter"):
+        Mask.ones(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))))
+
+
+def test_a_mask_that_does_not_fit_changes_nothing():
+    weights = {"a": torch.ones(2), "b": torch.ones(3)}
+    for mask, said in (
+        (Mask({"a": torch.zeros(2, dtype=torch.bool), "b": torch.zeros(2, dtype=torch.bool)}), "'b': mask has shape"),
+        (Mask({"a": torch.zeros(2, dtype=torch.bool), "c": torch.zeros(2, dtype=torch.bool)}), "'c' is in the mask"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            mask.apply_(weights)
+        assert weights["a"].sum() == 2

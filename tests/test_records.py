@@ -1,6 +1,6 @@
 """Records: what a configuration asks for, what of it is there, and tables that come back as they were written."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -223,12 +223,34 @@ def test_records_come_back_as_they_were_written(tmp_path: Path):
     assert all(isinstance(order, str) for order in (*back["order"], *traced["order"]))
 
 
-def test_orders_and_digests_that_look_like_numbers_stay_text(tmp_path: Path):
+def test_orders_and_digests_that_look_like_numbers_stay_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Config, "digest", lambda _: "012345678901")
     rows = table(COMPLETE[:2]).assign(digest="012345678901")
     write(tmp_path / "records", SMALL, rows, provenance(TRACED[:2]))
     back, traced = read(tmp_path / "records", SMALL)
     assert list(back["digest"]) == ["012345678901"] * 2
     assert list(back["order"]) == list(traced["order"]) == ["0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda text: text[:-1], "cut off in its last line"),
+        (lambda text: text[: text.rindex(",") - 3] + "\n", "an empty cell"),
+        (lambda text: text.replace(",imp,", ",magic,", 1), "an unknown method"),
+        (lambda text: text + text.splitlines()[-1] + "\n", "what another row says"),
+        (lambda text: text.replace("\n", "\n<<<<<<< ours\n", 1), "cannot be read"),
+        (lambda text: text.replace(SMALL.digest(), "0123456789ab", 1), "records of other studies: 0123456789ab"),
+        (lambda text: text[: text.rindex(",") + 1] + "much\n", "cannot be read: .*much"),
+    ],
+    ids=["cut", "cut in a row", "method", "twice", "conflict", "digest", "no number"],
+)
+def test_records_that_were_altered_or_cut_off_are_refused(harm: Callable[[str], str], said: str, tmp_path: Path):
+    file = write(tmp_path, SMALL, table(COMPLETE), provenance(TRACED)) / "records.csv"
+    file.write_text(harm(file.read_text()))
+    with pytest.raises(StoreError, match=said) as raised:
+        read(tmp_path, SMALL)
+    assert str(file) in str(raised.value)
 
 
 def test_the_columns_are_those_of_the_contract(tmp_path: Path):

@@ -98,7 +98,7 @@ def test_accuracies_relative_to_the_dense_network_are_of_the_same_replicate_and_
 
 def test_a_caption_says_network_data_scale_replicates_and_device(table: pd.DataFrame):
     made = pd.DataFrame(
-        [["dense", 0, 1, 0, "0", 1, 1.0, "a processor", "", "", "", "", ""]], columns=records.PROVENANCE
+        [["dense", 0, 1, 0, "0", 1, 1.0, "a processor", "1", "2", "3", "4", "5"]], columns=records.PROVENANCE
     )
     records.write(records.results_folder(), CONFIG, table, made)
     caption = report.caption(table, CONFIG)
@@ -112,6 +112,12 @@ def test_a_caption_says_network_data_scale_replicates_and_device(table: pd.DataF
     ):
         assert part in caption
     assert caption == f"{report.caption(table, CONFIG, lines=False)} Line: mean; band: smallest to largest sample."
+
+
+def test_a_caption_names_the_settings_that_are_not_the_presets(table: pd.DataFrame):
+    assert " with " not in report.caption(table, CONFIG, lines=False)
+    changed = report.caption(table, CONFIG.updated(learning_rate=0.01, weight_decay=0.5), lines=False)
+    assert changed.endswith(", with learning_rate = 0.01, weight_decay = 0.5.")
 
 
 def test_a_caption_says_how_a_network_and_its_images_were_made_smaller(table: pd.DataFrame):
@@ -143,8 +149,8 @@ def test_a_caption_of_several_recipes_says_what_they_share_once_and_names_each(t
 
 
 def test_a_caption_names_the_devices_of_committed_and_of_own_records(table: pd.DataFrame):
-    committed = [["dense", 0, 1, 0, "0", 1, 1.0, "one", "", "", "", "", ""]]
-    committed.append(["imp", 7, 1, 1, "0", 1, 1.0, "of what is not shown", "", "", "", "", ""])
+    committed = [["dense", 0, 1, 0, "0", 1, 1.0, "one", "1", "2", "3", "4", "5"]]
+    committed.append(["imp", 7, 1, 1, "0", 1, 1.0, "of what is not shown", "1", "2", "3", "4", "5"])
     records.write(records.results_folder(), CONFIG, table, pd.DataFrame(committed, columns=records.PROVENANCE))
     training = Training(2, "dense", 0, 0, 0)
     made = dict.fromkeys(records.PROVENANCE[5:], "") | {"device": "another"}

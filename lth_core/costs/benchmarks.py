@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from lth_core.report import NETWORK_NAMES
-from lth_core.study.records import results_folder
+from lth_core.study.records import results_file
 
 
 def benchmark() -> pd.DataFrame:
@@ -44,12 +44,12 @@ def medians() -> pd.DataFrame:
 
 
 def _benchmark() -> pd.DataFrame:
-    return pd.read_csv(results_folder() / "benchmark.csv")
+    return pd.read_csv(results_file("benchmark.csv"))
 
 
 def gpu_records() -> list[dict[str, Any]]:
     """What `benchmarks/gpu.py` measured last, for every network, profile, precision and device."""
-    records: list[dict[str, Any]] = json.loads((results_folder() / "benchmark_gpu.json").read_text())
+    records: list[dict[str, Any]] = json.loads(results_file("benchmark_gpu.json").read_text())
     return records
 
 

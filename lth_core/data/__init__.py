@@ -38,7 +38,7 @@ DEFAULT_SIZE = 128
 
 def data_root() -> Path:
     """The folder data is looked for in: `LTH_DATA`, or `data/` in the project."""
-    return Path(os.environ.get("LTH_DATA", project_folder() / "data"))
+    return Path(os.environ.get("LTH_DATA") or project_folder() / "data")
 
 
 def resolve(name: str) -> str:

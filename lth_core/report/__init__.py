@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from lth_core.config import Config
+from lth_core.config import EXTENT, LABELS, Config, ConfigError
 from lth_core.data import TITLES
-from lth_core.study.records import PROVENANCE_KEY, known, results_folder, store_folder
+from lth_core.presets import preset
+from lth_core.study.records import PROVENANCE_KEY, known, results_file, store_folder
 from lth_core.study.store import StudyStore
 
 METHOD_NAMES = {
@@ -48,7 +49,7 @@ def paper_values(**where: Any) -> pd.DataFrame:
 
     In this study's names. What the file calls `imp_one_shot` is the method `imp` with `pruning` "one-shot".
     """
-    values = pd.read_csv(results_folder() / "paper_values.csv").replace(_IN_THE_FILE)
+    values = pd.read_csv(results_file("paper_values.csv")).replace(_IN_THE_FILE)
     once = values["method"].str.endswith(_ONE_SHOT)
     values["pruning"] = once.map({True: "one-shot", False: "iterative"})
     values["method"] = values["method"].str.removesuffix(_ONE_SHOT)
@@ -128,8 +129,22 @@ def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
         f"{NETWORK_NAMES[first.network]}{width} on {TITLES[dataset]}{size}{once}, "
         f"{which}, {first.profile} profile "
         f"({first.iterations:,} iterations of batch {first.batch_size}), "
-        f"{_count(records['replicate'].nunique(), 'replicate')}, trained{precision} on {devices}."
+        f"{_count(records['replicate'].nunique(), 'replicate')}, trained{precision} on {devices}{_changed(first)}."
     ) + (" Line: mean; band: smallest to largest sample." if lines else "")
+
+
+_IN_CAPTIONS = {"dataset", "width", "image_size", "iterations", "batch_size", "precision", "densities"}
+
+
+def _changed(config: Config) -> str:
+    """The settings that are not their preset's and that a caption does not name already."""
+    try:
+        standard = preset(config.network, config.recipe, config.profile)
+    except ConfigError:
+        return ""
+    determining = {name for name in type(config).model_fields if name not in {*LABELS, *EXTENT, *_IN_CAPTIONS}}
+    changed = [name for name, value in config if name in determining and value != getattr(standard, name)]
+    return f", with {', '.join(f'{name} = {getattr(config, name)!r}' for name in changed)}" if changed else ""
 
 
 def beside_paper(records: pd.DataFrame, *, level: int, rewind: int, paper: pd.DataFrame) -> pd.DataFrame:

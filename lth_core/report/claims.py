@@ -136,8 +136,8 @@ def claims_of_networks(networks: Sequence[str]) -> pd.DataFrame:
 
     Before them stand the claims about accuracy alone at every larger scale at which IMP is recorded without controls.
     """
-    if not networks:
-        raise ConfigError("networks: [] names no network; expected a list of networks, like ['resnet20']")
+    if not networks or isinstance(networks, str):
+        raise ConfigError(f"networks: {networks!r} is not a list of networks; expected one like ['resnet20']")
     rows = []
     for network in networks:
         for recipe in recipes(network):

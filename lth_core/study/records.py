@@ -7,6 +7,7 @@ records and the records of the local run store are read the same way.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lth_core.config import Config
+from lth_core.config import METHODS, Config
 from lth_core.files import StoreError, project_folder, read_json, write_atomic
 from lth_core.study.store import StudyStore, Training, dense
 
@@ -36,12 +37,18 @@ class MissingRecords(LookupError):
 
 def results_folder() -> Path:
     """Where committed records are: `LTH_RESULTS`, or `results/` in the project."""
-    return Path(os.environ.get("LTH_RESULTS", project_folder() / "results"))
+    return Path(os.environ.get("LTH_RESULTS") or project_folder() / "results")
+
+
+def results_file(name: str) -> Path:
+    """A file of the results folder, or where that has none the project's own: the paper's values, the benchmarks'."""
+    own = results_folder() / name
+    return own if own.exists() else project_folder() / "results" / name
 
 
 def store_folder() -> Path:
     """Where runs are kept: `LTH_STORE`, or `runs/` in the project."""
-    return Path(os.environ.get("LTH_STORE", project_folder() / "runs"))
+    return Path(os.environ.get("LTH_STORE") or project_folder() / "runs")
 
 
 def trainings(config: Config) -> list[Training]:
@@ -151,7 +158,10 @@ def read(folder: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     study = folder / config.name
     if not (study / "records.csv").exists():
         return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PROVENANCE)
-    return _read_csv(study / "records.csv", COLUMNS), _read_csv(study / "provenance.csv", PROVENANCE)
+    records = _read_csv(study / "records.csv", COLUMNS, KEY)
+    if strangers := set(records["digest"]) - {config.digest()}:
+        raise StoreError(f"{study / 'records.csv'} has records of other studies: {', '.join(sorted(strangers))}")
+    return records, _read_csv(study / "provenance.csv", PROVENANCE, PROVENANCE_KEY)
 
 
 def write(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
@@ -242,13 +252,34 @@ def import_folder(source: Path, destination: Path, keep_old: bool = False) -> li
     return written
 
 
-def _read_csv(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("order", "digest", "method", "metric", "data_fingerprint"), str),
+    **dict.fromkeys(("rewind", "replicate", "level", "iterations"), int),
+    **dict.fromkeys(("density", "value", "seconds"), float),
+}
+_ORDER = r"\d+(-\d+|-again)?"
+
+
+def _read_csv(file: Path, columns: Sequence[str], key: Sequence[str]) -> pd.DataFrame:
+    """A table of a results folder. Raises `StoreError` where it is cut off or altered, as by a conflict of versions."""
     try:
-        table = pd.read_csv(file, dtype={"order": str, "digest": str, "data_fingerprint": str})
+        text = file.read_text()
+        table = pd.read_csv(io.StringIO(text), dtype=_TYPES)
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} cannot be read: {error}") from None
     if list(table.columns) != list(columns):
         raise StoreError(f"{file} has the columns {list(table.columns)}; expected {list(columns)}")
+    faults = {
+        "an empty cell": table.isna().any(axis=1),
+        "an unknown method": ~table["method"].isin(["dense", *METHODS]),
+        "no data order": ~table["order"].fillna("").str.fullmatch(_ORDER),
+        "what another row says": table.duplicated(list(key)),
+    }
+    for fault, rows in faults.items():
+        if rows.any():
+            raise StoreError(f"{file}, line {rows.idxmax() + 2}: {fault}; restore the file")
+    if not text.endswith("\n"):
+        raise StoreError(f"{file} is cut off in its last line; restore the file")
     return table
 
 

@@ -55,6 +55,8 @@ def run(
     """
     if missing not in ("train", "error"):
         raise ValueError(f"missing={missing!r} is not valid; expected 'train' or 'error'")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers!r} is not valid; expected 1 or more networks at once, or None")
     folder = Path(store) if store is not None else records.store_folder()
     if missing == "error":
         absent = records.missing(_known(folder, config), config)
