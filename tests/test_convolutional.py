@@ -629,7 +629,7 @@ def test_global_pruning_keeps_exactly_as_many_weights_as_the_rate_says(smoke):
     assert set(smoke.records["level"]) == {0, 1, 2}
     for level, kept in enumerate(survivors):
         found = smoke.records[smoke.records["level"] == level]["density"]
-        assert (found == kept / survivors[0]).all()
+        assert (found == float(f"{kept / survivors[0]:.7g}")).all()  # as it is in files
 
 
 def test_every_method_is_recorded_at_both_rewinds(smoke):
@@ -749,7 +749,8 @@ def test_a_reinitialised_ticket_can_train_for_what_remains_after_the_rewind(tmp_
         result = done.result(f"random_reinit/rewind_{rewind}/level_01/order_0")
         assert result["provenance"]["iterations"] == iterations
     images = few_images(config, embedded_mnist)
-    expected = train(config, images, reinitialised[1], replicate=1, order=0).state
+    expected = dict(train(config, images, reinitialised[1], replicate=1, order=0).state)
+    del expected["optimizer.momentum_buffer"]  # which the end of a training is kept without
     assert same_bits(done.end("random_reinit/rewind_4/level_01/order_0"), expected)
 
 

@@ -106,10 +106,10 @@ def benchmark(**processors: dict[str, float]) -> None:
 def recorded(config: Config, **seconds: list[float]) -> None:
     """Records of trainings from iteration 20 on, on devices, that took these seconds."""
     length = config.iterations - 20
+    trained = [(device.replace("_", " "), each) for device, all_of_them in seconds.items() for each in all_of_them]
     rows = [
-        ["imp", 20, replicate, 1, "0", length, each, device.replace("_", " "), "", "", "", "", ""]
-        for device, all_of_them in seconds.items()
-        for replicate, each in enumerate(all_of_them, 1)
+        ["imp", 20, replicate, 1, "0", length, each, device, "1", "2", "3", "4", "5"]
+        for replicate, (device, each) in enumerate(trained, 1)
     ]
     made = pd.DataFrame(rows, columns=records.PROVENANCE)
     records.write(records.results_folder(), config, pd.DataFrame(columns=records.COLUMNS), made)

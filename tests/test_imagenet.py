@@ -243,7 +243,7 @@ def test_one_shot_pruning_keeps_exactly_the_largest_weights_at_the_papers_densit
     magnitudes = np.abs(np.concatenate([weight.numpy().ravel() for weight in weights.values()]))
     ranked = np.sort(magnitudes)
     levels = one_shot_pruning(
-        lambda ticket, stop: (weights, None), weights, Mask.ones(weights), densities=config.densities or ()
+        lambda ticket, stop: (ticket.weights, None), weights, Mask.ones(weights), densities=config.densities or ()
     )
     counts = []
     for level in list(levels)[1:]:

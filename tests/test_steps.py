@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lth_core import data, preset, seeds, subnetwork
-from lth_core.config import Config
+from lth_core.config import Config, ConfigError
 from lth_core.data.parts import DataError, Dataset, Split
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
@@ -156,7 +156,7 @@ def test_asked_to_stop_all_threads_save_their_checkpoints(
 def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    with pytest.raises(RuntimeError, match=r"no C compiler is found .* 2,000 iterations or more are compiled"):
+    with pytest.raises(ConfigError, match=r"no C compiler is found .* 2,000 iterations or more are compiled"):
         check_compiler()
     compiler = tmp_path / "mycc"
     compiler.touch(mode=0o755)

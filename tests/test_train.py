@@ -21,7 +21,7 @@ from lth_core.study.store import TrainingFolder
 from lth_core.training import Stopped
 from lth_core.training import train as training
 from lth_core.training.batches import EVALUATION_BATCH
-from lth_core.training.train import OutOfMemory, Trained, accuracies, train
+from lth_core.training.train import OutOfMemory, Trained, accuracies, memory_explained, train
 from lth_core.training.updates import FlatNetwork
 
 SMOKE = preset("lenet_300_100", profile="smoke")
@@ -338,10 +338,15 @@ def test_memory_that_is_too_small_is_said_with_what_to_do(
         raise error
 
     monkeypatch.setattr(FlatNetwork, "update", fails)
-    with pytest.raises(
-        OutOfMemory, match=r"memory is too small for lenet_300_100 with batches of 60 images; set pieces=2"
-    ):
+    with pytest.raises(OutOfMemory) as said:
         train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0)
+    assert str(said.value).startswith("memory is too small for lenet_300_100 with batches of 60 images; train fewer")
+    assert "pieces" not in str(said.value)  # which it does not have
+    with (
+        pytest.raises(OutOfMemory, match=r"resnet20 with .* With pieces=2 less .* study of its own"),
+        memory_explained(preset("resnet20", profile="smoke")),
+    ):
+        raise error
 
 
 def test_other_errors_stay_what_they_are(embedded_mnist: Dataset, monkeypatch: pytest.MonkeyPatch):
