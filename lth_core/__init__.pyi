@@ -19,7 +19,7 @@ from .pruning import prune_layerwise as prune_layerwise
 from .pruning import shuffle_within_layers as shuffle_within_layers
 from .stability import angle as angle
 from .stability import l2_distance as l2_distance
-from .study.records import MissingRecords as MissingRecords
+from .study.plan import MissingRecords as MissingRecords
 from .study.run import run as run
 from .training import Stopped as Stopped
 from .training.train import pruner as pruner

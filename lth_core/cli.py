@@ -102,7 +102,7 @@ def status(
     store: Store = None,
 ) -> None:
     """How much of a study is recorded, in the results folder or in the run store."""
-    from lth_core.study import records
+    from lth_core.study import plan, records
     from lth_core.study.store import StudyStore
 
     folder = store or records.store_folder()
@@ -113,8 +113,8 @@ def status(
     for other in _recorded_with_other_images(folder, config):
         print(f"also trained on {other}: lth status ... --dataset {other}")
     for name, part in parts.items():
-        absent = set(records.missing(known, part))
-        wanted = records.trainings(part)
+        absent = set(plan.missing(known, part))
+        wanted = plan.trainings(part)
         print(f"{name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded")
         for rewind in part.rewinds:
             here = [t for t in wanted if t.rewind == rewind]

@@ -10,7 +10,7 @@ import pytest
 from lth_core import ConfigError, preset
 from lth_core.config import Config
 from lth_core.report.claims import claims, claims_of_networks, largest_recorded, stability_ratios
-from lth_core.study import records
+from lth_core.study import plan, records
 
 T_95_TWO_DEGREES = 4.302652729911275  # 97.5% quantile of Student's t with two degrees of freedom, from a printed table
 UNTESTED = "not yet tested at this scale"
@@ -230,7 +230,7 @@ def test_stability_ratios_are_geometric_means_over_the_replicates_of_each_recipe
 def complete(config: Config) -> pd.DataFrame:
     """Records of everything that a configuration asks for."""
     rows: list[Row] = []
-    for t in records.trainings(config):
+    for t in plan.trainings(config):
         order, metric = ("0-0", "l2_noise_floor") if t.again else (str(t.order), "test_accuracy")
         rows.append((t.method, t.rewind, t.replicate, t.level, order, metric, 90.0 + t.replicate))
     return table(config, rows)
@@ -252,7 +252,7 @@ def test_the_largest_scale_is_papers_before_laptops_and_on_the_original_data_bef
         config, rows = largest_recorded("lenet_300_100", "standard")
         assert config == expected
         assert set(rows["digest"]) == {expected.digest()}
-        assert len(rows) == len(records.trainings(expected))
+        assert len(rows) == len(plan.trainings(expected))
 
 
 def test_another_recipe_is_not_the_one_recorded():

@@ -9,7 +9,7 @@ import pytest
 from lth_core import preset
 from lth_core.config import METHODS, Config
 from lth_core.report.claims import claims, claims_of_networks, largest_recorded
-from lth_core.study import records
+from lth_core.study import plan, records
 
 UNTESTED = "not yet tested at this scale"
 NETWORKS = {"resnet50": 30, "inception_v3": 30, "squeezenet1_0": 50}
@@ -134,7 +134,7 @@ def test_what_is_not_recorded_is_not_judged_and_the_rest_is():
 def complete(config: Config) -> pd.DataFrame:
     """Records of everything that a configuration asks for."""
     rows: list[Row] = []
-    for t in records.trainings(config):
+    for t in plan.trainings(config):
         order, metric = ("0-0", "l2_noise_floor") if t.again else (str(t.order), "test_accuracy")
         rows.append((t.method, t.rewind, t.replicate, t.level, order, metric, 90.0 + t.replicate))
     return table(config, rows)

@@ -9,7 +9,7 @@ from lth_core import preset
 from lth_core.config import Config
 from lth_core.report.claims import claims_of_networks
 from lth_core.report.claims_imp import Paper, imp_alone, imp_claims, larger_scales
-from lth_core.study import records
+from lth_core.study import plan, records
 
 CHANGE = {0: -1.0, 500: 0.5, 100: 2.0, 25: 3.0}
 """Rewinding iteration -> points by which a ticket is better than the dense network, at every level."""
@@ -25,7 +25,7 @@ def chains(config: Config, levels: int, lost: tuple[int, int] | None = None) -> 
     """Records of IMP to a level; `lost` names a replicate and a level that are not among them."""
     about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
     rows = []
-    for t in records.trainings(imp_alone(config, levels)):
+    for t in plan.trainings(imp_alone(config, levels)):
         if (t.replicate, t.level) != lost:
             accuracy = 80.0 + t.replicate + (CHANGE[t.rewind] + 0.01 * t.replicate if t.level else 0.0)
             where = [t.method, t.rewind, t.replicate, t.level, 0.8**t.level]

@@ -8,7 +8,7 @@ from lth_core import cli
 from lth_core.config import Config
 from lth_core.presets import figures, preset
 from lth_core.study.commands import command_for, how_to_make
-from lth_core.study.records import trainings
+from lth_core.study.plan import trainings
 
 PAPER = preset("lenet_300_100")
 SMOKE = preset("lenet_300_100", profile="smoke")

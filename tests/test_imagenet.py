@@ -20,7 +20,8 @@ from lth_core.models import build, initial_weights
 from lth_core.models.imagenet import ImageNetNetwork
 from lth_core.report.claims import claims
 from lth_core.study import worker
-from lth_core.study.records import known, missing, store_folder, trainings
+from lth_core.study.plan import missing, trainings
+from lth_core.study.records import known, store_folder
 from lth_core.study.store import StudyStore, Training, dense
 from lth_core.training import Stopped
 from lth_core.training.train import train, trainer

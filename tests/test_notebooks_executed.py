@@ -18,7 +18,8 @@ from lth_core.config import METHODS
 from lth_core.data import data_root
 from lth_core.files import read_json
 from lth_core.report import NETWORK_NAMES
-from lth_core.study.records import COLUMNS, PROVENANCE, results_folder, store_folder, trainings, write
+from lth_core.study.plan import trainings
+from lth_core.study.records import COLUMNS, PROVENANCE, results_folder, store_folder, write
 
 
 def outputs_of(notebook: str, values: dict[str, Any], tmp_path: Path) -> list[Any]:

@@ -10,18 +10,8 @@ from lth_core.config import Config
 from lth_core.files import StoreError
 from lth_core.presets import preset
 from lth_core.study import records
-from lth_core.study.records import (
-    COLUMNS,
-    PROVENANCE,
-    add,
-    import_folder,
-    merge,
-    missing,
-    read,
-    select,
-    trainings,
-    write,
-)
+from lth_core.study.plan import missing, select, trainings
+from lth_core.study.records import COLUMNS, PROVENANCE, add, import_folder, merge, read, write
 from lth_core.study.store import Training
 
 SMOKE = preset("lenet_300_100", profile="smoke")

@@ -17,7 +17,7 @@ from lth_core.data.parts import DataError, Dataset, Split
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
 from lth_core.pruning import magnitude, prune_global
-from lth_core.study.records import missing
+from lth_core.study.plan import missing
 from lth_core.study.run import _known
 from lth_core.study.side_by_side import complete_side_by_side
 from lth_core.study.store import StudyStore

@@ -29,9 +29,10 @@ from lth_core.imp import Ticket
 from lth_core.masks import Mask
 from lth_core.models import initial_weights
 from lth_core.presets import preset
-from lth_core.study import records, worker
+from lth_core.study import plan, records, worker
 from lth_core.study import run as study
-from lth_core.study.records import COLUMNS, MissingRecords
+from lth_core.study.plan import MissingRecords
+from lth_core.study.records import COLUMNS
 from lth_core.study.run import run
 from lth_core.study.store import Busy, StudyStore, Training, dense
 from lth_core.study.worker import Worker
@@ -291,7 +292,7 @@ def test_asking_for_more_trains_only_what_is_new(
     assert {name: after[name] for name in before} == before
     assert len(after) - len(before) == 2 * new
     assert len(trained) in (new, new + ("rewinds" in changes))  # W_5 was not kept: the dense run is repeated up to it
-    assert records.missing(table, wider) == []
+    assert plan.missing(table, wider) == []
 
 
 def test_what_further_orders_are_compared_with_is_trained_again_where_only_its_records_are(
@@ -303,7 +304,7 @@ def test_what_further_orders_are_compared_with_is_trained_again_where_only_its_r
     table = run(wider, store=tmp_path / "elsewhere")
     assert table.loc[table["metric"] == "l2_data_order", "order"].tolist() == ["0-1", "0-2", "1-2"]
     assert len(trained) == 4  # the dense network and three orders of its ticket
-    assert records.missing(table, wider) == []
+    assert plan.missing(table, wider) == []
     pd.testing.assert_frame_equal(table, run(wider, store=copy.store))
 
 
@@ -661,7 +662,7 @@ def test_a_diverged_dense_run_is_a_record_and_nothing_is_missing_after_it(
     assert list(table["metric"]) == ["diverged"]
     assert list(table["method"]) == ["dense"]
     assert 0 < table["value"].item() <= 70
-    assert records.missing(table, config) == []
+    assert plan.missing(table, config) == []
     trained = count_trainings(monkeypatch)
     pd.testing.assert_frame_equal(run(config, store=tmp_path / "store", missing="error"), table)
     assert trained == []
@@ -682,7 +683,7 @@ def test_a_level_that_diverges_is_a_record_and_nothing_is_missing_after_it(
     assert set(diverged["level"]) == {1}
     assert set(diverged["order"]) == ({"0", "1"} if 1 in compared else {"0"})
     assert set(table[table["metric"] == "test_accuracy"]["method"]) == {"dense"}
-    assert records.missing(table, config) == []
+    assert plan.missing(table, config) == []
     pd.testing.assert_frame_equal(run(config, store=tmp_path / "store", missing="error"), table)
 
 
@@ -700,7 +701,7 @@ def test_a_control_that_diverges_does_not_keep_the_rest_from_being_done(
     monkeypatch.setattr(worker, "train", diverging)
     table = run(config, store=tmp_path / "store", seconds=8)
     assert set(table[table["method"] == "random_pruning"]["metric"]) == {"diverged"}
-    assert records.missing(table, config) == []
+    assert plan.missing(table, config) == []
     assert "l2_data_order" in set(table[table["method"] == "imp"]["metric"])
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from lth_core.config import Config
 from lth_core.presets import figures, preset
 from lth_core.report import NETWORK_NAMES
-from lth_core.study.records import trainings
+from lth_core.study.plan import trainings
 from lth_core.study.store import Training
 
 

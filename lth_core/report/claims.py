@@ -24,7 +24,7 @@ from lth_core.report.claims_imp import (
     steadier,
 )
 from lth_core.report.verdicts import AS_ACCURATE, Verdict, difference, judge, log_ratio, rank_correlation
-from lth_core.study import records
+from lth_core.study import plan, records
 from lth_core.study.store import StudyStore
 
 MATCHING_AT_INITIALISATION = {
@@ -168,7 +168,7 @@ def largest_recorded(network: str, recipe: str) -> tuple[Config, pd.DataFrame]:
             rows = records.known(StudyStore(records.store_folder(), there))[0]
             recorded = _recorded(there, rows)
             if recorded is not None:
-                return recorded, records.select(rows, recorded.updated(methods=METHODS))
+                return recorded, plan.select(rows, recorded.updated(methods=METHODS))
     return scales[0], pd.DataFrame(columns=records.COLUMNS)
 
 
@@ -183,7 +183,7 @@ def _recorded(config: Config, rows: pd.DataFrame) -> Config | None:
     first, seen = config.rewinds[0], sorted(map(int, rows["replicate"].unique()))
 
     def done(replicate: int, k: int) -> bool:
-        return not records.missing(rows, config.updated(replicates=(replicate,), rewinds=tuple({first: 0, k: 0})))
+        return not plan.missing(rows, config.updated(replicates=(replicate,), rewinds=tuple({first: 0, k: 0})))
 
     complete = {k: {replicate for replicate in seen if done(replicate, k)} for k in config.rewinds}
     choices = [(shared, [k for k, has in complete.items() if shared <= has]) for shared in complete.values() if shared]

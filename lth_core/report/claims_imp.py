@@ -14,7 +14,7 @@ from lth_core.config import Config
 from lth_core.data import TITLES
 from lth_core.report import paper_values
 from lth_core.report.verdicts import AS_ACCURATE, Verdict, difference, judge, log_ratio
-from lth_core.study import records
+from lth_core.study import plan, records
 
 STABILITIES = {
     "l2_data_order": "data order, L2",
@@ -126,7 +126,7 @@ def larger_scales(smallest: Config) -> Iterator[tuple[str, Config, pd.DataFrame]
         rows = records.read(records.results_folder(), config)[0]
         part = _imp_recorded(config.updated(rewinds=tuple({0: 0, rewound_to(config): 0})), rows)
         if part is not None:
-            chosen = records.select(rows, part)
+            chosen = plan.select(rows, part)
             size = 100 * chosen.loc[chosen["level"] == part.levels, "density"].iloc[0]
             precision = "" if config.precision == "float32" else f", {config.precision}"
             yield f"{config.profile}, {TITLES[config.dataset]}{precision}, {size:.0f}% of the weights", part, chosen
@@ -137,7 +137,7 @@ def _imp_recorded(config: Config, rows: pd.DataFrame) -> Config | None:
     choices = []
     for level in range(1, int(rows["level"].max()) + 1 if len(rows) else 1):
         alone = {int(r): imp_alone(config.updated(replicates=(int(r),)), level) for r in rows["replicate"].unique()}
-        whole = tuple(sorted(replicate for replicate, part in alone.items() if not records.missing(rows, part)))
+        whole = tuple(sorted(replicate for replicate, part in alone.items() if not plan.missing(rows, part)))
         if whole:
             choices.append(imp_alone(config.updated(replicates=whole), level))
     return max(choices, key=lambda part: len(part.replicates) * part.levels, default=None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lth_core.config import EXTENT, LABELS, Config, ConfigError
 from lth_core.presets import figures, preset
-from lth_core.study.records import trainings
+from lth_core.study.plan import trainings
 from lth_core.study.store import Training
 
 _OPTIONS = ("rewinds", "levels", "replicates", "orders", "dataset")

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from lth_core.config import METHODS, Config
 from lth_core.files import StoreError, project_folder, read_json, write_atomic
-from lth_core.study.store import StudyStore, Training, dense
+from lth_core.study.store import StudyStore
 
 STUDY = ["digest", "network", "recipe", "profile", "dataset"]
 TRAINING = ["method", "rewind", "replicate", "level"]
@@ -28,11 +27,6 @@ PROVENANCE = [*TRAINING, "order", "iterations", "seconds", "device", "lth_core",
               "data_fingerprint", "finished"]  # fmt: skip
 KEY = [*STUDY, *TRAINING, "order", "metric"]
 PROVENANCE_KEY = [*TRAINING, "order"]
-NOISE_FLOOR = "l2_noise_floor"
-
-
-class MissingRecords(LookupError):
-    """Trainings that were asked for are not recorded; the message says which and how to make them."""
 
 
 def results_folder() -> Path:
@@ -49,83 +43,6 @@ def results_file(name: str) -> Path:
 def store_folder() -> Path:
     """Where runs are kept: `LTH_STORE`, or `runs/` in the project."""
     return Path(os.environ.get("LTH_STORE") or project_folder() / "runs")
-
-
-def trainings(config: Config) -> list[Training]:
-    """Every training that a configuration asks for, in the order to do them in.
-
-    First the dense runs; then for each rewinding iteration the IMP chains and what is compared at `compared_levels`,
-    controls and further data orders; last, one repetition that measures the noise floor.
-
-    Where neither the masks of one-shot pruning nor what is reinitialised under them depend on the rewinding iteration,
-    random reinitialisation is trained for the latest one alone.
-    """
-    once = config.densities is not None and config.reinit_length == "full"
-    plan = [dense(replicate) for replicate in config.replicates]
-    for rewind in config.rewinds:
-        chain = range(1, config.levels + 1)
-        plan += [Training(r, "imp", rewind, level, 0) for r in config.replicates for level in chain]
-        for level in config.compared:
-            for replicate in config.replicates:
-                for method in config.methods:
-                    if method == "random_reinit" and once and rewind != max(config.rewinds):
-                        continue
-                    orders = 1 if method == "random_reinit" else config.orders
-                    plan += [Training(replicate, method, rewind, level, order) for order in range(orders)]
-    if config.compared and "imp" in config.methods:
-        deepest = max(config.compared)
-        plan += [Training(r, "imp", config.rewinds[0], deepest, 0, again=True) for r in config.replicates]
-    return list(dict.fromkeys(plan))
-
-
-def select(records: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The rows that a configuration asks for: those whose trainings it asks for, both of them where there are two."""
-    wanted = set(trainings(config))
-    columns = [records[name].tolist() for name in ("replicate", "method", "rewind", "level", "order")]
-    keep = [
-        all(Training(r, method, k, level, end, again) in wanted for end, again in _ends(order))
-        for r, method, k, level, order in zip(*columns, strict=True)
-    ]
-    return records.loc[pd.array(keep, dtype=bool)].reset_index(drop=True)
-
-
-def missing(records: pd.DataFrame, config: Config) -> list[Training]:
-    """The trainings that a configuration asks for and that are not recorded.
-
-    What lies below a training that diverged is not missing: it cannot be trained.
-    """
-    diverged = set(_trainings_of(records[records["metric"] == "diverged"]))
-    finished = set(_trainings_of(records[records["metric"] == "test_accuracy"])) | diverged
-    repeated = set(_trainings_of(records[records["metric"] == NOISE_FLOOR].assign(order="0"))) | diverged
-    last = {}
-    for t in diverged:
-        if config.densities is not None and t.level:  # one-shot levels do not build on each other
-            continue
-        for rewind in config.rewinds if t.method == "dense" else (t.rewind,):
-            if t.order == 0 and t.method in ("dense", "imp"):
-                last[t.replicate, rewind] = t.level
-    absent = (t for t in trainings(config) if replace(t, again=False) not in (repeated if t.again else finished))
-    return [t for t in absent if t.level <= last.get((t.replicate, t.rewind), t.level)]
-
-
-def with_siblings(absent: Collection[Training], config: Config) -> list[Training]:
-    """These trainings of a configuration, and those in other data orders that they are compared with.
-
-    A distance needs both of its ends in one store, and what is recorded may have been trained on another machine.
-    """
-    levels = {replace(t, order=0) for t in absent if t.method in ("imp", "random_pruning") and not t.again}
-    return [t for t in trainings(config) if t in absent or replace(t, order=0) in levels]
-
-
-def _ends(order: str) -> list[tuple[int, bool]]:
-    """The data orders that a row compares, and whether each is a repetition: "0-0" compares order 0 with itself."""
-    orders = [int(end) for end in order.split("-")]
-    return [(end, position == 1 and end == orders[0]) for position, end in enumerate(orders)]
-
-
-def _trainings_of(records: pd.DataFrame) -> list[Training]:
-    columns = [records[name].tolist() for name in ("replicate", "method", "rewind", "level", "order")]
-    return [Training(r, method, k, level, int(order)) for r, method, k, level, order in zip(*columns, strict=True)]
 
 
 def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:

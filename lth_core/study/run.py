@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lth_core.config import IMAGENET_NETWORKS, Config, ConfigError
 from lth_core.files import StoreError
-from lth_core.study import records
+from lth_core.study import plan, records
 from lth_core.study.commands import how_to_make
 from lth_core.study.measure import measure
 from lth_core.study.store import StudyStore, Training
@@ -59,12 +59,12 @@ def run(
         raise ValueError(f"workers={workers!r} is not valid; expected 1 or more networks at once, or None")
     folder = Path(store) if store is not None else records.store_folder()
     if missing == "error":
-        absent = records.missing(_known(folder, config), config)
+        absent = plan.missing(_known(folder, config), config)
         if absent:
-            raise records.MissingRecords(how_to_make(config, absent))
+            raise plan.MissingRecords(how_to_make(config, absent))
     else:
         config = train_missing([config], folder, workers=workers, seconds=seconds, progress=progress)[0]
-    return records.select(_known(folder, config), config)
+    return plan.select(_known(folder, config), config)
 
 
 def train_missing(
@@ -106,7 +106,7 @@ def _complete(configs: Sequence[Config], store: Path, **options: Any) -> list[Co
     before: list[Training] = []
     while True:
         known = _known(store, configs[0])
-        absent = list(dict.fromkeys(t for config in configs for t in records.missing(known, config)))
+        absent = list(dict.fromkeys(t for config in configs for t in plan.missing(known, config)))
         if not absent:
             return list(configs)
         if absent == before:
@@ -115,7 +115,7 @@ def _complete(configs: Sequence[Config], store: Path, **options: Any) -> list[Co
 
         resolved = data.resolve(configs[0].dataset)
         if resolved == configs[0].dataset:
-            compared = (t for config in configs for t in records.with_siblings(absent, config))
+            compared = (t for config in configs for t in plan.with_siblings(absent, config))
             _train(StudyStore(store, configs[0]), list(dict.fromkeys(compared)), **options)
             before = absent
         configs = [config.updated(dataset=resolved) for config in configs]
