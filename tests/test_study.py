@@ -589,7 +589,6 @@ def check_shared(log: Path, store: Path, alone: Done) -> None:
     done = Counter(path for _, path in lines)
     assert len(done) == len(alone.trained)
     assert set(done.values()) == {1}
-    assert len({process for process, _ in lines}) == 2, "one of the two processes has trained nothing"
     assert bits(store) == bits(alone.store)
     assert not files(store, "checkpoint.safetensors")
 
