@@ -47,7 +47,7 @@ class Page(NamedTuple):
 FURTHER_PAGES = {
     "cifar10_stability_deep": Page(
         "cifar10_stability",
-        "CIFAR-10: the same at 5.5% of the weights",
+        "CIFAR-10: stability at 5.5% of the weights",
         {"levels": 13, "replicates": 3},
     ),
     "vgg19_accuracy": Page(
