@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-from lth_core import __version__, cli, data
+from lth_core import ConfigError, __version__, cli, data
 from lth_core.data.parts import Dataset
 from lth_core.presets import preset
 from lth_core.study import records
@@ -243,3 +243,11 @@ def test_a_setting_that_makes_no_sense_is_refused_in_one_line(given: str, messag
     assert (status, out) == (2, "")
     assert err.startswith(f"lth: {message}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("setting", ["levels=3", "rewinds=[0]", "orders=2", "dataset=mnist", "recipe=low"])
+def test_what_has_an_option_of_its_own_is_not_taken_as_a_setting(setting: str):
+    """Which would change it in some figures only."""
+    with pytest.raises(ConfigError, match=f"--set: {setting.split('=')[0]} is an argument or option of its own"):
+        cli._setting(setting)
+    assert cli._setting("pieces=4") == ("pieces", 4)

@@ -392,3 +392,18 @@ def test_a_warmup_that_the_training_does_not_outlast_is_refused():
     with pytest.raises(ConfigError, match="warmup: 667 iterations do not end before the training's 300 do"):
         warm.updated(iterations=300, rewinds=(0,), curve_rewinds=None, drops=())
     assert warm.updated(iterations=668, rewinds=(0,), curve_rewinds=None, drops=()).warmup == 667
+
+
+def test_new_densities_bring_as_many_levels_unless_levels_are_given():
+    laptop = preset("resnet50", profile="laptop").updated(compared_levels=None)
+    assert laptop.updated(densities=(0.5, 0.1)).levels == 2
+    assert laptop.updated(densities=[0.5, 0.3, 0.2, 0.1], levels=1).levels == 1
+    with pytest.raises(ConfigError, match="levels: 3 is more than the 2 densities"):
+        laptop.updated(densities=(0.5, 0.1), levels=3)
+
+
+def test_a_setting_that_means_nothing_to_a_notebook_is_refused_as_unknown():
+    given = {"network": "resnet20", "profile": "laptop", "levels": 3}
+    assert configure(given)[0].levels == 3
+    with pytest.raises(ConfigError, match="unknown parameter 'levels'"):
+        configure(given, without=["levels"])

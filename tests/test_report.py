@@ -183,3 +183,12 @@ def test_the_summary_counts_trainings_and_hours_by_device(table: pd.DataFrame):
 
 def test_settings_are_shown_by_digest():
     assert provenance.settings_table([CONFIG]).loc["iterations", CONFIG.digest()] == 120
+
+
+def test_the_papers_values_are_the_projects_where_the_results_folder_has_none():
+    assert not (records.results_folder() / "paper_values.csv").exists()
+    assert len(report.paper_values(figure="fig3")) > 0
+    records.results_folder().mkdir(exist_ok=True)
+    first = (records.project_folder() / "results" / "paper_values.csv").read_text().splitlines()[:2]
+    (records.results_folder() / "paper_values.csv").write_text("\n".join(first) + "\n")
+    assert len(report.paper_values()) == 1
