@@ -27,7 +27,7 @@ _NOT_OF = {
     "resnet20": ("classes", "auxiliary_loss", "prune_output", "output_pruning_rate"),
     "vgg19": ("classes", "auxiliary_loss", "prune_output", "output_pruning_rate"),
     "resnet50": ("auxiliary_loss", "output_pruning_rate"),
-    "inception_v3": ("width", "output_pruning_rate"),
+    "inception_v3": ("output_pruning_rate",),
     "squeezenet1_0": ("width", "auxiliary_loss", "output_pruning_rate"),
 }  # fmt: skip
 """Network -> settings that it has no use for."""
@@ -57,7 +57,7 @@ class Config(BaseModel):
     dataset: DataSet
     classes: int = Field(default=10, ge=2)
     width: float = Field(default=1.0, gt=0, le=4)
-    """Factor on the number of filters in every layer of ResNet-20 and VGG-19, and in the bottlenecks of ResNet-50."""
+    """Factor on the filters in every layer of ResNet-20, VGG-19 and Inception-v3, and in ResNet-50's bottlenecks."""
     image_size: int | None = Field(default=None, ge=8)
     """Side in pixels to which images are reduced. None: as they are."""
     augment: bool = False
@@ -135,6 +135,10 @@ class Config(BaseModel):
         if round(self.width * {"resnet20": 16, "vgg19": 64, "resnet50": 64}.get(self.network, 100)) < 1:
             raise ValueError(
                 f"width: {self.width} leaves layers of {self.network} without a filter; choose a larger one"
+            )
+        if self.network == "inception_v3" and self.width * 16 % 1:
+            raise ValueError(
+                f"width: {self.width} must be a multiple of 1/16 for inception_v3, so that its branches fit together"
             )
         for name in _NOT_OF[self.network]:
             value = getattr(self, name)

@@ -66,6 +66,35 @@ def test_a_narrow_resnet_50_has_narrow_bottlenecks_and_as_many_channels_between_
     assert sum(named[name].numel() for name in model.prunable()) == expected
 
 
+@pytest.mark.parametrize("width", [1 / 16, 0.25, 0.5])
+def test_a_narrow_inception_v3_has_every_layer_of_the_whole_one_narrower(width: float):
+    with torch.device("meta"):
+        whole, narrow = (ImageNetNetwork("inception_v3", auxiliary=True, width=factor) for factor in (1.0, width))
+    shapes = {name: list(parameter.shape) for name, parameter in whole.named_parameters()}
+    for name, shape in shapes.items():
+        fixed_inputs = name == "body.Conv2d_1a_3x3.conv.weight"
+        outputs = shape[0] if ".fc." in name else width * shape[0]
+        inputs = [] if len(shape) == 1 else [shape[1] if fixed_inputs else width * shape[1]]
+        shapes[name] = [outputs, *inputs, *shape[2:]]
+    assert {name: list(parameter.shape) for name, parameter in narrow.named_parameters()} == shapes
+
+
+def test_a_narrow_inception_v3_is_initialised_as_the_whole_one_is_and_computes_logits():
+    narrow = ImageNetNetwork("inception_v3", auxiliary=True, width=0.25)
+    narrow.initialise(torch.Generator().manual_seed(3))
+    body = narrow.body
+    for weights, deviation in (
+        (body.fc.weight, 0.1),
+        (body.AuxLogits.fc.weight, 0.001),
+        (body.Mixed_7c.branch1x1.conv.weight, 0.1),
+    ):
+        assert weights.std().item() == pytest.approx(deviation, rel=0.1)
+    logits, auxiliary = narrow(torch.randint(256, (2, 3, 299, 299), dtype=torch.uint8))
+    assert logits.shape == auxiliary.shape == (2, 10)
+    assert logits.isfinite().all()
+    assert auxiliary.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("network", "output"),
     [("resnet50", "body.fc.weight"), ("inception_v3", "body.fc.weight"), ("squeezenet1_0", "body.classifier.1.weight")],
@@ -101,6 +130,7 @@ def test_pixels_are_standardised_by_imagenets():
         ),
         ("resnet50", {"auxiliary_loss": 0.4}, "auxiliary_loss: 0.4 is not a setting of resnet50"),
         ("squeezenet1_0", {"width": 0.5}, "width: 0.5 is not a setting of squeezenet1_0"),
+        ("inception_v3", {"width": 0.3}, "width: 0.3 must be a multiple of 1/16 for inception_v3"),
         ("resnet50", {"levels": 2}, "levels: 2 is more than the 1 densities"),
         ("resnet50", {"densities": (0.5, 1.5)}, r"densities: \[0.5, 1.5\] must be fractions to keep"),
     ],

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lth_core.data.image_folders import Unreadable, decoded_once, pixels
+from lth_core.data.image_folders import Unreadable, decoded_once, list_images, pixels
 from lth_core.data.parts import DataError, Dataset, Split
 from lth_core.seeds import stream
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-COUNTS = {"train": 50_000, "test": 10_000}
+COUNTS = {"train": 5_000, "test": 1_000}
+"""Images of every class."""
 
 
 def load_batches(root: Path) -> Dataset:
@@ -41,31 +42,14 @@ def load_batches(root: Path) -> Dataset:
 def load_images(root: Path) -> Dataset:
     """CIFAR-10 as a folder of images, `cifar10/{train,test}/<class>/*`, decoded once and kept beside them."""
     folder = root / "cifar10"
-    listing: dict[str, list[tuple[Path, int]]] = {}
-    for part, count in COUNTS.items():
-        listing[part] = []
-        for label, name in enumerate(CLASSES):
-            files = sorted((folder / part / name).glob("[!.]*"))
-            if not files:
-                raise DataError(f"{folder / part / name} holds no images; expected {count // 10:,} of class {name!r}")
-            if len(files) != count // 10:
-                raise DataError(f"{folder / part / name} holds {len(files):,} images; expected {count // 10:,}")
-            listing[part] += [(file, label) for file in files]
-
-    def decode() -> dict[str, Tensor]:
-        return {part: torch.stack([_decoded(file) for file, _ in files]) for part, files in listing.items()}
-
-    splits = decoded_once(folder, listing, decode)
-    return _hold_out("cifar10_jpeg", *splits)
+    listing = list_images(folder, CLASSES, COUNTS)
+    return _hold_out("cifar10_jpeg", *decoded_once(folder, listing, _decoded))
 
 
 def _decoded(file: Path) -> Tensor:
-    try:
-        image = pixels(file)
-    except Unreadable as error:
-        raise DataError(f"{file} is {error}; get it again") from None
+    image = pixels(file)
     if image.shape != (3, 32, 32):
-        raise DataError(f"{file} is {image.shape[2]}x{image.shape[1]} pixels; CIFAR-10's images are 32x32")
+        raise Unreadable(f"{image.shape[2]}x{image.shape[1]} pixels; CIFAR-10's images are 32x32")
     return image
 
 

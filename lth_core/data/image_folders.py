@@ -7,7 +7,7 @@ folder is found before anything is used, and listed in one `DataError`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +23,7 @@ IMAGENETTE = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "
               "n03445777", "n03888257")  # fmt: skip
 """WordNet identifiers of Imagenette's classes, which name their folders; a label is a position in this list."""
 IMAGENETTE_FOLDERS = ("imagenette", "imagenette2", "imagenette2-320", "imagenette2-160")
+IMAGENET_PARTS: Mapping[str, int | None] = {"train": None, "val": None}
 HELD_OUT = 0.05
 """The share of the training images that is held out for validation."""
 _SHOWN = 10
@@ -44,13 +45,7 @@ def load_imagenette(root: Path, size: int) -> Dataset:
     folder = find_imagenette(root)
     if folder is None:
         raise DataError(f"no folder {' or '.join(IMAGENETTE_FOLDERS)} with images in {root}")
-    listing = list_images(folder, IMAGENETTE)
-
-    def decode() -> dict[str, Tensor]:
-        squares = for_each_image(folder, listing, lambda file: square(file, size))
-        return {part: torch.stack(images) for part, images in squares.items()}
-
-    train, test = decoded_once(folder, listing, decode, f"-{size}")
+    train, test = decoded_once(folder, list_images(folder, IMAGENETTE), lambda file: square(file, size), f"-{size}")
     training, validation = (Split(train.images[part], train.labels[part]) for part in hold_out(len(train)))
     return Dataset("imagenette", training, validation, test)
 
@@ -62,19 +57,25 @@ def hold_out(examples: int) -> tuple[Tensor, Tensor]:
     return shuffled[:kept], shuffled[kept:]
 
 
-def list_images(folder: Path, classes: Sequence[str]) -> dict[str, list[tuple[Path, int]]]:
-    """The images of `train` and `val` with their labels: the positions of their folders in `classes`."""
-    listing: dict[str, list[tuple[Path, int]]] = {"train": [], "val": []}
+def list_images(
+    folder: Path, classes: Sequence[str], parts: Mapping[str, int | None] = IMAGENET_PARTS
+) -> dict[str, list[tuple[Path, int]]]:
+    """The images of every part with their labels: the positions of their folders in `classes`. `parts` says how many
+    images of a class each has, where that is known."""
+    listing: dict[str, list[tuple[Path, int]]] = {part: [] for part in parts}
     problems = []
     for part, files in listing.items():
         for label, name in enumerate(classes):
             found = sorted((folder / part / name).glob("[!.]*"))
+            expected = parts[part] or len(found)
             if not found:
                 problems.append(f"{part}/{name}: no images of this class")
+            elif len(found) != expected:
+                problems.append(f"{part}/{name}: {len(found):,} images of this class; expected {expected:,}")
             files += [(file, label) for file in found]
         others = [path for path in sorted((folder / part).glob("[!.]*")) if path.name not in classes]
         problems += [f"{path.relative_to(folder)}: not one of the {len(classes):,} classes" for path in others]
-    _refuse(folder, problems)
+    _refuse(folder, listing, problems)
     return listing
 
 
@@ -94,14 +95,12 @@ def for_each_image(folder: Path, listing: Listing, read: Callable[[Path], Tensor
             results = list(threads.map(attempt, (file for file, _ in files)))
             problems += [result for result in results if isinstance(result, str)]
             made[part] = [result for result in results if not isinstance(result, str)]
-    _refuse(folder, problems)
+    _refuse(folder, listing, problems)
     return made
 
 
-def decoded_once(
-    folder: Path, listing: Listing, decode: Callable[[], dict[str, Tensor]], kind: str = ""
-) -> list[Split]:
-    """The parts of a folder of images, decoded by `decode` the first time and kept beside the files of that `kind`.
+def decoded_once(folder: Path, listing: Listing, decode: Callable[[Path], Tensor], kind: str = "") -> list[Split]:
+    """The parts of a folder of images, each decoded by `decode` the first time and kept, as that `kind`, beside them.
 
     What is kept counts until a file is added, removed or changed.
     """
@@ -109,7 +108,7 @@ def decoded_once(
     try:
         state, _ = read_state(cache)
     except StoreError:
-        state = decode()
+        state = {part: torch.stack(images) for part, images in for_each_image(folder, listing, decode).items()}
         with suppress(StoreError, OSError):  # a folder that cannot be written is decoded again next time
             for outdated in folder.glob(f".decoded{kind}-*.safetensors"):
                 outdated.unlink()
@@ -152,11 +151,10 @@ def square(file: Path, size: int, edge: int | None = None) -> Tensor:
     return cropped
 
 
-def _refuse(folder: Path, problems: Sequence[str]) -> None:
+def _refuse(folder: Path, parts: Iterable[str], problems: Sequence[str]) -> None:
     if not problems:
         return
     more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     listed = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
-    raise DataError(
-        f"{folder} is not as expected, {{train,val}}/<class>/ with images of every class in both:{listed}{more}"
-    )
+    layout = f"{{{','.join(parts)}}}/<class>/ with images of every class in both"
+    raise DataError(f"{folder} is not as expected, {layout}. Mend:{listed}{more}")

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
-from torchvision.models.inception import InceptionOutputs
+from torchvision.models import inception
 
 from lth_core.models.network import ColorNetwork
 from lth_core.seeds import seeded
+
+
+def _inception_v3(classes: int, auxiliary: bool, width: float) -> inception.Inception3:
+    """Inception-v3 with `width` times the filters in every convolution."""
+
+    def convolution(inputs: int, outputs: int, **settings: Any) -> inception.BasicConv2d:
+        inputs = inputs if inputs == 3 else round(width * inputs)
+        return inception.BasicConv2d(inputs, round(width * outputs), **settings)
+
+    kinds = [inception.InceptionA, inception.InceptionB, inception.InceptionC, inception.InceptionD]
+    kinds += [inception.InceptionE, inception.InceptionAux]
+    blocks = [convolution, *(partial(kind, conv_block=convolution) for kind in kinds)]
+    network = inception.Inception3(classes, auxiliary, inception_blocks=blocks, init_weights=True)
+    if width != 1:  # torchvision's blocks say how wide their convolutions are, but not the layers behind them
+        for head, deviation in ((network, 0.1), (network.AuxLogits, 0.001)):
+            if head is not None:
+                head.fc = nn.Linear(round(width * head.fc.in_features), classes)
+                nn.init.trunc_normal_(head.fc.weight, std=deviation)
+    return network
 
 
 class Architecture(NamedTuple):
@@ -27,12 +47,7 @@ ARCHITECTURES = {
         lambda classes, _, width: torchvision_models.resnet50(num_classes=classes, width_per_group=round(64 * width)),
         "fc",
     ),
-    "inception_v3": Architecture(
-        lambda classes, auxiliary, _: torchvision_models.inception_v3(
-            num_classes=classes, aux_logits=auxiliary, transform_input=False, init_weights=True
-        ),
-        "fc",
-    ),
+    "inception_v3": Architecture(_inception_v3, "fc"),
     "squeezenet1_0": Architecture(
         lambda classes, *_: torchvision_models.squeezenet1_0(num_classes=classes), "classifier.1"
     ),
@@ -44,7 +59,8 @@ class ImageNetNetwork(ColorNetwork):
 
     Takes uint8 images [batch, 3, height, width] and returns logits [batch, classes]. With `auxiliary`, Inception-v3
     has its auxiliary head, which takes part in training only: there it returns both heads' logits. `width` is a factor
-    on the channels of the bottlenecks of ResNet-50, which keeps 256 to 2,048 between them.
+    on the filters of Inception-v3's convolutions, and on those of the bottlenecks of ResNet-50, which keeps 256 to
+    2,048 channels between them.
 
     Prunable are the weights of all convolutions but the auxiliary head's and, in SqueezeNet, the output layer's; with
     `prune_output` the output layer's too. The paper does not say which layers it pruned.
@@ -82,7 +98,7 @@ class ImageNetNetwork(ColorNetwork):
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         outputs = self.body(self.scaled(images))
-        if isinstance(outputs, InceptionOutputs):
+        if isinstance(outputs, inception.InceptionOutputs):
             return outputs.logits, outputs.aux_logits
         logits: Tensor = outputs
         return logits
