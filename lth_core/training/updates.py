@@ -1,7 +1,8 @@
 """One update of a network under a mask: its gradient, its optimiser, and the average of its weights.
 
 All parameters live in one flat vector, and so do their gradients: the mask is one multiplication of the gradient and
-the update one fused call. A pruned weight stays exactly 0.0: its gradient, its moments and its decay are all zero.
+the update one call of the kernel of torch's fused optimisers, for what they do around it takes half as long again with
+a network as small as LeNet. A pruned weight stays exactly 0.0: its gradient, its moments and its decay are all zero.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
 
 from lth_core.config import Config
 from lth_core.masks import Mask
@@ -131,18 +130,20 @@ class FlatNetwork:
         config = self.config
         with torch.no_grad():
             if config.optimizer == "adam":
-                adam(
+                self.updates += 1
+                torch._fused_adam_(
                     [self.weights], [self.gradient], [self.moments["exp_avg"]], [self.moments["exp_avg_sq"]], [],
-                    [self.updates], fused=True, amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False,
-                    lr=learning_rate, weight_decay=config.weight_decay,
+                    [self.updates], lr=learning_rate, beta1=0.9, beta2=0.999, weight_decay=config.weight_decay,
+                    eps=1e-8, amsgrad=False, maximize=False,
                 )  # fmt: skip
             elif config.optimizer == "rmsprop":
                 self._rmsprop(learning_rate)
             else:
-                sgd(
-                    [self.weights], [self.gradient], [self.moments["momentum_buffer"]], fused=True,
-                    weight_decay=config.weight_decay, momentum=config.momentum, lr=learning_rate,
-                    dampening=0.0, nesterov=config.optimizer == "nesterov", maximize=False,
+                velocity = [self.moments["momentum_buffer"]] if config.momentum else []
+                torch._fused_sgd_(
+                    [self.weights], [self.gradient], velocity, weight_decay=config.weight_decay,
+                    momentum=config.momentum, lr=learning_rate, dampening=0.0,
+                    nesterov=config.optimizer == "nesterov", maximize=False, is_first_step=False,
                 )  # fmt: skip
             if self.average is not None:
                 self._take_average(config.weight_average)
