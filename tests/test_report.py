@@ -31,6 +31,15 @@ def test_beside_paper_gives_ours_theirs_and_the_gap(table: pd.DataFrame):
     assert beside.iloc[1]["ours"] == "not recorded"
 
 
+def test_what_is_left_at_a_level_is_a_percentage_and_its_absence_is_explained(table: pd.DataFrame):
+    assert report.percent_remaining(table.assign(density=0.75 ** table["level"]), 2) == pytest.approx(56.25)
+    with pytest.raises(ValueError, match="nothing is recorded at level 3$"):
+        report.percent_remaining(table, 3)
+    diverged = table[table["method"] == "dense"].assign(metric="diverged")
+    with pytest.raises(ValueError, match="at level 2, since 3 trainings diverged: lower learning_rate$"):
+        report.percent_remaining(diverged, 2)
+
+
 def test_the_papers_numbers_are_those_of_its_figure_3():
     paper = pd.read_csv(records.project_folder() / "results" / "paper_values.csv")
     lenet = paper[(paper["figure"] == "fig3") & (paper["network"] == "lenet_300_100")]

@@ -91,6 +91,16 @@ def relative_to_dense(records: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(value=rows["value"] - rows["value_dense"]).drop(columns="value_dense")
 
 
+def percent_remaining(records: pd.DataFrame, level: int) -> float:
+    """The percentage of the prunable weights that is left at a level; `ValueError` where nothing is recorded there."""
+    densities = records.loc[records["level"] == level, "density"]
+    if not len(densities):
+        diverged = int((records["metric"] == "diverged").sum())
+        why = f", since {_count(diverged, 'training')} diverged: lower learning_rate" if diverged else ""
+        raise ValueError(f"nothing is recorded at level {level}{why}")
+    return 100 * float(densities.iloc[0])
+
+
 def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """A row for each size: accuracies as points less the dense network's, means of ours beside the paper's curves.
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from lth_core.config import Config
 from lth_core.data import TITLES
-from lth_core.report import paper_values
+from lth_core.report import paper_values, percent_remaining
 from lth_core.report.verdicts import AS_ACCURATE, Verdict, difference, judge, log_ratio
 from lth_core.study import plan, records
 
@@ -127,7 +127,7 @@ def larger_scales(smallest: Config) -> Iterator[tuple[str, Config, pd.DataFrame]
         part = _imp_recorded(config.updated(rewinds=tuple({0: 0, rewound_to(config): 0})), rows)
         if part is not None:
             chosen = plan.select(rows, part)
-            size = 100 * chosen.loc[chosen["level"] == part.levels, "density"].iloc[0]
+            size = percent_remaining(chosen, part.levels)
             precision = "" if config.precision == "float32" else f", {config.precision}"
             yield f"{config.profile}, {TITLES[config.dataset]}{precision}, {size:.0f}% of the weights", part, chosen
 
