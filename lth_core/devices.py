@@ -45,5 +45,8 @@ def device_name() -> str:
 
 
 def cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many processor cores this process may use: of the machine's, or of its container's share of it."""
+    from joblib import cpu_count
+
+    count: int = cpu_count()
+    return count

@@ -1,5 +1,6 @@
 """Training on another device than the processor: everything is there that an update needs, and the numbers agree."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from lth_core import ConfigError, Mask, data, preset, seeds, subnetwork
 from lth_core.config import Config
 from lth_core.data.augmentation import crop_and_flip
 from lth_core.data.parts import Dataset, Split
-from lth_core.devices import compute_device
+from lth_core.devices import compute_device, cores
 from lth_core.models import build, initial_weights
 from lth_core.study.store import StudyStore
 from lth_core.study.worker import Worker
@@ -91,3 +92,14 @@ def test_a_gpu_trains_as_the_processor_does_and_the_same_bits_twice(config: Conf
     for name, tensor in here.items():
         assert there[name].device.type == "cpu"
         torch.testing.assert_close(there[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process cannot be bound to cores here")
+def test_the_cores_are_those_that_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    assert 1 <= cores() <= len(allowed)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)

@@ -33,10 +33,10 @@ def test_beside_paper_gives_ours_theirs_and_the_gap(table: pd.DataFrame):
 
 def test_what_is_left_at_a_level_is_a_percentage_and_its_absence_is_explained(table: pd.DataFrame):
     assert report.percent_remaining(table.assign(density=0.75 ** table["level"]), 2) == pytest.approx(56.25)
-    with pytest.raises(ValueError, match="nothing is recorded at level 3$"):
+    with pytest.raises(ValueError, match=r"nothing is recorded at level 3$"):
         report.percent_remaining(table, 3)
     diverged = table[table["method"] == "dense"].assign(metric="diverged")
-    with pytest.raises(ValueError, match="at level 2, since 3 trainings diverged: lower learning_rate$"):
+    with pytest.raises(ValueError, match=r"at level 2, since 3 trainings diverged: lower learning_rate$"):
         report.percent_remaining(diverged, 2)
 
 
