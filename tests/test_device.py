@@ -34,7 +34,7 @@ def test_everything_that_an_update_needs_lies_on_the_device_of_the_network(
     """Tensors without values stand for those of a GPU; an operation on two devices at once fails for them too."""
     weights, mask = start(config), Mask.ones(build(config))
     monkeypatch.setattr(torch.autograd, "grad", lambda loss, weights: [torch.zeros_like(each) for each in weights])
-    monkeypatch.setattr("lth_core.training.updates.sgd", lambda *tensors, **settings: None)  # both want a real GPU
+    monkeypatch.setattr(torch, "_fused_sgd_", lambda *tensors, **settings: None)  # both want a real GPU
     shape = (8, 28, 28) if config.network == "lenet_300_100" else (8, 3, 8, 8)
     with FakeTensorMode(allow_non_fake_inputs=True):
         gpu = torch.device("cuda", 0)
