@@ -48,7 +48,7 @@ FURTHER_PAGES = {
     "cifar10_stability_deep": Page(
         "cifar10_stability",
         "CIFAR-10: stability at 5.5% of the weights",
-        {"levels": 13, "replicates": 3},
+        {"levels": 13, "replicates": 5},
     ),
     "vgg19_accuracy": Page(
         "cifar10_accuracy",
