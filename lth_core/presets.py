@@ -168,7 +168,7 @@ _SCALES: dict[str, dict[str, Settings]] = {
         size=299,
         smoke_size=75,
         auxiliary_loss=0.4,
-        laptop={"image_size": 75},
+        laptop={"image_size": 107, "width": 0.25},
         laptop_epoch=6,
     ),
     "squeezenet1_0": _imagenet(
