@@ -65,6 +65,11 @@ FURTHER_PAGES = {
         "SqueezeNet: one-shot pruning, from initialisation and rewound",
         {"network": "squeezenet1_0"},
     ),
+    "imagenet_inception": Page(
+        "imagenet",
+        "Inception-v3: one-shot pruning, from initialisation and rewound",
+        {"network": "inception_v3"},
+    ),
 }
 """Name in the book -> page. Every notebook with its default parameters is a page, under the name of its file."""
 
