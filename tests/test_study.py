@@ -1,5 +1,6 @@
 """`run`: nothing trained twice, the same bits whatever happens on the way, and distances that can be recomputed."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -306,6 +307,40 @@ def test_what_further_orders_are_compared_with_is_trained_again_where_only_its_r
     assert len(trained) == 4  # the dense network and three orders of its ticket
     assert plan.missing(table, wider) == []
     pd.testing.assert_frame_equal(table, run(wider, store=copy.store))
+
+
+def test_what_deeper_levels_build_on_is_trained_again_and_counted_where_only_its_records_are(
+    copy: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The workers are chosen, and progress is told, by all that there is to do, not by what is asked for alone."""
+    records.add(records.results_folder(), TINY, *records.of_store(StudyStore(copy.store, TINY)))
+    deeper = TINY.updated(levels=2, compared_levels=(1,))
+    absent = plan.missing(records.known(StudyStore(tmp_path / "elsewhere", deeper))[0], deeper)
+    below = [dense(1), Training(1, "imp", 0, 1, 0)]
+    assert absent == [Training(1, "imp", 0, 2, 0)]
+    assert plan.needed(absent, deeper) == [*below, *absent]
+    started: list[tuple[int, int]] = []
+
+    @contextlib.contextmanager
+    def helpers(_: StudyStore, wanted: Sequence[Training], count: int) -> Iterator[None]:
+        started.append((len(wanted), count))
+        yield
+
+    monkeypatch.setattr("lth_core.study.helpers.helpers", helpers)
+    monkeypatch.setattr("lth_core.devices.cores", lambda: 2)
+    monkeypatch.setattr(study, "WORTH_A_PROCESS", 3 * TINY.iterations)
+    run(deeper, store=tmp_path / "elsewhere")
+    trained = count_trainings(monkeypatch)
+    run(deeper.updated(levels=3), store=tmp_path / "elsewhere")
+    assert started == [(3, 1), (4, 0)]
+    assert len(trained) == 1
+
+
+def test_one_shot_levels_build_on_the_dense_run_alone():
+    config = preset("squeezenet1_0", profile="smoke").updated(densities=(0.8, 0.5, 0.2), levels=3, compared_levels=(3,))
+    control = Training(1, "random_pruning", 2, 3, 0)
+    needed = plan.needed([control], config.updated(methods=("imp", "random_pruning"), orders=1))
+    assert needed == [dense(1), Training(1, "imp", 2, 3, 0), control]
 
 
 def test_a_level_has_one_density_whether_its_records_are_committed_or_of_the_store(copy: Done):

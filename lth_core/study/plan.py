@@ -74,13 +74,21 @@ def missing(records: pd.DataFrame, config: Config) -> list[Training]:
     return [t for t in absent if t.level <= last.get((t.replicate, t.rewind), t.level)]
 
 
-def with_siblings(absent: Collection[Training], config: Config) -> list[Training]:
-    """These trainings of a configuration, and those in other data orders that they are compared with.
+def needed(absent: Collection[Training], config: Config) -> list[Training]:
+    """What has to be in one store for these trainings of a configuration to be recorded, in the order to do it in.
 
-    A distance needs both of its ends in one store, and what is recorded may have been trained on another machine.
+    With them, that is the dense runs and the levels that they build on, and the trainings in other data orders that
+    they are compared with: a distance needs both of its ends, and what is recorded may have been trained on another
+    machine.
     """
-    levels = {replace(t, order=0) for t in absent if t.method in ("imp", "random_pruning") and not t.again}
-    return [t for t in trainings(config) if t in absent or replace(t, order=0) in levels]
+    compared = {replace(t, order=0) for t in absent if t.method in ("imp", "random_pruning") and not t.again}
+    wanted = [t for t in trainings(config) if t in absent or replace(t, order=0) in compared]
+    levels: dict[Training, None] = {}
+    for t in wanted:
+        first = 1 if config.densities is None else t.level
+        levels |= dict.fromkeys(Training(t.replicate, "imp", t.rewind, n, 0) for n in range(first, t.level + 1) if n)
+    runs = dict.fromkeys(dense(t.replicate) for t in wanted)
+    return list(runs | levels | dict.fromkeys(wanted))
 
 
 def _ends(order: str) -> list[tuple[int, bool]]:

@@ -115,8 +115,8 @@ def _complete(configs: Sequence[Config], store: Path, **options: Any) -> list[Co
 
         resolved = data.resolve(configs[0].dataset)
         if resolved == configs[0].dataset:
-            compared = (t for config in configs for t in plan.with_siblings(absent, config))
-            _train(StudyStore(store, configs[0]), list(dict.fromkeys(compared)), **options)
+            wanted = (t for config in configs for t in plan.needed(absent, config))
+            _train(StudyStore(store, configs[0]), list(dict.fromkeys(wanted)), **options)
             before = absent
         configs = [config.updated(dataset=resolved) for config in configs]
 
@@ -129,12 +129,12 @@ def _known(store: Path, config: Config) -> pd.DataFrame:
 
 def _train(
     study: StudyStore,
-    absent: Sequence[Training],
+    wanted: Sequence[Training],
     workers: int | None,
     seconds: float | None,
     progress: Style,
 ) -> None:
-    """Do what is absent, several networks at once."""
+    """Do what of these trainings is not in the store, several networks at once."""
     from lth_core.devices import compute_device, cores
     from lth_core.ranks import rank_and_count
     from lth_core.study.helpers import helpers, stop_signals
@@ -148,13 +148,14 @@ def _train(
     if together > 1:
         workers = 1
     elif workers is None:
+        absent = [t for t in wanted if not study.saves(t).complete]
         iterations = sum(study.config.iterations - t.rewind for t in absent)
         most = cores()
         if on_gpu:
             most = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
         workers = min(most, len(absent)) if on_gpu or iterations >= WORTH_A_PROCESS else 1
     study.prepare()
-    with stop_signals() as stopping, _Progress(study, absent, progress) as shown:
+    with stop_signals() as stopping, _Progress(study, wanted, progress) as shown:
         deadline = math.inf if seconds is None else time.monotonic() + seconds
 
         def stop_requested() -> bool:
@@ -164,12 +165,12 @@ def _train(
         worker = Worker(study, stop_requested)  # first, so that what it refuses is said once
         try:
             if on_gpu:
-                complete_side_by_side(worker, absent, workers)
+                complete_side_by_side(worker, wanted, workers)
             else:
-                with helpers(study, absent, workers - 1):
-                    worker.complete(absent)
+                with helpers(study, wanted, workers - 1):
+                    worker.complete(wanted)
         except Stopped:
-            done = f"{study.count(absent)} of {len(absent)}"
+            done = f"{study.count(wanted)} of {len(wanted)}"
             raise Stopped(f"{study.config.name}: stopped with {done} trainings done") from None
 
 
@@ -178,11 +179,12 @@ class _Progress:
 
     def __init__(self, study: StudyStore, wanted: Sequence[Training], style: Style) -> None:
         self.study = study
-        self.waiting = list(wanted)
+        self.waiting = [t for t in wanted if not study.saves(t).complete]
         self.total = len(wanted)
         self.style = style
         self.next = 0.0
-        self.bar = tqdm(total=self.total, unit="training", disable=style != "bar", smoothing=0.1)
+        done = self.total - len(self.waiting)
+        self.bar = tqdm(total=self.total, initial=done, unit="training", disable=style != "bar", smoothing=0.1)
 
     def __enter__(self) -> Self:
         return self
