@@ -1,5 +1,6 @@
 """One update: every optimiser, the loss and the average of weights against double precision by hand."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from lth_core.config import Config, ConfigError
 from lth_core.masks import Mask
 from lth_core.presets import preset
 from lth_core.training.train import steady_arithmetic
-from lth_core.training.updates import FlatNetwork, learning_rate
+from lth_core.training.updates import MOMENTS, FlatNetwork, learning_rate
 
 BASE = preset("resnet20", profile="smoke").updated(weight_decay=0.01, momentum=0.9)
 STEPS = 5
@@ -96,8 +97,21 @@ def rmsprop() -> Step:
     return step
 
 
+def adam() -> Step:
+    first, second = torch.zeros(28, dtype=torch.float64), torch.zeros(28, dtype=torch.float64)
+    updates = itertools.count(1)
+
+    def step(gradient: Tensor, weights: Tensor, rate: float) -> Tensor:
+        first.copy_(0.9 * first + 0.1 * gradient)
+        second.copy_(0.999 * second + 0.001 * gradient**2)
+        done = next(updates)
+        return rate * first / (1 - 0.9**done) / ((second / (1 - 0.999**done)).sqrt() + 1e-8)
+
+    return step
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize(("optimizer", "step"), [("nesterov", nesterov), ("rmsprop", rmsprop)])
+@pytest.mark.parametrize(("optimizer", "step"), [("nesterov", nesterov), ("rmsprop", rmsprop), ("adam", adam)])
 def test_updates_are_those_of_double_precision(optimizer: str, step: Callable[[], Step], smoothing: float):
     config = BASE.updated(optimizer=optimizer, label_smoothing=smoothing)
     network = loaded(config, TwoHeaded())
@@ -105,6 +119,25 @@ def test_updates_are_those_of_double_precision(optimizer: str, step: Callable[[]
         network.update(x, labels, rate)
         assert (network.weights.double() - expected).abs().max() < 2e-6
         assert not network.weights[network.mask == 0].any()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum", "rmsprop"])
+def test_a_state_has_moments_of_surviving_weights_alone_and_goes_on_with_the_same_bits(optimizer: str):
+    config, model = BASE.updated(optimizer=optimizer), TwoHeaded()
+    network = loaded(config, model)
+    for (x, labels), rate in zip(batches()[:3], RATES, strict=False):
+        network.update(x, labels, rate)
+    state, pruned = network.state(), network.mask == 0
+    for name in network.moments:
+        moment = state[f"{MOMENTS}{name}"]
+        assert not moment[pruned].any()
+        assert moment[~pruned].all()
+    resumed = FlatNetwork(TwoHeaded(), sparse(model), config)
+    resumed.load(state)
+    for both in (network, resumed):
+        for (x, labels), rate in zip(batches()[3:], RATES[3:], strict=True):
+            both.update(x, labels, rate)
+    assert torch.equal(network.weights, resumed.weights)
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 8])

@@ -3,6 +3,7 @@
 All parameters live in one flat vector, and so do their gradients: the mask is one multiplication of the gradient and
 the update one call of the kernel of torch's fused optimisers, for what they do around it takes half as long again with
 a network as small as LeNet. A pruned weight stays exactly 0.0: its gradient, its moments and its decay are all zero.
+Adam needs no multiplication: it divides by the root of a moment that, while training, is infinite for a pruned weight.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ class FlatNetwork:
             key = f"{MOMENTS}{name}"
             moment.copy_(state[key]) if key in state else moment.fill_(_MOMENTS[self.config.optimizer][name])
             moment.mul_(self.mask)
+        if self.config.optimizer == "adam":
+            self.moments["exp_avg_sq"].masked_fill_(self.mask == 0, math.inf)
         if self.average is not None:
             self.average.copy_(state.get(AVERAGE, self.values))
             self.average[: len(self.mask)] *= self.mask
@@ -103,7 +106,8 @@ class FlatNetwork:
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the whole state in the processor's memory; later updates do not reach it."""
-        moments = {f"{MOMENTS}{name}": moment for name, moment in self.moments.items()}
+        pruned = self.mask == 0
+        moments = {f"{MOMENTS}{name}": moment.masked_fill(pruned, 0.0) for name, moment in self.moments.items()}
         if self.config.optimizer == "adam" or self.average is not None:
             moments[UPDATES] = self.updates
         if self.average is not None:
@@ -126,8 +130,9 @@ class FlatNetwork:
                     share = self.loss(*piece) * (len(piece[1]) / len(labels))
                     torch._foreach_add_(self._gradients, self._gradients_of(share))
         average_(self.gradient)
-        self.gradient.mul_(self.mask)
         config = self.config
+        if config.optimizer != "adam":
+            self.gradient.mul_(self.mask)
         with torch.no_grad():
             if config.optimizer == "adam":
                 self.updates += 1
