@@ -180,8 +180,15 @@ class Config(BaseModel):
             )
         if self.pieces > self.batch_size:
             raise ValueError(f"pieces: {self.pieces} is more than the {self.batch_size} images of a batch")
-        if self.smallest_crop is not None and not self.augment:
-            raise ValueError(f"smallest_crop: {self.smallest_crop} has no effect without augment=True")
+        idle = {}
+        if not self.augment:
+            idle["smallest_crop"] = "without augment=True"
+        if self.optimizer == "adam":
+            idle["momentum"] = "with optimizer='adam'"
+        for name, why in idle.items():
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: {value} has no effect {why}; leave it out")
         if self.drops and self.final_learning_rate is not None:
             raise ValueError(
                 f"final_learning_rate: {self.final_learning_rate} is for a learning rate that falls in a straight "

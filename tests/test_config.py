@@ -119,6 +119,11 @@ def test_every_setting_that_determines_a_training_changes_the_digest(smoke):
         assert len(digests | {base.digest()}) == len(names) + 1
 
 
+def test_momentum_is_refused_where_the_optimiser_has_none(smoke):
+    with pytest.raises(ConfigError, match=r"momentum: 0\.8 has no effect with optimizer='adam'; leave it out"):
+        smoke.updated(momentum=0.8)
+
+
 def test_every_field_either_determines_trainings_or_says_how_many():
     extent = {"rewinds", "levels", "compared_levels", "methods", "replicates", "orders"}
     extent |= {"curve_rewinds", "curve_levels"}

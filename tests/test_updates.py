@@ -268,7 +268,7 @@ def test_batch_norms_statistics_are_averaged_with_the_weights_and_evaluated_with
     """Three updates: decays 2/11, 3/12 and 4/13, whatever the optimiser."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 2))
-    network = FlatNetwork(model, Mask({}), BASE.updated(weight_average=0.9, optimizer=optimizer, momentum=0.5))
+    network = FlatNetwork(model, Mask({}), BASE.updated(weight_average=0.9, optimizer=optimizer))
     fresh = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 2))
     network.load(fresh.state_dict())
     assert torch.equal(model[1].running_var, torch.ones(4))
