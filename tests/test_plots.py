@@ -39,6 +39,12 @@ def test_accuracy_curves_show_means_over_replicates_of_the_first_order(table: pd
     assert lines["random pruning"] == [(64.0, 96.2), (80.0, 97.2)]
 
 
+def test_accuracy_curves_of_nothing_say_why(table: pd.DataFrame):
+    diverged = table[table["method"] == "dense"].assign(metric="diverged")
+    with pytest.raises(ValueError, match=r"^nothing is recorded of the accuracy, since 3 trainings diverged"):
+        plots.accuracy_curves(diverged)
+
+
 def test_curves_of_several_rewinding_iterations_are_told_apart(table: pd.DataFrame):
     names = set(points(plots.accuracy_curves(table).axes[0]))
     assert names == {"IMP, k = 0", "IMP, k = 20", "random pruning, k = 0", "random pruning, k = 20"}

@@ -95,10 +95,15 @@ def percent_remaining(records: pd.DataFrame, level: int) -> float:
     """The percentage of the prunable weights that is left at a level; `ValueError` where nothing is recorded there."""
     densities = records.loc[records["level"] == level, "density"]
     if not len(densities):
-        diverged = int((records["metric"] == "diverged").sum())
-        why = f", since {_count(diverged, 'training')} diverged: lower learning_rate" if diverged else ""
-        raise ValueError(f"nothing is recorded at level {level}{why}")
+        raise nothing_recorded(records, f"at level {level}")
     return 100 * float(densities.iloc[0])
+
+
+def nothing_recorded(records: pd.DataFrame, where: str) -> ValueError:
+    """The error of records that lack what a page shows, which says why where that is known."""
+    diverged = int((records["metric"] == "diverged").sum())
+    why = f", since {_count(diverged, 'training')} diverged: lower learning_rate" if diverged else ""
+    return ValueError(f"nothing is recorded {where}{why}")
 
 
 def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:

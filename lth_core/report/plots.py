@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from lth_core.report import METHOD_NAMES, METRIC_NAMES, paper_curves, relative_to_dense
+from lth_core.report import METHOD_NAMES, METRIC_NAMES, nothing_recorded, paper_curves, relative_to_dense
 from lth_core.report.verdicts import per_subnetwork
 
 PAPER_COLOR = "0.45"
@@ -36,6 +36,8 @@ def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
     network's of the same recipe and replicate, which makes networks of different sizes comparable.
     """
     rows = records[(records["metric"] == "test_accuracy") & (records["order"] == "0")]
+    if not len(rows):
+        raise nothing_recorded(records, "of the accuracy")
     curves = _series(relative_to_dense(rows) if relative else rows)
     names = list(dict.fromkeys(curves["series"]))
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
