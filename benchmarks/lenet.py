@@ -59,12 +59,14 @@ def loader_variant() -> Variant:
     from torchvision.datasets import MNIST
 
     usual = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-    folder = Path(tempfile.mkdtemp())
     images = mnist().train
-    for part in ("train", "t10k"):
-        write_idx(folder / "MNIST" / "raw" / f"{part}-images-idx3-ubyte", images.images.numpy())
-        write_idx(folder / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte", images.labels.to(torch.uint8).numpy())
-    loader = DataLoader(MNIST(str(folder), transform=usual), BATCH, shuffle=True, drop_last=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("train", "t10k"):
+            file = str(Path(folder) / "MNIST" / "raw" / part)
+            write_idx(Path(f"{file}-images-idx3-ubyte"), images.images.numpy())
+            write_idx(Path(f"{file}-labels-idx1-ubyte"), images.labels.to(torch.uint8).numpy())
+        pictures = MNIST(folder, transform=usual)  # which reads all of them now
+    loader = DataLoader(pictures, BATCH, shuffle=True, drop_last=True)
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
     )

@@ -103,12 +103,15 @@ def status(
 ) -> None:
     """How much of a study is recorded, in the results folder or in the run store."""
     from lth_core.study import plan, records
+    from lth_core.study.measure import measure
     from lth_core.study.store import StudyStore
 
     folder = store or records.store_folder()
     parts = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
     config = next(iter(parts.values()))
-    known, _ = records.known(StudyStore(folder, config))
+    study = StudyStore(folder, config)
+    measure(study)  # what was trained last, when the run stopped
+    known, _ = records.known(study)
     print(config.name)
     for other in _recorded_with_other_images(folder, config):
         print(f"also trained on {other}: lth status ... --dataset {other}")

@@ -56,6 +56,8 @@ def configure(
     options = {"missing": given.pop("missing")} if "missing" in given else {}
     if options.get("missing", "train") not in ("train", "error"):
         raise ConfigError(f"missing: {options['missing']!r} is not valid; expected 'train' or 'error'")
+    if options.get("missing") == "train":
+        options["progress"] = "bar"
     folder = given.pop("data_folder", None)
     if folder is not None and not (isinstance(folder, str) and Path(folder).is_dir()):
         raise ConfigError(f"data_folder: {folder!r} is not a folder; expected one that holds data sets, or None")

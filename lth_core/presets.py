@@ -129,7 +129,7 @@ _SCALES: dict[str, dict[str, Settings]] = {
         | {"levels": 8, "replicates": 3, "orders": 4, "curve_levels": 15, "curve_rewinds": (0, 500)},
         "tenth": _CIFAR
         | {"batch_size": 128, "iterations": 3_000, "drops": (2_000, 2_500), "rewinds": (0, 100)}
-        | {"levels": 8, "replicates": 3, "orders": 4, "curve_levels": 15},
+        | {"levels": 8, "replicates": 3, "orders": 4, "curve_levels": 15, "curve_rewinds": (0, 100)},
         "laptop": _CIFAR
         | {"batch_size": 64, "iterations": 1_000, "drops": (667, 833), "width": 0.5, "image_size": 16}
         | {"rewinds": (0, 25, 100, 200, 500), "levels": 8, "replicates": 5, "orders": 4}

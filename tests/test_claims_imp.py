@@ -77,10 +77,18 @@ def test_a_replicate_that_has_only_begun_is_left_out_and_without_a_level_there_i
 
 
 def test_a_scale_is_what_is_recorded_and_not_what_was_asked_for_first():
-    record(paper().updated(replicates=1, rewinds=(500,), curve_rewinds=(500,), levels=2), chains(paper(), 5))
-    ((_, part, rows),) = larger_scales(preset("resnet20", profile="laptop"))
-    assert (part.replicates, part.levels, part.rewinds) == ((1, 2, 3), 5, (0, 500))
-    assert set(rows["rewind"]) == {0, 500}
+    for first in ((500,), (0,)):
+        record(paper().updated(replicates=1, rewinds=first, curve_rewinds=first, levels=2), chains(paper(), 5))
+        ((_, part, rows),) = larger_scales(preset("resnet20", profile="laptop"))
+        assert (part.replicates, part.levels, part.rewinds) == ((1, 2, 3), 5, (0, 500))
+        assert set(rows["rewind"]) == {0, 500}
+
+
+def test_a_larger_scale_that_is_no_presets_is_judged_as_it_was_asked_for():
+    own = paper().updated(profile="mine", iterations=2_000, drops=(), rewinds=(0, 25), curve_rewinds=(0, 25), levels=3)
+    record(own, chains(own, 3))
+    ((_, part, _),) = larger_scales(preset("resnet20", profile="laptop"))
+    assert (part.levels, part.rewinds) == (3, (0, 25))
 
 
 def test_the_table_of_claims_has_larger_scales_before_the_one_at_which_stability_is_recorded():

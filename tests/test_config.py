@@ -321,6 +321,7 @@ def test_without_parameters_a_notebook_is_at_the_papers_scale():
 
 def test_a_notebook_can_say_what_to_do_about_missing_records():
     assert configure({"missing": "error"}, "lenet_300_100")[1] == {"missing": "error"}
+    assert configure({"missing": "train"}, "lenet_300_100")[1] == {"missing": "train", "progress": "bar"}
     with pytest.raises(ConfigError, match=r"missing: 'ignore'.*'train' or 'error'"):
         configure({"missing": "ignore"}, "lenet_300_100")
 

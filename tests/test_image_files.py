@@ -168,10 +168,9 @@ class Deadly(image_files._Reader):
 
 def test_a_reading_process_that_is_killed_ends_the_training_with_a_message(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_READERS", "2")
-    part = load_imagenet(root, 24).train
     monkeypatch.setattr(image_files, "_Reader", Deadly)
     with pytest.raises(DataError, match=r"a process that reads images has died .*LTH_READERS to fewer than 2"):
-        epoch(CONFIG, part)
+        run(CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1))
 
 
 def test_what_a_group_of_processes_is_told_does_not_reach_those_that_read(root: Path, monkeypatch: pytest.MonkeyPatch):
@@ -200,8 +199,9 @@ def test_a_killed_reading_process_leaves_a_store_that_goes_on(root: Path, monkey
     config = CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1)
     with monkeypatch.context() as patch:
         patch.setattr(image_files, "_Reader", Deadly)
-        with pytest.raises(DataError, match="what was finished is kept"):
+        with pytest.raises(DataError, match="what was finished is kept") as raised:
             run(config)
+    assert str(raised.value).count("has died") == 1
     assert len(run(config)) > 0
 
 

@@ -248,6 +248,9 @@ def test_the_columns_are_those_of_the_contract(tmp_path: Path):
     header = (folder / "records.csv").read_text().splitlines()[0]
     assert header == "digest,network,recipe,profile,dataset,method,rewind,replicate,level,density,order,metric,value"
     assert {file.name for file in folder.iterdir()} == {"config.json", "records.csv", "provenance.csv"}
+    described = (folder / "config.json").read_text()
+    write(folder.parent, SMALL.updated(replicates=(7,)), *read(folder.parent, SMALL))
+    assert (folder / "config.json").read_text() == described
 
 
 def test_records_that_are_not_there_are_empty_tables_with_the_same_columns(tmp_path: Path):

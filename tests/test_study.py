@@ -691,8 +691,9 @@ def test_without_mnist_the_embedded_images_stand_in_under_their_own_name(tmp_pat
 def test_a_diverged_dense_run_is_a_record_and_nothing_is_missing_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    config = TINY.updated(learning_rate=1e30, rewinds=(0, 69))
+    config, reached = TINY.updated(learning_rate=1e30, rewinds=(0, 69)), count_trainings(monkeypatch)
     table = run(config, store=tmp_path / "store", seconds=20)
+    assert len(reached) == 1  # no W_69 is looked for
     assert list(table["metric"]) == ["diverged"]
     assert list(table["method"]) == ["dense"]
     assert 0 < table["value"].item() <= 70

@@ -64,6 +64,11 @@ def test_a_claim_of_no_difference_needs_the_interval_within_both_bounds():
     assert judge("same", pd.Series([0.5, 0.51, 0.52]), paper="", above=-0.2, below=0.2).verdict == "not supported"
 
 
+def test_what_is_at_the_bound_is_outside():
+    assert judge("below", pd.Series([0.0, 0.0, 0.0]), paper="", below=0).verdict == "not supported"
+    assert judge("above", pd.Series([0.0, 0.0, 0.0]), paper="", above=0).verdict == "not supported"
+
+
 def test_a_difference_is_paired_by_replicate_and_leaves_out_unpaired_ones():
     table = rows({("imp", 3): [98.0, 97.0, 99.0], ("dense", 0): [97.5, 97.5]})
     assert difference(table, TICKET, DENSE).tolist() == [0.5, -0.5]

@@ -10,9 +10,10 @@ import pandas as pd
 from lth_core.config import Config
 from lth_core.costs.benchmarks import measured_rates
 from lth_core.costs.limits import floor_seconds, iteration_bytes, iteration_flops
-from lth_core.costs.trainings import length, shared_trainings, standard_presets
+from lth_core.costs.trainings import shared_trainings, standard_presets
 from lth_core.presets import preset, profiles
 from lth_core.report import NETWORK_NAMES
+from lth_core.study.plan import length
 from lth_core.study.records import read, results_folder, studies
 
 WATTS_PER_CORE = 10
@@ -57,14 +58,15 @@ def costs_of_figures(profile: str) -> pd.DataFrame:
     processor, else times the floor of one: computed, not measured, and less than it will take. Energy is an estimate:
     `WATTS_PER_CORE` for as long.
     """
-    about, tables = {}, {device: dict[tuple[str, str], Any]() for device in measured_rates()}
+    measured = measured_rates()
+    about, tables = {}, {device: dict[tuple[str, str], Any]() for device in measured}
     for name, config in standard_presets(profile).items():
         recorded = _seconds_per_iteration(config)
         for part, needed in shared_trainings(config).items():
             iterations = sum(length(training, config) for training in needed)
             work = round(iterations * iteration_flops(config) / 1e15, 3)
             about[name, part] = {"profile": config.profile, "trainings": len(needed), "PFLOP": work}
-            for device, rates in measured_rates().items():
+            for device, rates in measured.items():
                 least = floor_seconds(config, *rates[:2]) / config.iterations
                 hours = iterations * recorded.get(device, least) / 3600
                 tables[device][name, part] = {

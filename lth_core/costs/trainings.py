@@ -9,7 +9,7 @@ import pandas as pd
 from lth_core.config import Config
 from lth_core.presets import figures, preset
 from lth_core.report import NETWORK_NAMES
-from lth_core.study.plan import trainings
+from lth_core.study.plan import length, trainings
 from lth_core.study.store import Training
 
 
@@ -76,13 +76,6 @@ def shared_trainings(config: Config) -> dict[str, list[Training]]:
     """The trainings of every part of a study, and of all of it, where what two parts share is trained once."""
     parts = {name: trainings(part) for name, part in figures(config).items()}
     return parts | {"all of it": list(dict.fromkeys(training for part in parts.values() for training in part))}
-
-
-def length(training: Training, config: Config) -> int:
-    """How long a training is here."""
-    if training.method == "random_reinit" and config.reinit_length == "full":
-        return config.iterations
-    return config.iterations - training.rewind
 
 
 def _with_the_next(rewinds: Sequence[int]) -> tuple[int, ...]:

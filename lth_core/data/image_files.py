@@ -100,15 +100,14 @@ class ImageFiles:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, though nothing is drawn: other threads share torch's
         )
-        with dead_readers_explained():
-            try:
-                for images, labels in loader:
-                    yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-            except Unreadable as error:
-                what = str(error).strip().splitlines()[-1].removeprefix(f"{Unreadable.__module__}.Unreadable: ")
-                raise DataError(
-                    f"{what}; it could be read before: run again when it can, what was finished is kept"
-                ) from None
+        try:
+            for images, labels in loader:
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        except Unreadable as error:
+            what = str(error).strip().splitlines()[-1].removeprefix(f"{Unreadable.__module__}.Unreadable: ")
+            raise DataError(
+                f"{what}; it could be read before: run again when it can, what was finished is kept"
+            ) from None
 
     def describe(self, digest: Digest) -> None:
         for file, label in zip(self.files, self.labels.tolist(), strict=True):

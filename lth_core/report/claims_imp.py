@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lth_core.config import Config
+from lth_core.config import EXTENT, Config, ConfigError
 from lth_core.data import TITLES
+from lth_core.presets import preset
 from lth_core.report import paper_values, percent_remaining
 from lth_core.report.verdicts import AS_ACCURATE, Verdict, difference, judge, log_ratio
 from lth_core.study import plan, records
@@ -122,7 +123,7 @@ def larger_scales(smallest: Config) -> Iterator[tuple[str, Config, pd.DataFrame]
         if (config.network, config.recipe) == (smallest.network, smallest.recipe)
         and config.iterations > smallest.iterations
     ]
-    for config in sorted(same, key=lambda config: -config.iterations):
+    for config in map(_as_its_preset_asks, sorted(same, key=lambda config: -config.iterations)):
         rows = records.read(records.results_folder(), config)[0]
         part = _imp_recorded(config.updated(rewinds=tuple({0: 0, rewound_to(config): 0})), rows)
         if part is not None:
@@ -130,6 +131,16 @@ def larger_scales(smallest: Config) -> Iterator[tuple[str, Config, pd.DataFrame]
             size = percent_remaining(chosen, part.levels)
             precision = "" if config.precision == "float32" else f", {config.precision}"
             yield f"{config.profile}, {TITLES[config.dataset]}{precision}, {size:.0f}% of the weights", part, chosen
+
+
+def _as_its_preset_asks(config: Config) -> Config:
+    """A recorded study with the rewinding iterations and levels of its profile: a file has those that were asked for
+    first, or last. Studies of no preset are left as they are."""
+    try:
+        standard = preset(config.network, config.recipe, config.profile)
+        return config.updated(**{name: getattr(standard, name) for name in EXTENT})
+    except ConfigError:  # or of a training so short that the preset's iterations are beyond its end
+        return config
 
 
 def _imp_recorded(config: Config, rows: pd.DataFrame) -> Config | None:

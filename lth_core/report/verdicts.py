@@ -72,7 +72,7 @@ def rank_correlation(records: pd.DataFrame, *, level: int, metric: str) -> pd.Se
 def judge(
     claim: str, sample: pd.Series, *, paper: str, above: float = -math.inf, below: float = math.inf, ratio: bool = False
 ) -> Verdict:
-    """Judge the claim that the expected effect lies between `above` and `below`.
+    """Judge the claim that the expected effect lies between `above` and `below`, and is neither of them.
 
     The interval is Student's t over replicates at 95%. Supported: the whole interval lies between the bounds. Not
     supported: all of it lies outside. Undecided: neither. With fewer than two replicates nothing is judged. With
@@ -87,7 +87,7 @@ def judge(
     mean, low, high = unit(mean), unit(low), unit(high)
     if above < low and high < below:
         word = "supported"
-    elif high < above or low > below:
+    elif high <= above or low >= below:
         word = "not supported"
     else:
         word = "undecided"

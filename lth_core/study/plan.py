@@ -44,6 +44,13 @@ def trainings(config: Config) -> list[Training]:
     return list(dict.fromkeys(plan))
 
 
+def length(training: Training, config: Config) -> int:
+    """The iterations of a training."""
+    if training.method == "random_reinit" and config.reinit_length == "full":
+        return config.iterations
+    return config.iterations - training.rewind
+
+
 def select(records: pd.DataFrame, config: Config) -> pd.DataFrame:
     """The rows that a configuration asks for: those whose trainings it asks for, both of them where there are two."""
     wanted = set(trainings(config))

@@ -82,9 +82,10 @@ def read(folder: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def write(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
-    """Write a study's records into a folder of records."""
+    """Write a study's records into a folder of records. What it asked for when it was first written stays there."""
     study = folder / config.name
-    write_atomic(study / "config.json", config.to_json().encode())
+    if not (study / "config.json").exists():
+        write_atomic(study / "config.json", config.to_json().encode())
     for name, table in (("provenance", provenance), ("records", records)):  # which are there, if records are
         write_atomic(study / f"{name}.csv", table.to_csv(index=False, float_format="%.7g").encode())
     return study

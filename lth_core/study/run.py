@@ -149,7 +149,7 @@ def _train(
         workers = 1
     elif workers is None:
         absent = [t for t in wanted if not study.saves(t).complete]
-        iterations = sum(study.config.iterations - t.rewind for t in absent)
+        iterations = sum(plan.length(t, study.config) for t in absent)
         most = cores()
         if on_gpu:
             most = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU

@@ -104,6 +104,8 @@ class Worker:
             return self.trained(Training(replicate, "imp", rewind, numbers[ticket.level], 0), ticket)
 
         end = self.dense_run(replicate)  # it leaves W_k behind
+        if end[1]["diverged_at"] is not None:
+            return {t for t in wanted if t.method == "dense"}
         start, config = (train_level, self.initial(replicate), self.ones), self.config
         numbers = list(range(max(t.level for t in wanted) + 1))
         if config.densities is None:
@@ -118,7 +120,7 @@ class Worker:
                     self.trained(training, self.ticket(training, mask, rewound))
                 except Busy:
                     continue
-            if result["diverged_at"] is not None and (config.densities is None or not level):
+            if result["diverged_at"] is not None and config.densities is None:
                 return {t for t in wanted if t.level <= level}
         return set(wanted)
 

@@ -20,10 +20,10 @@ from torch import nn
 from lth_core.config import IMAGENET_NETWORKS, Config
 from lth_core.data.image_files import dead_readers_explained
 from lth_core.data.parts import Dataset, Part
-from lth_core.imp import Prune, Ticket, Train
+from lth_core.imp import Prune, Ticket, Train, prune_lowest
 from lth_core.masks import Mask
 from lth_core.models import build
-from lth_core.pruning import magnitude, prune_global, prune_layerwise
+from lth_core.pruning import magnitude, prune_layerwise
 from lth_core.ranks import agreed, hand_out, rank_and_count, share_buffers, total
 from lth_core.training import Stopped
 from lth_core.training.batches import evaluation_batches
@@ -155,9 +155,9 @@ def pruner(config: Config) -> Prune:
     """The pruning function of a configuration, for `imp`: by magnitude, globally or layer by layer."""
 
     def prune(weights: State, mask: Mask) -> Mask:
-        scores = magnitude({name: weights[name] for name in mask})
         if config.pruning_scope == "global":
-            return prune_global(scores, mask, config.pruning_rate)
+            return prune_lowest(weights, mask, config.pruning_rate)
+        scores = magnitude({name: weights[name] for name in mask})
         rates = dict.fromkeys(mask, config.pruning_rate)
         if config.output_pruning_rate is not None:
             rates["output.weight"] = config.output_pruning_rate
