@@ -116,9 +116,11 @@ def status(
     for other in _recorded_with_other_images(folder, config):
         print(f"also trained on {other}: lth status ... --dataset {other}")
     for name, part in parts.items():
-        absent = set(plan.missing(known, part))
+        lost = plan.lost(known, part)
+        absent = {*plan.missing(known, part), *lost}
         wanted = plan.trainings(part)
-        print(f"{name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded")
+        diverged = f"; {len(lost)} diverged, or would build on what did" if lost else ""
+        print(f"{name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded{diverged}")
         for rewind in part.rewinds:
             here = [t for t in wanted if t.rewind == rewind]
             print(f"  rewound to {rewind}: {sum(t not in absent for t in here)} of {len(here)}")

@@ -254,6 +254,16 @@ class Config(BaseModel):
         return (self.levels,) if self.levels else ()
 
     @property
+    def last_compared(self) -> int:
+        """The last of them. Raises `ConfigError` where there is none."""
+        if not self.compared:
+            raise ConfigError(
+                f"levels: {self.levels} and compared_levels: {self.compared_levels} leave no level at which "
+                "subnetworks are compared; choose one"
+            )
+        return self.compared[-1]
+
+    @property
     def name(self) -> str:
         """Folder name of the study: readable, and unique through the digest."""
         return f"{self.network}-{self.recipe}-{self.profile}-{self.dataset}-{self.digest()}"

@@ -211,7 +211,7 @@ def preset(network: str, recipe: str = "standard", profile: str = "paper") -> Co
 
 
 def _choose(what: str, value: str, known: Mapping[str, Any]) -> Any:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ConfigError(f"unknown {what} {value!r}; known: {', '.join(known)}")
     return known[value]
 
@@ -231,6 +231,6 @@ def figures(config: Config) -> dict[str, Config]:
     parts = {"stability": config, "accuracy": curve.updated(methods=methods, orders=1)}
     if config.network == "lenet_300_100":
         parts["levels"] = curve
-        if config.profile == "paper":
+        if config.profile == "paper" and config.densities is None:
             parts["extreme"] = curve.updated(levels=2 * deepest, compared_levels=(), methods=("imp",))
     return parts

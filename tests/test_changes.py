@@ -15,7 +15,8 @@ LABELS = {"l2_data_order": "L2 between data orders", "l2_pruning": "L2 to the de
 
 
 def rows(config: Config, replicate: int, k: int, accuracy: float, **distances: float) -> list[dict[str, object]]:
-    about = {"recipe": config.recipe, "method": "imp", "rewind": k, "replicate": replicate, "level": LEVEL}
+    about: dict[str, object] = {"recipe": config.recipe, "dataset": config.dataset, "method": "imp"}
+    about |= {"rewind": k, "replicate": replicate, "level": LEVEL}
     found = [about | {"order": "0", "metric": "test_accuracy", "value": accuracy}]
     found.append(about | {"order": "1", "metric": "test_accuracy", "value": 0.0})  # of another data order
     return found + [about | {"order": "0-1", "metric": name, "value": value} for name, value in distances.items()]

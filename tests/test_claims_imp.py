@@ -8,7 +8,7 @@ import pytest
 from lth_core import preset
 from lth_core.config import Config
 from lth_core.report.claims import claims_of_networks
-from lth_core.report.claims_imp import Paper, imp_alone, imp_claims, larger_scales
+from lth_core.report.claims_imp import Paper, imp_alone, imp_claims, larger_scales, rewound_to
 from lth_core.study import plan, records
 
 CHANGE = {0: -1.0, 500: 0.5, 100: 2.0, 25: 3.0}
@@ -89,6 +89,12 @@ def test_a_larger_scale_that_is_no_presets_is_judged_as_it_was_asked_for():
     record(own, chains(own, 3))
     ((_, part, _),) = larger_scales(preset("resnet20", profile="laptop"))
     assert (part.levels, part.rewinds) == (3, (0, 25))
+
+
+def test_rewinding_is_judged_at_the_iteration_whose_curve_is_drawn_if_that_is_asked_for():
+    laptop = preset("resnet20", profile="laptop")
+    assert rewound_to(laptop) == 25
+    assert rewound_to(laptop.updated(rewinds=(0, 200))) == 200
 
 
 def test_the_table_of_claims_has_larger_scales_before_the_one_at_which_stability_is_recorded():

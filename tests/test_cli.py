@@ -158,8 +158,16 @@ def test_run_status_export_and_import_go_round(lth: Lth, tmp_path: Path, monkeyp
     file.write_text("\n".join(lines) + "\n")
     conflict = lth("import", str(tmp_path / "results"))
     assert conflict.status == 2
-    assert conflict.err.startswith("lth: 1 of ")
+    assert conflict.err.startswith(f"lth: {SMOKE.name}: 1 of ")
     assert conflict.err.count("\n") == 1
+
+
+def test_status_tells_what_diverged_from_what_is_recorded(lth: Lth):
+    wild = smoke("run", "--figure", "stability", "--set", "learning_rate=1e38")
+    assert lth(*wild).status == 0
+    status = lth("status", *wild[1:]).out
+    assert "stability: 0 of 14 trainings recorded; 14 diverged, or would build on what did\n" in status
+    assert "rewound to 20: 0 of 6" in status
 
 
 def test_a_run_out_of_time_exits_with_status_3_and_keeps_a_checkpoint(lth: Lth, tmp_path: Path):

@@ -28,6 +28,8 @@ WISHES = {
     "extreme": figures(PAPER)["extreme"],
     "less of extreme": figures(PAPER)["extreme"].updated(levels=15),
     "ImageNet": preset("resnet50", profile="laptop").updated(levels=2),
+    "more sizes than levels": preset("resnet50", profile="laptop").updated(densities=(0.8, 0.5, 0.3, 0.1), levels=3),
+    "one shot": PAPER.updated(densities=(0.5,), pruning_scope="global", output_pruning_rate=None, curve_levels=1),
     "a setting": SMOKE.updated(weight_decay=0.1),
     "no setting": SMOKE.updated(output_pruning_rate=None),
     "a setting of a figure": figures(RESNET20.updated(precision="bfloat16"))["accuracy"],

@@ -305,6 +305,9 @@ def test_the_last_level_is_compared_unless_others_are_named(smoke):
     assert smoke.updated(levels=0).compared == ()
     assert smoke.updated(compared_levels=()).compared == ()
     assert smoke.updated(compared_levels=(1,)).compared == (1,)
+    assert smoke.last_compared == 2
+    with pytest.raises(ConfigError, match=r"levels: 2 and compared_levels: \(\) leave no level"):
+        _ = smoke.updated(compared_levels=()).last_compared
 
 
 def test_a_notebooks_parameters_become_a_config():
@@ -382,6 +385,10 @@ def test_a_parameter_can_list_several_values_of_a_setting():
     assert options == {"missing": "error"}
     with pytest.raises(ConfigError, match=r"precisions: \['float32'\] is not valid; expected a list of two or more"):
         configure_each({**namespace, "precisions": ["float32"]}, "precisions", "precision")
+    with pytest.raises(ConfigError, match="names a value twice"):
+        configure_each({**namespace, "precisions": ["float32", None]}, "precisions", "precision")
+    with pytest.raises(ConfigError, match="unknown parameter 'orders'"):
+        configure_each({**namespace, "orders": 2}, "precisions", "precision", without=["orders"])
     with pytest.raises(ConfigError, match="unknown parameter 'precision'"):
         configure_each({**namespace, "precision": "float32"}, "precisions", "precision")
     with pytest.raises(ConfigError, match="precision: 'float8' is not valid"):

@@ -1,5 +1,6 @@
 """The plots: every line goes through the means of its samples, and every point is a record's."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,20 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 
 from lth_core import report
 from lth_core.report import plots
 
 mpl.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
 PAPER_VALUES = Path(__file__).parents[1] / "results" / "paper_values.csv"
 
 
@@ -43,6 +53,20 @@ def test_accuracy_curves_of_nothing_say_why(table: pd.DataFrame):
     diverged = table[table["method"] == "dense"].assign(metric="diverged")
     with pytest.raises(ValueError, match=r"^nothing is recorded of the accuracy, since 3 trainings diverged"):
         plots.accuracy_curves(diverged)
+
+
+def test_a_panel_of_nothing_is_an_error(table: pd.DataFrame):
+    metric, orders = "l2_data_order", table[table["metric"] != "l2_data_order"]
+    with pytest.raises(ValueError, match=r"^nothing is recorded at level 3"):
+        plots.stability_curves(table, level=3, metrics=[metric])
+    with pytest.raises(ValueError, match=r"^nothing is recorded of L2 between data orders"):
+        plots.stability_curves(orders, level=2, metrics=[metric])
+    with pytest.raises(ValueError, match=r"^nothing is recorded at level 2, rewound to 5"):
+        plots.side_by_side(table, level=2, rewind=5, metrics=[metric])
+    with pytest.raises(ValueError, match=r"^nothing is recorded of subnetworks rewound to 5"):
+        plots.level_curves(table, rewind=5, metrics=[metric])
+    with pytest.raises(ValueError, match=r"^nothing is recorded for the panel 'small'"):
+        plots.distance_panels({"small": orders[orders["metric"] == "none"]}, metric)
 
 
 def test_curves_of_several_rewinding_iterations_are_told_apart(table: pd.DataFrame):

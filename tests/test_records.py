@@ -311,7 +311,7 @@ def test_a_conflict_is_refused_names_the_first_value_and_changes_nothing(tmp_pat
     with pytest.raises(StoreError) as raised:
         add(tmp_path / "records", SMALL, other, provenance(TRACED))
     message = str(raised.value)
-    assert message.startswith(f"2 of {len(COMPLETE)} values")
+    assert message.startswith(f"{SMALL.name}: 2 of {len(COMPLETE)} values")
     for part in ("test_accuracy", "imp", "replicate 1", "rewind 0", "level 2", "97.75", "42"):
         assert part in message
     assert contents(folder) == before

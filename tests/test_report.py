@@ -105,6 +105,19 @@ def test_accuracies_relative_to_the_dense_network_are_of_the_same_replicate_and_
     assert relative.columns.tolist() == records.COLUMNS
 
 
+def test_records_of_several_data_sets_have_no_caption(table: pd.DataFrame):
+    mixed = pd.concat([table, table.assign(dataset="cifar10_jpeg")])
+    with pytest.raises(ValueError, match=r"several data sets \(the 5,000 MNIST images .*, CIFAR-10 \(JPEG\)\)"):
+        report.caption(mixed, preset("lenet_300_100", profile="smoke"))
+
+
+def test_a_caption_counts_replicates_with_values_and_what_diverged(table: pd.DataFrame):
+    third = table["replicate"] == 3
+    lost = table[third].head(1).assign(metric="diverged", value=7.0)
+    caption = report.caption(pd.concat([table[~third], lost]), preset("lenet_300_100", profile="smoke"))
+    assert ", 2 replicates (1 training diverged), trained on " in caption
+
+
 def test_a_caption_says_network_data_scale_replicates_and_device(table: pd.DataFrame):
     made = pd.DataFrame(
         [["dense", 0, 1, 0, "0", 1, 1.0, "a processor", "1", "2", "3", "4", "5"]], columns=records.PROVENANCE

@@ -125,11 +125,12 @@ def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFram
 def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
     """What a figure was made from, for its caption: network, data, scale, replicates, device; and what `lines` mean.
 
-    Several configurations differ in their recipe alone.
+    Several configurations differ in their recipe alone. Raises `ValueError` where the records are of several data
+    sets: no figure shows them together.
     """
     if not len(records):
         return "Nothing is recorded yet."
-    dataset = str(records["dataset"].iloc[0])
+    dataset = one_dataset(records)
     ends = records.assign(order=records["order"].str.split("-")).explode("order")[PROVENANCE_KEY].drop_duplicates()
     made = (known(StudyStore(store_folder(), config.updated(dataset=dataset)))[1] for config in configs)
     made = (table.merge(ends, on=PROVENANCE_KEY) for table in made)
@@ -144,8 +145,20 @@ def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
         f"{NETWORK_NAMES[first.network]}{width} on {TITLES[dataset]}{size}{once}, "
         f"{which}, {first.profile} profile "
         f"({first.iterations:,} iterations of batch {first.batch_size}), "
-        f"{_count(records['replicate'].nunique(), 'replicate')}, trained{precision} on {devices}{_changed(first)}."
+        f"{_replicates(records)}, trained{precision} on {devices}{_changed(first)}."
     ) + (" Line: mean; band: smallest to largest sample." if lines else "")
+
+
+def one_dataset(records: pd.DataFrame) -> str:
+    """The data set of all records, which are not to be compared otherwise; `ValueError` where there are several."""
+    first, *others = dict.fromkeys(map(str, records["dataset"]))
+    if others:
+        names = ", ".join(TITLES[name] for name in (first, *others))
+        raise ValueError(
+            f"these records are of several data sets ({names}), as happens where a part of them is trained on a "
+            "stand-in; set dataset to one that can be had here, and train on it what is missing"
+        )
+    return first
 
 
 _IN_CAPTIONS = {"dataset", "width", "image_size", "iterations", "batch_size", "precision", "densities"}
@@ -205,6 +218,13 @@ def _mean_and_range(sample: pd.Series) -> str:
     if not len(sample):
         return "not recorded"
     return f"{sample.mean():.1f} ({sample.min():.1f} to {sample.max():.1f})"
+
+
+def _replicates(records: pd.DataFrame) -> str:
+    """How many replicates have values, and how many trainings have none because they diverged."""
+    diverged = records["metric"] == "diverged"
+    count = _count(records.loc[~diverged, "replicate"].nunique(), "replicate")
+    return f"{count} ({_count(int(diverged.sum()), 'training')} diverged)" if diverged.any() else count
 
 
 def _count(number: int, noun: str) -> str:

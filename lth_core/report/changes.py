@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lth_core.config import Config
-from lth_core.report import METHOD_NAMES, METRIC_NAMES
+from lth_core.report import METHOD_NAMES, METRIC_NAMES, one_dataset
 from lth_core.report.verdicts import difference, judge, log_ratio
 
 Where = dict[str, Any]
@@ -35,7 +35,9 @@ def changes_by_precision(records: pd.DataFrame, *, level: int) -> pd.DataFrame:
 
     A row for each precision, method and rewinding iteration: points of accuracy, and quotients of distances. In
     brackets: 95% intervals. Replicates are paired: the same seed has the same initial weights, order, crops and flips.
+    Raises `ValueError` where the records are of several data sets.
     """
+    one_dataset(records)
     first, *others = dict.fromkeys(records["precision"])
     subnetworks = records.loc[records["level"] == level, ["method", "rewind"]].drop_duplicates()
     metrics = ["l2_data_order", "l2_pruning", "angle_data_order", "angle_pruning"]

@@ -19,7 +19,7 @@ def one_shot_claims(config: Config, records: pd.DataFrame, *, rewound: int) -> l
     `rewound` is the later rewinding iteration. The paper's numbers are points of top-1 accuracy, from its Figure 8.
     Stability is that of its Figures 7 and 12, whose values are not at hand.
     """
-    level = config.compared[-1]
+    level = config.last_compared
     size = round(100 * (config.densities or ())[level - 1])
     initial: dict[str, Any] = {"method": "imp", "rewind": 0, "level": level}
     ticket = initial | {"rewind": rewound}

@@ -70,8 +70,9 @@ class Paper:
 
 
 def rewound_to(config: Config) -> int:
-    """The rewinding iteration that stands for rewinding: the one whose accuracy curve is drawn."""
-    return (config.curve_rewinds or config.rewinds)[-1]
+    """The rewinding iteration that stands for rewinding: the one whose accuracy curve is drawn, if it is asked for."""
+    drawn = [k for k in config.curve_rewinds or () if k and k in config.rewinds]
+    return (drawn or config.rewinds)[-1]
 
 
 def imp_claims(config: Config, rows: pd.DataFrame, paper: Paper) -> list[Verdict]:

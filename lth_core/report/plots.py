@@ -72,6 +72,8 @@ def _panel_each(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """A panel for each table of `_series`."""
     figure, grid = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.8), squeeze=False)
     for axes, (title, curves) in zip(grid[0], panels.items(), strict=True):
+        if not len(curves):
+            raise nothing_recorded(curves, f"for the panel {title!r}")
         _lines(axes, curves, "percent_remaining", "series", list(dict.fromkeys(curves["series"])))
         _percent_axis(axes)
         axes.set(title=title, ylabel="")
@@ -116,6 +118,8 @@ def stability_curves(records: pd.DataFrame, *, level: int, metrics: Sequence[str
     Several recipes have a row of panels each, with axes of their own.
     """
     rows = records[records["level"] == level]
+    if not len(rows):
+        raise nothing_recorded(records, f"at level {level}")
     rewinds = sorted(rows["rewind"].unique())
     figure, panels = _panels(rows.assign(x=rows["rewind"].map(rewinds.index)), metrics)
     for axes in panels:
@@ -157,6 +161,8 @@ def side_by_side(
     `paper` are the paper's values that stand beside ours, in grey: those of `report.paper_values`.
     """
     rows = records[(records["level"] == level) & (records["rewind"] == rewind)]
+    if not len(rows):
+        raise nothing_recorded(records, f"at level {level}, rewound to {rewind}")
     names = list(dict.fromkeys(rows[by]))
     figure, grid = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.8), squeeze=False)
     for axes, metric in zip(grid[0], metrics, strict=True):
@@ -177,6 +183,8 @@ def side_by_side(
 def level_curves(records: pd.DataFrame, *, rewind: int, metrics: Sequence[str]) -> Figure:
     """A panel for each metric against the percentage of weights remaining, IMP beside random pruning, for one k."""
     rows = records[(records["rewind"] == rewind) & (records["level"] > 0)]
+    if not len(rows):
+        raise nothing_recorded(records, f"of subnetworks rewound to {rewind}")
     figure, panels = _panels(rows.assign(x=100 * rows["density"]), metrics)
     for axes in panels:
         _percent_axis(axes)
@@ -219,9 +227,11 @@ _SUBNETWORKS = [METHOD_NAMES["imp"], METHOD_NAMES["random_pruning"]]
 
 def _of_subnetworks(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The samples of a metric, methods by their names: accuracies in the first data order, distances of all pairs."""
-    rows = rows[(rows["metric"] == metric) & rows["order"].str.fullmatch("0|.+-.+")]
-    rows = rows[rows["method"].isin(["imp", "random_pruning"])]
-    return rows.assign(method=rows["method"].map(METHOD_NAMES))
+    samples = rows[(rows["metric"] == metric) & rows["order"].str.fullmatch("0|.+-.+")]
+    samples = samples[samples["method"].isin(["imp", "random_pruning"])]
+    if not len(samples):
+        raise nothing_recorded(rows, f"of {METRIC_NAMES[metric]}")
+    return samples.assign(method=samples["method"].map(METHOD_NAMES))
 
 
 def _label(axes: Axes, metric: str) -> None:

@@ -42,7 +42,8 @@ def command_for(config: Config) -> str | None:
         own |= {name: getattr(config, name) for name in EXTENT if not name.startswith("curve")}
     command = f"lth run {config.network} --recipe {config.recipe} --profile {config.profile} --figure {figure}"
     for name, value in own.items():
-        if value != getattr(standard, name):
+        brought = name == "levels" and config.densities != standard.densities  # by the densities, were it left out
+        if brought or value != getattr(standard, name):
             command += f" {_argument(name, value)}"
     return command
 

@@ -63,22 +63,29 @@ def select(records: pd.DataFrame, config: Config) -> pd.DataFrame:
 
 
 def missing(records: pd.DataFrame, config: Config) -> list[Training]:
-    """The trainings that a configuration asks for and that are not recorded.
+    """The trainings that a configuration asks for and that are not recorded, and could be."""
+    finished = set(_trainings_of(records[records["metric"] == "test_accuracy"]))
+    repeated = set(_trainings_of(records[records["metric"] == NOISE_FLOOR].assign(order="0")))
+    gone = set(lost(records, config))
+    absent = (t for t in trainings(config) if replace(t, again=False) not in (repeated if t.again else finished))
+    return [t for t in absent if t not in gone]
 
-    What lies below a training that diverged is not missing: it cannot be trained.
-    """
+
+def lost(records: pd.DataFrame, config: Config) -> list[Training]:
+    """The trainings that a configuration asks for and that cannot be had: those that diverged, and those below them."""
     diverged = set(_trainings_of(records[records["metric"] == "diverged"]))
-    finished = set(_trainings_of(records[records["metric"] == "test_accuracy"])) | diverged
-    repeated = set(_trainings_of(records[records["metric"] == NOISE_FLOOR].assign(order="0"))) | diverged
-    last = {}
+    last: dict[tuple[int, int], int] = {}
     for t in diverged:
         if config.densities is not None and t.level:  # one-shot levels do not build on each other
             continue
         for rewind in config.rewinds if t.method == "dense" else (t.rewind,):
             if t.order == 0 and t.method in ("dense", "imp"):
                 last[t.replicate, rewind] = t.level
-    absent = (t for t in trainings(config) if replace(t, again=False) not in (repeated if t.again else finished))
-    return [t for t in absent if t.level <= last.get((t.replicate, t.rewind), t.level)]
+    return [
+        t
+        for t in trainings(config)
+        if replace(t, again=False) in diverged or t.level > last.get((t.replicate, t.rewind), t.level)
+    ]
 
 
 def needed(absent: Collection[Training], config: Config) -> list[Training]:

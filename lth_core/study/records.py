@@ -102,11 +102,13 @@ def merge(old: pd.DataFrame, new: pd.DataFrame, keep_old: bool = False) -> pd.Da
         differ = both[(both["value"] - both["value_new"]).abs() > 1e-6 * both["value"].abs()]
         if len(differ):
             first = differ.iloc[0]
+            study, many = "-".join(first[[*STUDY[1:], "digest"]]), f"{len(differ)} of {len(both)}"
+            where = f"replicate {first['replicate']}, rewind {first['rewind']}, level {first['level']}"
             raise StoreError(
-                f"{len(differ)} of {len(both)} values are recorded already with another value, the first being "
-                f"{first['metric']} of {first['method']}, replicate {first['replicate']}, rewind {first['rewind']}, "
-                f"level {first['level']}: {first['value']} against {first['value_new']}. Another kind of processor "
-                "rounds differently: to add what is new and keep what is recorded, pass --keep-recorded"
+                f"{study}: {many} values are recorded already with another value, the first being "
+                f"{first['metric']} of {first['method']}, {where}: {first['value']} against {first['value_new']}. "
+                "Another kind of processor rounds differently: to add what is new and keep what is recorded, pass "
+                "--keep-recorded"
             )
     return _union(old, new, KEY)
 

@@ -153,7 +153,7 @@ def _train(
         most = cores()
         if on_gpu:
             most = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
-        workers = min(most, len(absent)) if on_gpu or iterations >= WORTH_A_PROCESS else 1
+        workers = max(1, min(most, len(absent))) if on_gpu or iterations >= WORTH_A_PROCESS else 1
     study.prepare()
     with stop_signals() as stopping, _Progress(study, wanted, progress) as shown:
         deadline = math.inf if seconds is None else time.monotonic() + seconds
