@@ -37,18 +37,26 @@ INDEX = Path("_build/html/index.html")
 
 
 class Page(NamedTuple):
-    """A further page made from a notebook, with other parameters and a title of its own."""
+    """A page made from a notebook, with a title of its own and, where they are not the notebook's, parameters."""
 
     notebook: str
     title: str
     parameters: dict[str, Any]
 
 
-FURTHER_PAGES = {
+PAGES = {
+    "cifar10_accuracy": Page("cifar10_accuracy", "ResNet-20: accuracy, from initialisation and rewound", {}),
+    "cifar10_stability": Page("cifar10_stability", "ResNet-20: does stability explain it?", {}),
     "cifar10_stability_deep": Page(
         "cifar10_stability",
-        "CIFAR-10: stability at 5.5% of the weights",
+        "ResNet-20: stability at 5.5% of the weights",
         {"levels": 13, "replicates": 5},
+    ),
+    "cifar10_recipes": Page("cifar10_recipes", "ResNet-20: the learning-rate story", {}),
+    "cifar10_recipes_deep": Page(
+        "cifar10_recipes",
+        "ResNet-20: the learning-rate story at 5.5% of the weights",
+        {"levels": 13},
     ),
     "vgg19_accuracy": Page(
         "cifar10_accuracy",
@@ -60,6 +68,7 @@ FURTHER_PAGES = {
         "VGG-19: does stability explain it?",
         {"network": "vgg19", "replicates": 3},
     ),
+    "imagenet": Page("imagenet", "ResNet-50: one-shot pruning, from initialisation and rewound", {}),
     "imagenet_squeezenet": Page(
         "imagenet",
         "SqueezeNet: one-shot pruning, from initialisation and rewound",
@@ -71,7 +80,8 @@ FURTHER_PAGES = {
         {"network": "inception_v3"},
     ),
 }
-"""Name in the book -> page. Every notebook with its default parameters is a page, under the name of its file."""
+"""Name in the book -> page, where one notebook makes several, or another title says more. Every notebook with its own
+parameters is a page in any case, under the name of its file."""
 
 IPC = Config({manager: {"transport": "ipc"} for manager in ("KernelManager", "AsyncKernelManager")})
 """Kernels talk through sockets in the file system: many builds on one machine cannot race for ports."""
@@ -119,7 +129,7 @@ def retitle(file: Path, title: str) -> None:
 
 
 def collect(stored: bool, further: bool = True) -> None:
-    """Fill `book/executed` with all notebooks and the further pages, or leave it as it was."""
+    """Fill `book/executed` with all notebooks and, if wanted, the further pages, or leave it as it was."""
     notebooks = sorted(NOTEBOOKS.glob("*.ipynb"))
     if not notebooks:
         sys.exit(f"no notebooks in {ROOT / NOTEBOOKS}")
@@ -130,9 +140,10 @@ def collect(stored: bool, further: bool = True) -> None:
             shutil.copyfile(notebook, PART / notebook.name)
         else:
             execute(notebook, PART / notebook.name)
-    for name, page in FURTHER_PAGES.items() if further else ():
+    for name, page in PAGES.items() if further else ():
         destination = PART / f"{name}.ipynb"
-        execute(NOTEBOOKS / f"{page.notebook}.ipynb", destination, page.parameters)
+        if name != page.notebook:
+            execute(NOTEBOOKS / f"{page.notebook}.ipynb", destination, page.parameters)
         retitle(destination, page.title)
     shutil.rmtree(EXECUTED, ignore_errors=True)
     PART.rename(EXECUTED)
