@@ -55,12 +55,16 @@ def test_accuracy_curves_of_nothing_say_why(table: pd.DataFrame):
         plots.accuracy_curves(diverged)
 
 
-def test_a_panel_of_nothing_is_an_error(table: pd.DataFrame):
+def test_a_figure_of_nothing_is_an_error_and_a_panel_of_nothing_says_so(table: pd.DataFrame):
     metric, orders = "l2_data_order", table[table["metric"] != "l2_data_order"]
     with pytest.raises(ValueError, match=r"^nothing is recorded at level 3"):
         plots.stability_curves(table, level=3, metrics=[metric])
-    with pytest.raises(ValueError, match=r"^nothing is recorded of L2 between data orders"):
-        plots.stability_curves(orders, level=2, metrics=[metric])
+    for figure in (
+        plots.stability_curves(orders, level=2, metrics=[metric, "l2_pruning"]),
+        plots.side_by_side(orders, level=2, rewind=0, metrics=[metric, "l2_pruning"]),
+    ):
+        assert [text.get_text() for text in figure.axes[0].texts] == ["not recorded"]
+        assert not figure.axes[1].texts
     with pytest.raises(ValueError, match=r"^nothing is recorded at level 2, rewound to 5"):
         plots.side_by_side(table, level=2, rewind=5, metrics=[metric])
     with pytest.raises(ValueError, match=r"^nothing is recorded of subnetworks rewound to 5"):

@@ -166,8 +166,12 @@ def side_by_side(
     names = list(dict.fromkeys(rows[by]))
     figure, grid = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.8), squeeze=False)
     for axes, metric in zip(grid[0], metrics, strict=True):
+        samples = _of_subnetworks(rows, metric)
+        if not len(samples):
+            _label(axes, metric, recorded=False)
+            continue
         sns.pointplot(
-            _of_subnetworks(rows, metric), x=by, y="value", hue="method", order=names, hue_order=_SUBNETWORKS,
+            samples, x=by, y="value", hue="method", order=names, hue_order=_SUBNETWORKS,
             errorbar=("pi", 100), linestyle="none", markers=["o", "X"], dodge=0.3, capsize=0.08, ax=axes,
         )  # fmt: skip
         _label(axes, metric)
@@ -216,8 +220,10 @@ def _panels(rows: pd.DataFrame, metrics: Sequence[str]) -> tuple[Figure, Sequenc
     figure, grid = plt.subplots(len(recipes), len(metrics), figsize=size, squeeze=False)
     for row, recipe in zip(grid, recipes, strict=True):
         for axes, metric in zip(row, metrics, strict=True):
-            _lines(axes, _of_subnetworks(rows[rows["recipe"] == recipe], metric), "x", "method", _SUBNETWORKS)
-            _label(axes, metric)
+            samples = _of_subnetworks(rows[rows["recipe"] == recipe], metric)
+            if len(samples):
+                _lines(axes, samples, "x", "method", _SUBNETWORKS)
+            _label(axes, metric, recorded=len(samples) > 0)
             axes.set_title(f"{recipe} recipe" if len(recipes) > 1 else "")
     return figure, list(grid.flat)
 
@@ -229,14 +235,14 @@ def _of_subnetworks(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The samples of a metric, methods by their names: accuracies in the first data order, distances of all pairs."""
     samples = rows[(rows["metric"] == metric) & rows["order"].str.fullmatch("0|.+-.+")]
     samples = samples[samples["method"].isin(["imp", "random_pruning"])]
-    if not len(samples):
-        raise nothing_recorded(rows, f"of {METRIC_NAMES[metric]}")
     return samples.assign(method=samples["method"].map(METHOD_NAMES))
 
 
-def _label(axes: Axes, metric: str) -> None:
+def _label(axes: Axes, metric: str, recorded: bool = True) -> None:
     axes.set_ylabel(METRIC_NAMES[metric])
-    if metric != "test_accuracy":
+    if not recorded:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=PAPER_COLOR)
+    elif metric != "test_accuracy":
         axes.set_ylim(bottom=0)
 
 
