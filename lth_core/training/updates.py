@@ -2,8 +2,8 @@
 
 All parameters live in one flat vector, and so do their gradients: the mask is one multiplication of the gradient and
 the update one call of the kernel of torch's fused optimisers, for what they do around it takes half as long again with
-a network as small as LeNet. A pruned weight stays exactly 0.0: its gradient, its moments and its decay are all zero.
-Adam needs no multiplication: it divides by the root of a moment that, while training, is infinite for a pruned weight.
+a network as small as LeNet. A pruned weight stays exactly 0.0: its gradient, its moments and its decay are all zero;
+or, with Adam, which needs no mask for it, every step is divided by the root of a moment that is infinite while training.
 """
 
 from __future__ import annotations
