@@ -3,7 +3,7 @@
 All parameters live in one flat vector, and so do their gradients: the mask is one multiplication of the gradient and
 the update one call of the kernel of torch's fused optimisers, for what they do around it takes half as long again with
 a network as small as LeNet. A pruned weight stays exactly 0.0: its gradient, its moments and its decay are all zero;
-or, with Adam, which needs no mask for it, every step is divided by the root of a moment that is infinite while training.
+or, with Adam, which needs no mask for it, every step is divided by the root of a moment that is infinite meanwhile.
 """
 
 from __future__ import annotations
