@@ -136,23 +136,12 @@ def export_command(
 
     Values that disagree with recorded ones are refused.
     """
-    from lth_core.files import StoreError
     from lth_core.study import records
-    from lth_core.study.measure import measure
-    from lth_core.study.store import StudyStore
 
-    folder = store or records.store_folder()
-    configs = records.studies(folder)
-    if not configs:
-        raise StoreError(f"{folder} holds no runs; make some with: lth run lenet_300_100 --profile smoke")
-    for config in configs:
-        study = StudyStore(folder, config)
-        measure(study)
-        made = records.of_store(study)
-        if len(made[0]):
-            print(records.add(destination or records.results_folder(), config, *made, keep_recorded))
-        else:
-            print(f"{config.name}: no training is finished")
+    for line in records.export_store(
+        store or records.store_folder(), destination or records.results_folder(), keep_recorded
+    ):
+        print(line)
 
 
 @app.command("import")

@@ -1,6 +1,8 @@
 """Records: what a configuration asks for, what of it is there, and tables that come back as they were written."""
 
+import json
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +18,7 @@ from lth_core.study.store import Training
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 SMALL = SMOKE.updated(rewinds=(0,), levels=2, compared_levels=(2,), methods=("imp",), replicates=1, orders=2)
+OTHER = SMALL.updated(learning_rate=1e-4)
 SMALL_TRAININGS = {
     Training(1, "dense", 0, 0, 0),
     Training(1, "imp", 0, 1, 0),
@@ -326,7 +329,7 @@ def test_a_conflict_can_be_settled_by_keeping_what_is_recorded(tmp_path: Path):
     pd.testing.assert_frame_equal(read(tmp_path / "records", SMALL)[0], expected, check_dtype=False)
     write(tmp_path / "theirs", SMALL, other, provenance(TRACED))
     before = contents(folder)
-    assert import_folder(tmp_path / "theirs", tmp_path / "records", keep_old=True) == [folder]
+    assert list(import_folder(tmp_path / "theirs", tmp_path / "records", keep_old=True)) == [folder]
     assert contents(folder) == before
 
 
@@ -345,23 +348,42 @@ def test_values_rounded_in_writing_do_not_conflict(tmp_path: Path):
 
 def test_importing_a_folder_gives_the_same_records(tmp_path: Path):
     write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
-    other = SMALL.updated(learning_rate=1e-4)
-    write(tmp_path / "theirs", other, table(COMPLETE, other), provenance(TRACED))
-    written = import_folder(tmp_path / "theirs", tmp_path / "ours")
-    assert sorted(folder.name for folder in written) == sorted([SMALL.name, other.name])
-    for config in (SMALL, other):
+    write(tmp_path / "theirs", OTHER, table(COMPLETE, OTHER), provenance(TRACED))
+    written = list(import_folder(tmp_path / "theirs", tmp_path / "ours"))
+    assert sorted(folder.name for folder in written) == sorted([SMALL.name, OTHER.name])
+    for config in (SMALL, OTHER):
         for mine, theirs in zip(read(tmp_path / "ours", config), read(tmp_path / "theirs", config), strict=True):
             assert sorted(mine.itertuples(index=False)) == sorted(theirs.itertuples(index=False))
     before = contents(tmp_path / "ours")
-    import_folder(tmp_path / "theirs", tmp_path / "ours")
+    list(import_folder(tmp_path / "theirs", tmp_path / "ours"))
     assert contents(tmp_path / "ours") == before
+
+
+def test_a_study_that_cannot_be_read_keeps_no_other_from_being_imported(tmp_path: Path):
+    write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
+    broken = write(tmp_path / "theirs", OTHER, table(COMPLETE, OTHER), provenance(TRACED))
+    (broken / "config.json").write_text(json.dumps(json.loads(OTHER.to_json()) | {"rewinds": [10**9]}))
+    with pytest.raises(StoreError, match=rf"{OTHER.name}/config\.json cannot be read: rewinds: cannot rewind to"):
+        list(import_folder(tmp_path / "theirs", tmp_path / "ours"))
+    assert len(read(tmp_path / "ours", SMALL)[0]) == len(COMPLETE)
+
+
+def test_what_several_add_to_one_folder_at_once_is_all_there(tmp_path: Path):
+    def add_level(level: int) -> None:
+        where = ("imp", 0, 1, level, "0")
+        add(tmp_path, SMALL, table([(where, "test_accuracy", float(level))]), provenance([where]))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add_level, range(1, 33)))
+    records, traced = read(tmp_path, SMALL)
+    assert sorted(records["level"]) == sorted(traced["level"]) == list(range(1, 33))
 
 
 def test_importing_an_empty_folder_or_none_is_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     for source in ("empty", "nowhere"):
         with pytest.raises(StoreError, match=f"{source} holds no records"):
-            import_folder(tmp_path / source, tmp_path / "ours")
+            list(import_folder(tmp_path / source, tmp_path / "ours"))
     assert not (tmp_path / "ours").exists()
 
 
@@ -369,7 +391,7 @@ def test_importing_records_whose_configuration_was_altered_is_refused(tmp_path: 
     folder = write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
     (folder / "config.json").write_text(SMALL.updated(learning_rate=0.5).to_json())
     with pytest.raises(StoreError, match=r"config\.json"):
-        import_folder(tmp_path / "theirs", tmp_path / "ours")
+        list(import_folder(tmp_path / "theirs", tmp_path / "ours"))
     assert not (tmp_path / "ours").exists()
 
 
@@ -378,16 +400,16 @@ def test_importing_a_folder_with_an_unreadable_configuration_is_refused(text: st
     folder = write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
     (folder / "config.json").write_text(text)
     with pytest.raises(StoreError, match=r"config\.json cannot be read"):
-        import_folder(tmp_path / "theirs", tmp_path / "ours")
+        list(import_folder(tmp_path / "theirs", tmp_path / "ours"))
 
 
 def test_records_of_other_images_are_not_added(tmp_path: Path):
-    write(tmp_path, SMALL, table(COMPLETE), provenance(TRACED))
+    folder = write(tmp_path, SMALL, table(COMPLETE), provenance(TRACED))
     other = provenance(TRACED).assign(data_fingerprint="fedcba9876543210")
-    before = contents(tmp_path)
+    before = contents(folder)
     with pytest.raises(StoreError, match=r"other images .*0123456789abcdef, fedcba9876543210"):
         add(tmp_path, SMALL, table(COMPLETE), other, keep_old=True)
-    assert contents(tmp_path) == before
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize("fingerprint", ["0123456789012345", "12345678e9012345"])

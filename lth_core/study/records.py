@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
+from filelock import FileLock
 
 from lth_core.config import METHODS, Config
-from lth_core.files import StoreError, project_folder, read_json, write_atomic
+from lth_core.files import StoreError, make_folder, project_folder, read_json, write_atomic
+from lth_core.study.measure import measure
 from lth_core.study.store import StudyStore
+
+Done = TypeVar("Done")
 
 STUDY = ["digest", "network", "recipe", "profile", "dataset"]
 TRAINING = ["method", "rewind", "replicate", "level"]
@@ -116,17 +121,20 @@ def merge(old: pd.DataFrame, new: pd.DataFrame, keep_old: bool = False) -> pd.Da
 def add(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame, keep_old: bool = False) -> Path:
     """Merge records into a folder of records, as `merge` does, and return the study's folder.
 
-    Raises `StoreError` when they were made with other images.
+    Processes that add to one folder at once wait for each other. Raises `StoreError` when the records were made with
+    other images.
     """
-    old_records, old_provenance = read(folder, config)
-    images = {*old_provenance["data_fingerprint"], *provenance["data_fingerprint"]}
-    if len(images) > 1:
-        raise StoreError(
-            f"{config.name} is recorded with other images than those to be added (fingerprints "
-            f"{', '.join(sorted(images))}); keep the records in folders of their own"
-        )
-    made = _union(old_provenance, provenance, PROVENANCE_KEY)
-    return write(folder, config, merge(old_records, records, keep_old), made)
+    make_folder(folder)
+    with FileLock(folder / ".lock"):
+        old_records, old_provenance = read(folder, config)
+        images = {*old_provenance["data_fingerprint"], *provenance["data_fingerprint"]}
+        if len(images) > 1:
+            raise StoreError(
+                f"{config.name} is recorded with other images than those to be added (fingerprints "
+                f"{', '.join(sorted(images))}); keep the records in folders of their own"
+            )
+        made = _union(old_provenance, provenance, PROVENANCE_KEY)
+        return write(folder, config, merge(old_records, records, keep_old), made)
 
 
 def known(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -147,29 +155,65 @@ def studies(folder: Path) -> list[Config]:
 
     Raises `StoreError` where a folder does not go by the name of its configuration, or holds none that can be read.
     """
-    configs = []
-    for file in sorted(folder.glob("*/config.json")):
+    return [_study(file) for file in _study_files(folder)]
+
+
+def for_each_study(folder: Path, do: Callable[[Config], Done]) -> Iterator[Done]:
+    """What is done with every study of a run store or of a folder of records, one after the other.
+
+    A study that this raises `StoreError` for keeps none of the others from it: the errors are raised together, last.
+    """
+    errors = []
+    for file in _study_files(folder):
         try:
-            config = Config.from_json(file.read_text())
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{file} cannot be read: {error}") from None
-        if config.name != file.parent.name:
-            raise StoreError(f"{file} describes the study {config.name}, whose name its folder does not have")
-        configs.append(config)
-    return configs
+            yield do(_study(file))
+        except StoreError as error:
+            errors.append(str(error))
+    if errors:
+        raise StoreError("; ".join(errors))
 
 
-def import_folder(source: Path, destination: Path, keep_old: bool = False) -> list[Path]:
-    """Merge the records exported on another machine into a folder of records."""
-    configs = studies(source)
-    if not configs:
-        raise StoreError(f"{source} holds no records; expected <study>/config.json and <study>/records.csv in it")
-    written = []
-    for config in configs:
+def _study_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/config.json"))
+
+
+def _study(file: Path) -> Config:
+    try:
+        config = Config.from_json(file.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} cannot be read: {error}") from None
+    if config.name != file.parent.name:
+        raise StoreError(f"{file} describes the study {config.name}, whose name its folder does not have")
+    return config
+
+
+def export_store(store: Path, destination: Path, keep_old: bool = False) -> Iterator[str]:
+    """Merge what a run store has measured into a folder of records; a line on each study."""
+
+    def add_measured(config: Config) -> str:
+        study = StudyStore(store, config)
+        measure(study)
+        made = of_store(study)
+        if not len(made[0]):
+            return f"{config.name}: no training is finished"
+        return str(add(destination, config, *made, keep_old))
+
+    if not _study_files(store):
+        raise StoreError(f"{store} holds no runs; make some with: lth run lenet_300_100 --profile smoke")
+    return for_each_study(store, add_measured)
+
+
+def import_folder(source: Path, destination: Path, keep_old: bool = False) -> Iterator[Path]:
+    """Merge the records exported on another machine into a folder of records; each study's folder there."""
+
+    def add_read(config: Config) -> Path:
         if not (source / config.name / "records.csv").exists():
             raise StoreError(f"{source}: expected {config.name}/records.csv, as the study's config.json names it")
-        written.append(add(destination, config, *read(source, config), keep_old))
-    return written
+        return add(destination, config, *read(source, config), keep_old)
+
+    if not _study_files(source):
+        raise StoreError(f"{source} holds no records; expected <study>/config.json and <study>/records.csv in it")
+    return for_each_study(source, add_read)
 
 
 _TYPES: dict[str, type] = {
