@@ -9,6 +9,7 @@ averages all of them, and each process keeps the mask and the optimiser that it 
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+
+from lth_core.config import ConfigError
 
 PATIENCE = timedelta(days=7)
 """How long the others wait for the first process, which may have a million images to look through."""
@@ -34,8 +37,13 @@ def together(device: torch.device) -> Iterator[int]:
     """Join the processes that `torchrun` has started beside this one, and give this one's rank.
 
     They talk over NCCL where networks are trained on GPUs, over Gloo elsewhere. Signals reach all of them; to stop is
-    for the first to decide, so the others wait for what it does.
+    for the first to decide, so the others wait for what it does. Raises `ConfigError` where nothing has started them.
     """
+    if absent := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ConfigError(
+            f"WORLD_SIZE: {os.environ['WORLD_SIZE']} processes are to train together, but {', '.join(absent)} is not "
+            "set; start them with torchrun, or unset WORLD_SIZE to train with one"
+        )
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)

@@ -92,6 +92,14 @@ def test_the_parts_share_no_file_and_hold_every_one(root: Path):
         assert file.parent.name == CLASSES[label]
 
 
+def test_of_a_handful_of_images_one_is_held_out(root: Path):
+    for file in (root / "imagenet" / "train").glob("*/*"):
+        if file.stem not in "01":
+            file.unlink()
+    images = load_imagenet(root, 24)
+    assert (len(images.train), len(images.validation)) == (5, 1)
+
+
 def test_a_fingerprint_changes_with_a_file_and_not_with_the_place(root: Path):
     before = load_imagenet(root, 24).fingerprint()
     assert load_imagenet(root.rename(root.with_name("moved")), 24).fingerprint() == before

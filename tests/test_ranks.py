@@ -222,6 +222,14 @@ def test_further_workers_beside_processes_that_train_together_are_refused(monkey
         train_missing([CONFIG], store_folder(), workers=3)
 
 
+def test_a_count_of_processes_that_nothing_has_started_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE: 4 processes .* but RANK, MASTER_ADDR, MASTER_PORT is not set"):
+        train_missing([CONFIG], store_folder())
+
+
 def test_a_process_alone_talks_to_nobody():
     tensor = torch.tensor([1.0, 3.0])
     together.hand_out(None)

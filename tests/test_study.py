@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -309,31 +310,57 @@ def test_what_further_orders_are_compared_with_is_trained_again_where_only_its_r
     pd.testing.assert_frame_equal(table, run(wider, store=copy.store))
 
 
+def count_helpers(monkeypatch: pytest.MonkeyPatch, alone: float) -> list[tuple[int, int]]:
+    """How many trainings there are for other processes and how many are started, on two cores, each time some are."""
+    started: list[tuple[int, int]] = []
+
+    @contextlib.contextmanager
+    def helpers(_: StudyStore, wanted: Sequence[Training]) -> Iterator[Callable[[int], None]]:
+        yield lambda count: started.append((len(wanted), count))
+
+    monkeypatch.setattr("lth_core.study.helpers.helpers", helpers)
+    monkeypatch.setattr("lth_core.devices.cores", lambda: 2)
+    monkeypatch.setattr(study, "ALONE", alone)
+    return started
+
+
 def test_what_deeper_levels_build_on_is_trained_again_and_counted_where_only_its_records_are(
     copy: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The workers are chosen, and progress is told, by all that there is to do, not by what is asked for alone."""
+    """How many are trained at once, and what progress is told of, depends on all that there is to do."""
     records.add(records.results_folder(), TINY, *records.of_store(StudyStore(copy.store, TINY)))
     deeper = TINY.updated(levels=2, compared_levels=(1,))
     absent = plan.missing(records.known(StudyStore(tmp_path / "elsewhere", deeper))[0], deeper)
     below = [dense(1), Training(1, "imp", 0, 1, 0)]
     assert absent == [Training(1, "imp", 0, 2, 0)]
     assert plan.needed(absent, deeper) == [*below, *absent]
-    started: list[tuple[int, int]] = []
-
-    @contextlib.contextmanager
-    def helpers(_: StudyStore, wanted: Sequence[Training], count: int) -> Iterator[None]:
-        started.append((len(wanted), count))
-        yield
-
-    monkeypatch.setattr("lth_core.study.helpers.helpers", helpers)
-    monkeypatch.setattr("lth_core.devices.cores", lambda: 2)
-    monkeypatch.setattr(study, "WORTH_A_PROCESS", 3 * TINY.iterations)
+    started = count_helpers(monkeypatch, alone=0)
     run(deeper, store=tmp_path / "elsewhere")
     trained = count_trainings(monkeypatch)
     run(deeper.updated(levels=3), store=tmp_path / "elsewhere")
-    assert started == [(3, 1), (4, 0)]
+    assert started == [(3, 1)]
     assert len(trained) == 1
+
+
+def test_a_run_gets_help_once_it_has_taken_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started = count_helpers(monkeypatch, alone=3600)
+    run(TINY, store=tmp_path / "short")
+    assert started == []
+    run(TINY, store=tmp_path / "told", workers=4)
+    assert started == [(4, 3)]
+    monkeypatch.setattr(study, "ALONE", TINY.iterations + 0.5)  # in the first update after the dense network's
+    seconds, really = itertools.count(), FlatNetwork.update
+    when: list[int] = []
+
+    def update(network: FlatNetwork, *batch: Any) -> None:
+        really(network, *batch)
+        when.append(len(started))
+
+    monkeypatch.setattr(study, "time", SimpleNamespace(monotonic=lambda: next(seconds) / 2))  # asked twice an update
+    monkeypatch.setattr(FlatNetwork, "update", update)
+    run(TINY, store=tmp_path / "long")
+    assert started == [(4, 3), (4, 1)]
+    assert when.index(2) in range(TINY.iterations - 1, TINY.iterations + 2)
 
 
 def test_one_shot_levels_build_on_the_dense_run_alone():
@@ -756,6 +783,18 @@ def test_a_training_that_was_begun_is_not_ended_on_other_images(tmp_path: Path, 
     monkeypatch.setattr(data, "load", lambda name, **shape: other)
     with pytest.raises(StoreError, match=f"{same.fingerprint()}.*{other.fingerprint()}"):
         run(TINY, store=tmp_path / "store")
+
+
+def test_a_training_begun_on_other_images_is_not_ended_on_those_of_the_records(
+    copy: Done, tmp_path: Path, embedded_mnist: Dataset
+):
+    list(records.export_store(copy.store, records.results_folder()))
+    with pytest.raises(Stopped):
+        run(TINY.updated(orders=3), store=tmp_path / "begun", seconds=0)
+    (begun,) = (tmp_path / "begun").glob("*/images.json")
+    begun.write_text('{"fingerprint": "fedcba9876543210"}')
+    with pytest.raises(StoreError, match=f"fedcba9876543210.*{embedded_mnist.fingerprint()}"):
+        run(TINY.updated(orders=3), store=tmp_path / "begun")
 
 
 def test_memory_that_runs_out_leaves_a_store_that_goes_on(

@@ -53,7 +53,7 @@ def load_imagenette(root: Path, size: int) -> Dataset:
 def hold_out(examples: int) -> tuple[Tensor, Tensor]:
     """Which training images are trained on and which are held out for validation, the same ones always."""
     shuffled = torch.randperm(examples, generator=stream(0, "validation split"))
-    kept = examples - round(HELD_OUT * examples)
+    kept = examples - max(1, round(HELD_OUT * examples))
     return shuffled[:kept], shuffled[kept:]
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -19,11 +19,12 @@ from lth_core.training import Stopped
 
 
 @contextmanager
-def helpers(study: StudyStore, absent: Sequence[Training], count: int) -> Iterator[None]:
-    """Within it, so many other processes do these trainings too; behind it, they have saved what they did and ended."""
-    started = [_start(study, absent) for _ in range(count)]
+def helpers(study: StudyStore, absent: Sequence[Training]) -> Iterator[Callable[[int], None]]:
+    """Gives a function that starts so many other processes, which do these trainings too; behind it, they have saved
+    what they did and ended."""
+    started: list[subprocess.Popen[bytes]] = []
     try:
-        yield
+        yield lambda count: started.extend(_start(study, absent) for _ in range(count))
     finally:
         for helper in started:
             helper.terminate()

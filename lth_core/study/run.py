@@ -25,8 +25,9 @@ from lth_core.training import Stopped
 
 Style = Literal["bar", "lines"] | None
 
-WORTH_A_PROCESS = 50_000
-"""Iterations left to train from which further processes pay: each takes seconds to start."""
+ALONE = 10.0
+"""Seconds after which one process that trains gets further ones beside it. Each takes seconds to start: what is done
+sooner is done sooner without, and what has taken this long is, for all that one knows, not nearly done."""
 
 ON_A_GPU = 12
 """Networks that are trained side by side on a GPU by default: from eight on, more are no faster (benchmarks/gpu.py);
@@ -48,8 +49,8 @@ def run(
     `missing="error"` nothing is trained: `MissingRecords` says what is missing and how to make it. Where the data set
     is not to be had, its stand-in is used under its own name (`data.resolve`), with a warning.
 
-    `workers` networks are trained side by side: on a processor by a process each (default: one per core when there is
-    enough to do), on a GPU by threads (default: `ON_A_GPU`, or one of ImageNet's networks). After `seconds`, on
+    `workers` networks are trained side by side: on a processor by a process each (default: one, and after `ALONE`
+    seconds one per core), on a GPU by threads (default: `ON_A_GPU`, or one of ImageNet's networks). After `seconds`, on
     Ctrl-C and on SIGTERM, the trainings under way save a checkpoint and `Stopped` is raised; the next call goes on
     from there.
     """
@@ -145,30 +146,32 @@ def _train(
     together = rank_and_count()[1]
     if together > 1 and workers not in (None, 1):
         raise ConfigError(f"workers: {workers} is too many; the {together} processes here train one network together")
-    if together > 1:
-        workers = 1
-    elif workers is None:
-        absent = [t for t in wanted if not study.saves(t).complete]
-        iterations = sum(plan.length(t, study.config) for t in absent)
-        most = cores()
-        if on_gpu:
-            most = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
-        workers = max(1, min(most, len(absent))) if on_gpu or iterations >= WORTH_A_PROCESS else 1
+    most = cores()
+    if on_gpu:
+        most = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
+    count = 1 if together > 1 else workers or min(most, len(wanted) - study.count(wanted))
     study.prepare()
-    with stop_signals() as stopping, _Progress(study, wanted, progress) as shown:
+    with stop_signals() as stopping, _Progress(study, wanted, progress) as shown, helpers(study, wanted) as get_help:
         deadline = math.inf if seconds is None else time.monotonic() + seconds
+        help_at = math.inf
 
         def stop_requested() -> bool:
+            nonlocal help_at
+            if time.monotonic() >= help_at:
+                help_at = math.inf
+                shown.say(f"{study.config.name}: {count} networks side by side from here on")
+                get_help(count - 1)
             shown.update()
             return stopping.is_set() or time.monotonic() >= deadline
 
         worker = Worker(study, stop_requested)  # first, so that what it refuses is said once
         try:
             if on_gpu:
-                complete_side_by_side(worker, wanted, workers)
+                complete_side_by_side(worker, wanted, count)
             else:
-                with helpers(study, wanted, workers - 1):
-                    worker.complete(wanted)
+                if count > 1:
+                    help_at = time.monotonic() + (ALONE if workers is None else 0)
+                worker.complete(wanted)
         except Stopped:
             done = f"{study.count(wanted)} of {len(wanted)}"
             raise Stopped(f"{study.config.name}: stopped with {done} trainings done") from None
@@ -193,6 +196,11 @@ class _Progress:
         self.next = 0.0
         self.update()
         self.bar.close()
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self.style is not None:
+            self.bar.write(text)
 
     def update(self) -> None:
         """Count again, at most once a second."""

@@ -52,7 +52,7 @@ class Worker:
         self.ones = Mask.ones(build(config))
         self.rewinds: set[int] = set()
         recorded = set(records.known(store)[1]["data_fingerprint"])
-        if others := (recorded or {store.images(self.fingerprint)}) - {self.fingerprint}:
+        if others := (recorded - {self.fingerprint}) or ({store.images(self.fingerprint)} - {self.fingerprint}):
             raise StoreError(
                 f"{config.name} is trained or recorded with other images (fingerprint {', '.join(sorted(others))}) "
                 f"than those here ({self.fingerprint}); keep these runs and records in folders of their own "
