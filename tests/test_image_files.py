@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,21 @@ def test_a_killed_reading_process_leaves_a_store_that_goes_on(root: Path, monkey
             run(config)
     assert str(raised.value).count("has died") == 1
     assert len(run(config)) > 0
+
+
+def test_a_reading_process_that_gives_nothing_ends_the_training_with_a_message(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Stuck(image_files._Reader):
+        def __getitem__(self, request: image_files.Request) -> tuple[torch.Tensor, torch.Tensor]:
+            time.sleep(60)
+            return super().__getitem__(request)
+
+    monkeypatch.setenv("LTH_READERS", "1")
+    monkeypatch.setattr(image_files, "_Reader", Stuck)
+    monkeypatch.setattr(image_files, "PATIENCE", 1)
+    with pytest.raises(DataError, match=r"no images have come for 1 seconds .*what was finished is kept"):
+        run(CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1))
 
 
 @pytest.mark.parametrize("readers", ["0", "1"])

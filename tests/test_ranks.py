@@ -1,5 +1,6 @@
 """Processes that train one network together, started by torchrun over Gloo, against one process alone."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -72,14 +73,25 @@ def start(
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     chosen = options or OPTIONS
     command = [*launcher, *program, "run", network, *chosen, "--store", str(store)]
-    environment = {**os.environ, "LTH_DEVICE": "cpu", **variables}
+    environment = {**os.environ, "LTH_DEVICE": "cpu", "PYTHONFAULTHANDLER": "1", **variables}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=120)
+def ended(process: subprocess.Popen[str], store: Path) -> tuple[str, str]:
+    """What the processes printed. Those that do not end, with the ones that read for them, say where they are."""
+    try:
+        return process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if str(store) in file.read_text():
+                    os.kill(int(file.parent.name), signal.SIGABRT)
+        pytest.fail("\n".join(process.communicate(timeout=60)))
+
+
+def finish(process: subprocess.Popen[str], store: Path) -> None:
+    _, errors = ended(process, store)
     assert process.returncode == 0, errors
-    return output
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +111,7 @@ def assert_ends_agree(one: StudyStore, other: StudyStore) -> None:
 
 def test_two_processes_end_where_one_does_but_for_rounding(alone: Path, tmp_path: Path):
     store = tmp_path / "together"
-    finish(start(store, 2))
+    finish(start(store, 2), store)
     one, two = (StudyStore(folder, CONFIG) for folder in (alone, store))
     assert one.results().keys() == two.results().keys()
     for training, result in one.results().items():
@@ -113,7 +125,7 @@ def test_the_accuracy_of_two_processes_is_that_of_the_network_that_is_kept(tmp_p
     """Batch norm's running averages differ between processes, and only the first one's are kept."""
     config = preset("resnet20", profile="smoke")
     finish(start(tmp_path, 2, "resnet20", "--profile", "smoke", "--figure", "stability", "--rewinds", "0",
-                 "--levels", "0"))  # fmt: skip
+                 "--levels", "0"), tmp_path)  # fmt: skip
     kept = StudyStore(tmp_path, config).saves(dense(1))
     model = build(config)
     model.load_state_dict({name: tensor for name, tensor in kept.load_end().items() if name in model.state_dict()})
@@ -129,7 +141,7 @@ def test_two_processes_stop_together_and_one_goes_on_from_their_checkpoint(alone
     while not (folder / ".lock").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=120)
+    output, errors = ended(process, store)
     assert "the same command goes on from here" in output, errors
     assert process.returncode != 0
     checkpoints = list(store.rglob("checkpoint.safetensors"))
@@ -174,12 +186,12 @@ def test_two_processes_share_images_in_files_and_end_where_one_does(without_drop
     one, two, resumed = (StudyStore(tmp_path / name, FILES) for name in ("one", "two", "resumed"))
     run(FILES, store=one.store, workers=1)
     stopped = start(resumed.store, 2, "squeezenet1_0", *FILES_OPTIONS, program=[str(program)], STOP_AFTER="3")
-    output, errors = stopped.communicate(timeout=120)
+    output, errors = ended(stopped, resumed.store)
     assert "the same command goes on from here" in output, errors
     checkpoint = resumed.saves(dense(1)).load_checkpoint() or pytest.fail("no checkpoint")
     assert 3 <= checkpoint[0] < FILES.iterations
     run(FILES, store=resumed.store, workers=1)
-    finish(start(two.store, 2, "squeezenet1_0", *FILES_OPTIONS, program=[str(program)]))
+    finish(start(two.store, 2, "squeezenet1_0", *FILES_OPTIONS, program=[str(program)]), two.store)
     for study in (two, resumed):
         assert study.results().keys() == one.results().keys() > {dense(1), Training(1, "imp", 2, 1, 0)}
         for training, result in one.results().items():

@@ -34,6 +34,8 @@ from lth_core.files import StoreError, write_atomic
 MARGIN = 256 / 224
 """How much longer than the square that is evaluated the shorter side of an image is made."""
 CPU = torch.device("cpu")
+PATIENCE = 600
+"""Seconds to wait for the next batch, after which something must be wrong with the processes that read it."""
 Request = tuple[int, list[float] | None]
 """An example, and what is drawn for its crop; None for the square in its middle."""
 
@@ -92,10 +94,16 @@ class ImageFiles:
     def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
         if augment is not None and not isinstance(augment, ResizedCrops):
             raise ConfigError("smallest_crop: None is for images in memory; choose a share of the image, like 0.08")
+        from PIL import Image
+        from torchvision.transforms.v2 import functional  # noqa: F401 - here, or every reader would import it anew
+
+        Image.preinit()
+        readers = _readers()
         loader = DataLoader(
             _Reader(self, augment),
             batch_sampler=_Requests(chosen, augment),
-            num_workers=_readers(),
+            num_workers=readers,
+            timeout=PATIENCE if readers else 0,
             worker_init_fn=_in_a_group_of_its_own,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, though nothing is drawn: other threads share torch's
@@ -116,16 +124,20 @@ class ImageFiles:
 
 @contextmanager
 def dead_readers_explained() -> Iterator[None]:
-    """Turns torch's error for a reading process that was killed into one that says what to do about it. A signal brings
-    it, and may do so in the middle of an update as well as where images are waited for."""
+    """Turns torch's errors for a reading process that was killed, or gives nothing, into ones that say what to do. A
+    signal brings the first, and may do so in the middle of an update as well as where images are waited for."""
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader" not in str(error):
             raise
+        what = str(error).splitlines()[0]
+        if "timed out" in what:
+            why = f"no images have come for {PATIENCE} seconds ({what}); where the disk can be read"
+        else:
+            why = f"a process that reads images has died ({what}); where memory is short"
         raise DataError(
-            f"a process that reads images has died ({str(error).splitlines()[0]}); where memory is short, set "
-            f"LTH_READERS to fewer than {_readers()} and run again: what was finished is kept"
+            f"{why}, set LTH_READERS to fewer than {_readers()} and run again: what was finished is kept"
         ) from None
 
 
