@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from lth_core.data.image_folders import Unreadable, decoded_once, list_images, pixels
-from lth_core.data.parts import DataError, Dataset, Split
-from lth_core.seeds import stream
+from lth_core.data.parts import DataError, Dataset, Split, hold_out
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COUNTS = {"train": 5_000, "test": 1_000}
 """Images of every class."""
+KEPT = 45_000
+"""Images that are trained on; the other training images are held out for validation."""
 
 
 def load_batches(root: Path) -> Dataset:
@@ -54,7 +55,5 @@ def _decoded(file: Path) -> Tensor:
 
 
 def _hold_out(name: str, train: Split, test: Split) -> Dataset:
-    """Hold out 5,000 training images for validation, the same ones always, drawn over all classes."""
-    shuffled = torch.randperm(len(train), generator=stream(0, "validation split"))
-    images, labels = train.images[shuffled], train.labels[shuffled]
-    return Dataset(name, Split(images[:45_000], labels[:45_000]), Split(images[45_000:], labels[45_000:]), test)
+    training, validation = (train.of(part) for part in hold_out(len(train), KEPT))
+    return Dataset(name, training, validation, test)

@@ -21,13 +21,13 @@ from lth_core.data.augmentation import Augmentation, ResizedCrops, boxes, flippe
 from lth_core.data.image_folders import (
     Unreadable,
     for_each_image,
-    hold_out,
+    kept_of,
     list_images,
     listing_digest,
     pixels,
     square,
 )
-from lth_core.data.parts import Batch, DataError, Dataset, Digest
+from lth_core.data.parts import Batch, DataError, Dataset, Digest, hold_out
 from lth_core.devices import cores
 from lth_core.files import StoreError, write_atomic
 
@@ -62,7 +62,7 @@ def load_imagenet(root: Path, size: int) -> Dataset:
         ImageFiles(folder, [file for file, _ in files], torch.tensor([label for _, label in files]), size, CPU)
         for files in listing.values()
     )
-    training, validation = (train.of(part) for part in hold_out(len(train)))
+    training, validation = (train.of(part) for part in hold_out(len(train), kept_of(len(train))))
     return Dataset("imagenet", training, validation, test)
 
 

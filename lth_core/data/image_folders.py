@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lth_core.data.parts import DataError, Dataset, Split
+from lth_core.data.parts import DataError, Dataset, Split, hold_out
 from lth_core.files import StoreError, read_state, write_state
-from lth_core.seeds import stream
 
 IMAGENETTE = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "n03394916", "n03417042", "n03425413",
               "n03445777", "n03888257")  # fmt: skip
@@ -46,15 +45,13 @@ def load_imagenette(root: Path, size: int) -> Dataset:
     if folder is None:
         raise DataError(f"no folder {' or '.join(IMAGENETTE_FOLDERS)} with images in {root}")
     train, test = decoded_once(folder, list_images(folder, IMAGENETTE), lambda file: square(file, size), f"-{size}")
-    training, validation = (Split(train.images[part], train.labels[part]) for part in hold_out(len(train)))
+    training, validation = (train.of(part) for part in hold_out(len(train), kept_of(len(train))))
     return Dataset("imagenette", training, validation, test)
 
 
-def hold_out(examples: int) -> tuple[Tensor, Tensor]:
-    """Which training images are trained on and which are held out for validation, the same ones always."""
-    shuffled = torch.randperm(examples, generator=stream(0, "validation split"))
-    kept = examples - max(1, round(HELD_OUT * examples))
-    return shuffled[:kept], shuffled[kept:]
+def kept_of(examples: int) -> int:
+    """How many of so many training images are trained on; the others are held out for validation."""
+    return examples - max(1, round(HELD_OUT * examples))
 
 
 def list_images(

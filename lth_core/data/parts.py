@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lth_core.data.augmentation import Augmentation
+from lth_core.seeds import stream
 
 
 class DataError(RuntimeError):
@@ -83,6 +84,10 @@ class Split:
     def to(self, device: torch.device) -> Split:
         return Split(self.images.to(device), self.labels.to(device))
 
+    def of(self, examples: Tensor) -> Split:
+        """The part that holds these examples."""
+        return Split(self.images[examples], self.labels[examples])
+
     def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
         for examples in chosen:
             images = self.images.index_select(0, examples)
@@ -94,6 +99,13 @@ class Split:
         for tensor in (self.images, self.labels):
             digest.update(str(tuple(tensor.shape)).encode())
             digest.update(tensor.cpu().contiguous().numpy().data)
+
+
+def hold_out(examples: int, kept: int) -> tuple[Tensor, Tensor]:
+    """Which `kept` training images are trained on and which are held out for validation: always the same ones, drawn
+    over all classes."""
+    shuffled = torch.randperm(examples, generator=stream(0, "validation split"))
+    return shuffled[:kept], shuffled[kept:]
 
 
 @dataclass(frozen=True)
