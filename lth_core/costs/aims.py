@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from lth_core.costs.benchmarks import gpu_records, medians
+from lth_core.costs.benchmarks import medians, resnet20_on_gpus
 
 
 class Aim(NamedTuple):
@@ -49,10 +49,7 @@ def aims() -> pd.DataFrame:
         for measure, aim in AIMS.items()
         if not math.isnan(measured.get(measure, math.nan))
     ]
-    for record in gpu_records():
-        speeds = pd.DataFrame(record["measured"]).groupby("way")["images/s"].max()
-        if (record["network"], record["profile"]) == ("resnet20", "paper") and "graph" in speeds:  # a GPU's
-            for way, aim in GPU_AIMS.items():
-                ratio = speeds.max() / speeds[way] if way else speeds.max()
-                rows.append(aim.beside(f"{record['device']}, {record['precision']}", ratio))
+    for device, speeds in resnet20_on_gpus().items():
+        for way, aim in GPU_AIMS.items():
+            rows.append(aim.beside(device, speeds.max() / speeds[way] if way else speeds.max()))
     return pd.DataFrame(rows).set_index(["device", "of"])

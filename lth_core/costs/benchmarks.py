@@ -53,6 +53,17 @@ def gpu_records() -> list[dict[str, Any]]:
     return records
 
 
+def resnet20_on_gpus() -> dict[str, pd.Series]:
+    """Images a second of ResNet-20 at the paper's profile, by way, of as many networks at once as are fastest: for
+    every GPU and precision that `benchmarks/gpu.py` measured."""
+    speeds = {}
+    for record in gpu_records():
+        by_way = pd.DataFrame(record["measured"]).groupby("way")["images/s"].max()
+        if (record["network"], record["profile"]) == ("resnet20", "paper") and "graph" in by_way:  # a GPU's
+            speeds[f"{record['device']}, {record['precision']}"] = by_way
+    return speeds
+
+
 def gpu_benchmark() -> tuple[pd.DataFrame, str]:
     """What `benchmarks/gpu.py` measured last: images a second by way and number of networks, their share of what the
     device's rates admit, and the peak of its memory; and a line on each measurement."""

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lth_core.config import IMAGENET_NETWORKS, Config
-from lth_core.costs.benchmarks import gpu_records, medians
+from lth_core.costs.benchmarks import medians, resnet20_on_gpus
 from lth_core.costs.limits import iteration_flops, training_bytes
 from lth_core.costs.trainings import costs
 from lth_core.presets import preset
@@ -47,13 +47,5 @@ def _measured_speeds(name: str) -> dict[str, float]:
 
 def _estimated_speeds(config: Config) -> dict[str, float]:
     """Images a second on GPUs, at the rate of arithmetic of ResNet-20 at the paper's size."""
-    speeds: dict[str, float] = {}
-    for record in gpu_records():
-        ways = {row["way"] for row in record["measured"]}
-        if (record["network"], record["profile"]) == ("resnet20", "paper") and "graph" in ways:  # a GPU's
-            reference = preset("resnet20")
-            fastest = max(row["images/s"] for row in record["measured"])
-            flops_per_second = fastest * iteration_flops(reference) / reference.batch_size
-            device = f"{record['device']}, {record['precision']} (estimate)"
-            speeds[device] = flops_per_second / (iteration_flops(config) / config.batch_size)
-    return speeds
+    here, there = (iteration_flops(each) / each.batch_size for each in (config, preset("resnet20")))
+    return {f"{device} (estimate)": speeds.max() * there / here for device, speeds in resnet20_on_gpus().items()}
