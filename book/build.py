@@ -68,6 +68,11 @@ PAGES = {
         "VGG-19: does stability explain it?",
         {"network": "vgg19", "replicates": 3},
     ),
+    "vgg19_recipes": Page(
+        "cifar10_recipes",
+        "VGG-19: the learning-rate story",
+        {"network": "vgg19", "rewinds": [0, 10, 100]},
+    ),
     "imagenet": Page("imagenet", "ResNet-50: one-shot pruning, from initialisation and rewound", {}),
     "imagenet_squeezenet": Page(
         "imagenet",

@@ -188,6 +188,8 @@ def _parts(
     changes |= {name: value for name, value in others.items() if value is not None}
     changes |= dict(map(_setting, settings or ()))
     parts = figures(config.updated(**changes))
+    if "methods" in changes:  # without, it has more of them than the study's other part
+        parts["accuracy"] = parts["accuracy"].updated(methods=changes["methods"])
     if figure is None:
         return parts
     if figure not in parts:

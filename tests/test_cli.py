@@ -229,12 +229,14 @@ def test_status_says_that_a_study_is_recorded_with_other_images(lth: Lth):
     assert "also trained" not in lth(*smoke("status")).out
 
 
-def test_levels_and_rewinds_that_are_given_are_those_of_every_figure(lth: Lth):
+def test_levels_rewinds_and_methods_that_are_given_are_those_of_every_figure(lth: Lth):
     options = ("--profile", "laptop", "--rewinds", "0,100", "--levels", "2", "--replicates", "1")
     out = lth("status", "resnet20", *options).out.splitlines()
     assert "accuracy: 0 of 8 trainings recorded" in out  # dense; two levels with three methods; a repetition
     deeper = lth("status", "resnet20", *options, "--set", "curve_levels=3").out.splitlines()
     assert "accuracy: 0 of 11 trainings recorded" in deeper
+    alone = lth("status", "resnet20", *options, "--set", 'methods=["imp"]').out.splitlines()
+    assert "accuracy: 0 of 4 trainings recorded" in alone
     assert lth("status", "resnet50", "--levels", "3").status == 0  # though its preset compares the fourth
 
 
