@@ -379,6 +379,12 @@ def test_what_several_add_to_one_folder_at_once_is_all_there(tmp_path: Path):
     assert sorted(records["level"]) == sorted(traced["level"]) == list(range(1, 33))
 
 
+def test_a_folder_of_records_that_cannot_be_locked_is_named(tmp_path: Path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(StoreError, match=rf"cannot write into the folder {tmp_path}: .*directory"):
+        add(tmp_path, SMALL, table(COMPLETE), provenance(TRACED))
+
+
 def test_importing_an_empty_folder_or_none_is_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     for source in ("empty", "nowhere"):

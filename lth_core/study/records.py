@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
-from filelock import FileLock
 
 from lth_core.config import METHODS, Config
-from lth_core.files import StoreError, make_folder, project_folder, read_json, write_atomic
+from lth_core.files import StoreError, locked, project_folder, read_json, write_atomic
 from lth_core.study.measure import measure
 from lth_core.study.store import StudyStore
 
@@ -124,8 +123,7 @@ def add(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.Data
     Processes that add to one folder at once wait for each other. Raises `StoreError` when the records were made with
     other images.
     """
-    make_folder(folder)
-    with FileLock(folder / ".lock"):
+    with locked(folder, wait=True):
         old_records, old_provenance = read(folder, config)
         images = {*old_provenance["data_fingerprint"], *provenance["data_fingerprint"]}
         if len(images) > 1:

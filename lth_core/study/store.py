@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from lth_core.config import Config
-from lth_core.files import Damaged, make_folder, read_json, read_state, write_atomic, write_json, write_state
+from lth_core.files import Damaged, locked, read_json, read_state, write_atomic, write_json, write_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,16 +131,11 @@ class TrainingFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the training's lock. Raises `Busy` when another process holds it."""
-        make_folder(self.folder)
-        lock = FileLock(self.folder / ".lock")
         try:
-            lock.acquire(blocking=False)
+            with locked(self.folder, wait=False):
+                yield
         except Timeout:
             raise Busy(str(self.folder)) from None
-        try:
-            yield
-        finally:
-            lock.release()
 
     def result(self) -> dict[str, Any]:
         return read_json(self.folder / "result.json")
