@@ -156,7 +156,7 @@ def studies(folder: Path) -> list[Config]:
     return [_study(file) for file in _study_files(folder)]
 
 
-def for_each_study(folder: Path, do: Callable[[Config], Done]) -> Iterator[Done]:
+def _for_each_study(folder: Path, do: Callable[[Config], Done]) -> Iterator[Done]:
     """What is done with every study of a run store or of a folder of records, one after the other.
 
     A study that this raises `StoreError` for keeps none of the others from it: the errors are raised together, last.
@@ -198,7 +198,7 @@ def export_store(store: Path, destination: Path, keep_old: bool = False) -> Iter
 
     if not _study_files(store):
         raise StoreError(f"{store} holds no runs; make some with: lth run lenet_300_100 --profile smoke")
-    return for_each_study(store, add_measured)
+    return _for_each_study(store, add_measured)
 
 
 def import_folder(source: Path, destination: Path, keep_old: bool = False) -> Iterator[Path]:
@@ -211,7 +211,7 @@ def import_folder(source: Path, destination: Path, keep_old: bool = False) -> It
 
     if not _study_files(source):
         raise StoreError(f"{source} holds no records; expected <study>/config.json and <study>/records.csv in it")
-    return for_each_study(source, add_read)
+    return _for_each_study(source, add_read)
 
 
 _TYPES: dict[str, type] = {
