@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -227,6 +229,33 @@ def test_a_reading_process_that_gives_nothing_ends_the_training_with_a_message(
     monkeypatch.setattr(image_files, "PATIENCE", 1)
     with pytest.raises(DataError, match=r"no images have come for 1 seconds .*what was finished is kept"):
         run(CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1))
+
+
+def test_reading_processes_import_nothing_of_their_own(root: Path):
+    watched = """
+import sys
+from pathlib import Path
+from lth_core.data import image_files
+from lth_core.data.augmentation import ResizedCrops
+import torch
+
+class Watched(image_files._Reader):
+    def __getitem__(self, request):
+        before = set(sys.modules)
+        read = super().__getitem__(request)
+        assert set(sys.modules) == before, set(sys.modules) - before
+        return read
+
+part = image_files.load_imagenet(Path(sys.argv[1]), 24).train
+image_files._Reader = Watched
+print(sum(len(labels) for _, labels in part.batches([torch.arange(4)], ResizedCrops(torch.rand(len(part), 5), 0.3))))
+"""
+    load_imagenet(root, 24)  # looked through, so that the process below reads nothing before its readers do
+    environment = {**os.environ, "LTH_READERS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", watched, str(root)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "4\n", done.stderr
 
 
 @pytest.mark.parametrize("readers", ["0", "1"])

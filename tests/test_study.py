@@ -363,6 +363,20 @@ def test_a_run_gets_help_once_it_has_taken_its_time(tmp_path: Path, monkeypatch:
     assert when.index(2) in range(TINY.iterations - 1, TINY.iterations + 2)
 
 
+def test_a_gpu_trains_as_many_networks_as_are_missing_and_never_none(
+    copy: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    counts: list[int] = []
+    monkeypatch.setattr("lth_core.devices.compute_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(worker, "Worker", lambda *_: None)
+    monkeypatch.setattr(
+        "lth_core.study.side_by_side.complete_side_by_side", lambda _, wanted, count: counts.append(count)
+    )
+    for store in (copy.store, tmp_path / "empty"):
+        study._train(StudyStore(store, TINY), plan.trainings(TINY), workers=None, seconds=None, progress=None)
+    assert counts == [1, 4]
+
+
 def test_one_shot_levels_build_on_the_dense_run_alone():
     config = preset("squeezenet1_0", profile="smoke").updated(densities=(0.8, 0.5, 0.2), levels=3, compared_levels=(3,))
     control = Training(1, "random_pruning", 2, 3, 0)
@@ -788,7 +802,7 @@ def test_a_training_that_was_begun_is_not_ended_on_other_images(tmp_path: Path, 
 def test_a_training_begun_on_other_images_is_not_ended_on_those_of_the_records(
     copy: Done, tmp_path: Path, embedded_mnist: Dataset
 ):
-    list(records.export_store(copy.store, records.results_folder()))
+    records.export_store(copy.store, records.results_folder())
     with pytest.raises(Stopped):
         run(TINY.updated(orders=3), store=tmp_path / "begun", seconds=0)
     (begun,) = (tmp_path / "begun").glob("*/images.json")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -156,19 +156,20 @@ def studies(folder: Path) -> list[Config]:
     return [_study(file) for file in _study_files(folder)]
 
 
-def _for_each_study(folder: Path, do: Callable[[Config], Done]) -> Iterator[Done]:
-    """What is done with every study of a run store or of a folder of records, one after the other.
+def _for_each_study(folder: Path, do: Callable[[Config], Done]) -> list[Done]:
+    """Do something with every study of a run store or of a folder of records.
 
     A study that this raises `StoreError` for keeps none of the others from it: the errors are raised together, last.
     """
-    errors = []
+    done, errors = [], []
     for file in _study_files(folder):
         try:
-            yield do(_study(file))
+            done.append(do(_study(file)))
         except StoreError as error:
             errors.append(str(error))
     if errors:
-        raise StoreError("; ".join(errors))
+        raise StoreError("; ".join([*errors, *(["the other studies are done"] if done else [])]))
+    return done
 
 
 def _study_files(folder: Path) -> list[Path]:
@@ -185,7 +186,7 @@ def _study(file: Path) -> Config:
     return config
 
 
-def export_store(store: Path, destination: Path, keep_old: bool = False) -> Iterator[str]:
+def export_store(store: Path, destination: Path, keep_old: bool = False) -> list[str]:
     """Merge what a run store has measured into a folder of records; a line on each study."""
 
     def add_measured(config: Config) -> str:
@@ -201,7 +202,7 @@ def export_store(store: Path, destination: Path, keep_old: bool = False) -> Iter
     return _for_each_study(store, add_measured)
 
 
-def import_folder(source: Path, destination: Path, keep_old: bool = False) -> Iterator[Path]:
+def import_folder(source: Path, destination: Path, keep_old: bool = False) -> list[Path]:
     """Merge the records exported on another machine into a folder of records; each study's folder there."""
 
     def add_read(config: Config) -> Path:

@@ -149,7 +149,7 @@ def _train(
     most = cores()
     if on_gpu:
         most = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
-    count = 1 if together > 1 else workers or min(most, len(wanted) - study.count(wanted))
+    count = 1 if together > 1 else workers or max(1, min(most, len(wanted) - study.count(wanted)))
     study.prepare()
     with stop_signals() as stopping, _Progress(study, wanted, progress) as shown, helpers(study, wanted) as get_help:
         deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -157,12 +157,14 @@ def _train(
 
         def stop_requested() -> bool:
             nonlocal help_at
+            shown.update()
+            if stopping.is_set() or time.monotonic() >= deadline:
+                return True
             if time.monotonic() >= help_at:
                 help_at = math.inf
                 shown.say(f"{study.config.name}: {count} networks side by side from here on")
                 get_help(count - 1)
-            shown.update()
-            return stopping.is_set() or time.monotonic() >= deadline
+            return False
 
         worker = Worker(study, stop_requested)  # first, so that what it refuses is said once
         try:
