@@ -193,7 +193,7 @@ def test_two_processes_share_images_in_files_and_end_where_one_does(without_drop
     run(FILES, store=resumed.store, workers=1)
     finish(start(two.store, 2, "squeezenet1_0", *FILES_OPTIONS, program=[str(program)]), two.store)
     for study in (two, resumed):
-        assert study.results().keys() == one.results().keys() > {dense(1), Training(1, "imp", 2, 1, 0)}
+        assert study.results().keys() == one.results().keys() == {dense(1), Training(1, "imp", 2, 1, 0)}
         for training, result in one.results().items():
             assert study.results()[training]["metrics"] == pytest.approx(result["metrics"], abs=7)  # of 15 images, one
         assert_moved_alike(one, study)

@@ -75,7 +75,7 @@ def test_the_trainings_of_a_small_study_are_those_written_down_by_hand():
         # 1 dense; at each of 2 rewinds 2 imp levels, 1 further order, 2 random prunings, 1 reinitialisation; 1 again
         ({}, 1 + 2 * (2 + 1 + 2 + 1) + 1),
         ({"replicates": 3}, 3 * 14),
-        ({"orders": 1}, 1 + 2 * (2 + 1 + 1) + 1),
+        ({"orders": 1}, 1 + 2 * (2 + 1 + 1)),  # none again, where no orders are compared
         ({"orders": 4}, 1 + 2 * (2 + 3 + 4 + 1) + 1),
         ({"compared_levels": (1, 2)}, 1 + 2 * (2 + 2 * (1 + 2 + 1)) + 1),
         ({"compared_levels": ()}, 1 + 2 * 2),

@@ -512,12 +512,12 @@ def test_a_damaged_file_is_noticed_when_it_is_needed_and_only_it_is_made_again(
 
 
 def test_a_damaged_state_to_rewind_to_is_made_again_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config, store = TINY.updated(rewinds=(5,), orders=1), tmp_path / "store"
+    config, store = TINY.updated(rewinds=(5,)), tmp_path / "store"
     run(config, store=store)
     expected, before = bits(store), times(store, "result.json")
     flip_a_bit(store / config.name / "replicate_1" / "dense" / "iteration_5.safetensors")
     trained = count_trainings(monkeypatch)
-    run(config.updated(orders=2), store=store)
+    run(config.updated(orders=3), store=store)
     states = [name for name in expected if name.endswith(".safetensors")]
     assert {name: bits(store)[name] for name in states} == {name: expected[name] for name in states}
     assert {name: times(store, "result.json")[name] for name in before} == before

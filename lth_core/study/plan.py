@@ -21,7 +21,7 @@ def trainings(config: Config) -> list[Training]:
     """Every training that a configuration asks for, in the order to do them in.
 
     First the dense runs; then for each rewinding iteration the IMP chains and what is compared at `compared_levels`,
-    controls and further data orders; last, one repetition that measures the noise floor.
+    controls and further data orders; last, where orders are compared, one repetition that measures the noise floor.
 
     Where neither the masks of one-shot pruning nor what is reinitialised under them depend on the rewinding iteration,
     random reinitialisation is trained for the latest one alone.
@@ -38,7 +38,7 @@ def trainings(config: Config) -> list[Training]:
                         continue
                     orders = 1 if method == "random_reinit" else config.orders
                     plan += [Training(replicate, method, rewind, level, order) for order in range(orders)]
-    if config.compared and "imp" in config.methods:
+    if config.compared and "imp" in config.methods and config.orders > 1:
         deepest = max(config.compared)
         plan += [Training(r, "imp", config.rewinds[0], deepest, 0, again=True) for r in config.replicates]
     return list(dict.fromkeys(plan))
