@@ -23,7 +23,8 @@ from lth_core import data, preset
 from lth_core.data.parts import DataError, Dataset, Split
 from lth_core.training.train import steady_arithmetic, train
 
-ITERATIONS = 500
+ITERATIONS = 1_000
+"""Somewhat more than an epoch: what a training does once takes as long as ten of them."""
 BATCH = 60
 
 

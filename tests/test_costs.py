@@ -108,7 +108,7 @@ def recorded(config: Config, **seconds: list[float]) -> None:
     length = config.iterations - 20
     trained = [(device.replace("_", " "), each) for device, all_of_them in seconds.items() for each in all_of_them]
     rows = [
-        ["imp", 20, replicate, 1, "0", length, each, device, "1", "2", "3", "4", "5"]
+        ["imp", 20, replicate, 1, "0", length, each, device, "1", "2", "3", "4", "5", 1]
         for replicate, (device, each) in enumerate(trained, 1)
     ]
     made = pd.DataFrame(rows, columns=records.PROVENANCE)

@@ -120,7 +120,7 @@ def test_a_caption_counts_replicates_with_values_and_what_diverged(table: pd.Dat
 
 def test_a_caption_says_network_data_scale_replicates_and_device(table: pd.DataFrame):
     made = pd.DataFrame(
-        [["dense", 0, 1, 0, "0", 1, 1.0, "a processor", "1", "2", "3", "4", "5"]], columns=records.PROVENANCE
+        [["dense", 0, 1, 0, "0", 1, 1.0, "a processor", "1", "2", "3", "4", "5", 1]], columns=records.PROVENANCE
     )
     records.write(records.results_folder(), CONFIG, table, made)
     caption = report.caption(table, CONFIG)
@@ -171,11 +171,11 @@ def test_a_caption_of_several_recipes_says_what_they_share_once_and_names_each(t
 
 
 def test_a_caption_names_the_devices_of_committed_and_of_own_records(table: pd.DataFrame):
-    committed = [["dense", 0, 1, 0, "0", 1, 1.0, "one", "1", "2", "3", "4", "5"]]
-    committed.append(["imp", 7, 1, 1, "0", 1, 1.0, "of what is not shown", "1", "2", "3", "4", "5"])
+    committed = [["dense", 0, 1, 0, "0", 1, 1.0, "one", "1", "2", "3", "4", "5", 1]]
+    committed.append(["imp", 7, 1, 1, "0", 1, 1.0, "of what is not shown", "1", "2", "3", "4", "5", 1])
     records.write(records.results_folder(), CONFIG, table, pd.DataFrame(committed, columns=records.PROVENANCE))
     training = Training(2, "dense", 0, 0, 0)
-    made = dict.fromkeys(records.PROVENANCE[5:], "") | {"device": "another"}
+    made = dict.fromkeys(records.PROVENANCE[5:], "") | {"device": "another", "side_by_side": 1}
     result = {"training": vars(training), "metrics": {}, "density": 1.0, "diverged_at": None, "provenance": made}
     study = StudyStore(records.store_folder(), CONFIG)
     write_json(study.saves(training).folder / "result.json", result)
@@ -189,18 +189,18 @@ def test_studies_are_found_by_a_part_of_their_name_and_others_are_refused(table:
         provenance.recorded_studies("nope")
 
 
-def test_the_summary_counts_trainings_and_hours_by_device(table: pd.DataFrame):
+def test_the_summary_counts_trainings_and_hours_by_device_and_by_how_many_ran_side_by_side(table: pd.DataFrame):
     made = pd.DataFrame(
         [
-            ["imp", 0, r, 1, "0", 9, 1800.0, device, "0.1.0", "2", "3", "f", "2026-01-01"]
-            for r, device in enumerate("aab")
+            ["imp", 0, r, 1, "0", 9, 1800.0, device, "0.1.0", "2", "3", "f", "2026-01-01", at_once]
+            for r, (device, at_once) in enumerate([("a", 2), ("a", 2), ("b", None), ("a", 1)])
         ],
         columns=records.PROVENANCE,
     )
     records.write(records.results_folder(), CONFIG, table, made)
-    summary = provenance.provenance_summary([CONFIG]).set_index("device")
-    assert summary["trainings"].to_dict() == {"a": 2, "b": 1}
-    assert summary["hours"].to_dict() == {"a": 1.0, "b": 0.5}
+    summary = provenance.provenance_summary([CONFIG]).set_index(["device", "side_by_side"])
+    assert summary["trainings"].to_dict() == {("a", 1): 1, ("a", 2): 2, ("b", ""): 1}
+    assert summary["hours"].to_dict() == {("a", 1): 0.5, ("a", 2): 1.0, ("b", ""): 0.5}
 
 
 def test_settings_are_shown_by_digest():

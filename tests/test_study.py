@@ -342,6 +342,11 @@ def test_what_deeper_levels_build_on_is_trained_again_and_counted_where_only_its
     assert len(trained) == 1
 
 
+def side_by_side(store: Path, config: Config) -> list[int]:
+    """How many networks were trained at once by what is recorded of each training."""
+    return records.of_store(StudyStore(store, config))[1]["side_by_side"].tolist()
+
+
 def test_a_run_gets_help_once_it_has_taken_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     started = count_helpers(monkeypatch, alone=3600)
     run(TINY, store=tmp_path / "short")
@@ -361,6 +366,9 @@ def test_a_run_gets_help_once_it_has_taken_its_time(tmp_path: Path, monkeypatch:
     run(TINY, store=tmp_path / "long")
     assert started == [(4, 3), (4, 1)]
     assert when.index(2) in range(TINY.iterations - 1, TINY.iterations + 2)
+    assert side_by_side(tmp_path / "short", TINY) == [1, 1, 1, 1]
+    assert side_by_side(tmp_path / "told", TINY) == [4, 4, 4, 4]
+    assert side_by_side(tmp_path / "long", TINY) == [1, 2, 2, 2]
 
 
 def test_a_gpu_trains_as_many_networks_as_are_missing_and_never_none(
@@ -694,6 +702,8 @@ def test_two_workers_do_each_training_once_with_the_same_bits(finishes: Path, sm
     assert process.returncode == 0, err
     check_shared(finishes, store, smoke)
     pd.testing.assert_frame_equal(run(SMOKE, store=store, missing="error"), smoke.records)
+    assert set(side_by_side(store, SMOKE)) == {2}
+    assert set(side_by_side(smoke.store, SMOKE)) == {1}
 
 
 def test_a_worker_that_waits_for_another_leaves_it_the_processor_and_stops_when_asked(

@@ -24,7 +24,7 @@ def helpers(study: StudyStore, absent: Sequence[Training]) -> Iterator[Callable[
     what they did and ended."""
     started: list[subprocess.Popen[bytes]] = []
     try:
-        yield lambda count: started.extend(_start(study, absent) for _ in range(count))
+        yield lambda count: started.extend(_start(study, absent, 1 + count) for _ in range(count))
     finally:
         for helper in started:
             helper.terminate()
@@ -32,13 +32,14 @@ def helpers(study: StudyStore, absent: Sequence[Training]) -> Iterator[Callable[
             helper.wait()
 
 
-def _start(study: StudyStore, absent: Sequence[Training]) -> subprocess.Popen[bytes]:
+def _start(study: StudyStore, absent: Sequence[Training], side_by_side: int) -> subprocess.Popen[bytes]:
     """Another process that does the same trainings, until none is left or this process ends."""
     order = {
         "parent": os.getpid(),
         "store": str(study.store),
         "config": study.config.to_json(),
         "absent": [vars(training) for training in absent],
+        "side_by_side": side_by_side,
     }
     path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     helper = subprocess.Popen(
@@ -59,7 +60,7 @@ def _help() -> None:
 
     study = StudyStore(Path(order["store"]), Config.from_json(order["config"]))
     with stop_signals() as stopping, suppress(Stopped):
-        worker = Worker(study, lambda: stopping.is_set() or os.getppid() != order["parent"])
+        worker = Worker(study, lambda: stopping.is_set() or os.getppid() != order["parent"], order["side_by_side"])
         worker.complete([Training(**training) for training in order["absent"]])
 
 

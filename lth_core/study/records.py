@@ -28,7 +28,9 @@ COLUMNS = [*STUDY, *TRAINING, "density", "order", "metric", "value"]
 """One value of one metric. `order` is a data order ("0"), or the two that a distance compares ("0-1")."""
 
 PROVENANCE = [*TRAINING, "order", "iterations", "seconds", "device", "lth_core", "torch", "python",
-              "data_fingerprint", "finished"]  # fmt: skip
+              "data_fingerprint", "finished", "side_by_side"]  # fmt: skip
+SINCE_RECORDED = "side_by_side"
+"""What early records lack: how many networks were trained at once when a training ended."""
 KEY = [*STUDY, *TRAINING, "order", "metric"]
 PROVENANCE_KEY = [*TRAINING, "order"]
 
@@ -57,7 +59,8 @@ def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
     for training, result in study.results().items():
         where = [training.method, training.rewind, training.replicate, training.level]
         order = f"{training.order}{'-again' if training.again else ''}"
-        provenance.append([*where, order, *(result["provenance"][name] for name in PROVENANCE[5:])])
+        made = {SINCE_RECORDED: None} | result["provenance"]
+        provenance.append([*where, order, *(made[name] for name in PROVENANCE[5:])])
         if training.again:
             continue
         values = dict(result["metrics"])
@@ -71,7 +74,8 @@ def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
             for pair, distances in read_json(file).items():
                 rows += [[*about, *where, density, pair, metric, v] for metric, v in distances.items()]
     records = pd.DataFrame(rows, columns=COLUMNS)
-    return _sorted(records, COLUMNS), _sorted(pd.DataFrame(provenance, columns=PROVENANCE), PROVENANCE)
+    traced = pd.DataFrame(provenance, columns=PROVENANCE).astype({SINCE_RECORDED: _TYPES[SINCE_RECORDED]})
+    return _sorted(records, COLUMNS), _sorted(traced, PROVENANCE)
 
 
 def read(folder: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -215,10 +219,11 @@ def import_folder(source: Path, destination: Path, keep_old: bool = False) -> li
     return _for_each_study(source, add_read)
 
 
-_TYPES: dict[str, type] = {
+_TYPES: dict[str, type | str] = {
     **dict.fromkeys(("order", "digest", "method", "metric", "data_fingerprint"), str),
     **dict.fromkeys(("rewind", "replicate", "level", "iterations"), int),
     **dict.fromkeys(("density", "value", "seconds"), float),
+    SINCE_RECORDED: "Int64",
 }
 _ORDER = r"\d+(-\d+|-again)?"
 
@@ -230,10 +235,12 @@ def _read_csv(file: Path, columns: Sequence[str], key: Sequence[str]) -> pd.Data
         table = pd.read_csv(io.StringIO(text), dtype=_TYPES)
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} cannot be read: {error}") from None
+    if SINCE_RECORDED in columns and SINCE_RECORDED not in table.columns:
+        table[SINCE_RECORDED] = pd.array([pd.NA] * len(table), dtype=_TYPES[SINCE_RECORDED])
     if list(table.columns) != list(columns):
         raise StoreError(f"{file} has the columns {list(table.columns)}; expected {list(columns)}")
     faults = {
-        "an empty cell": table.isna().any(axis=1),
+        "an empty cell": table.drop(columns=SINCE_RECORDED, errors="ignore").isna().any(axis=1),
         "an unknown method": ~table["method"].isin(["dense", *METHODS]),
         "no data order": ~table["order"].fillna("").str.fullmatch(_ORDER),
         "what another row says": table.duplicated(list(key)),

@@ -164,11 +164,13 @@ def _train(
                 help_at = math.inf
                 shown.say(f"{study.config.name}: {count} networks side by side from here on")
                 get_help(count - 1)
+                worker.side_by_side = count
             return False
 
         worker = Worker(study, stop_requested)  # first, so that what it refuses is said once
         try:
             if on_gpu:
+                worker.side_by_side = count
                 complete_side_by_side(worker, wanted, count)
             else:
                 if count > 1:

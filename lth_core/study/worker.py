@@ -38,11 +38,14 @@ class Worker:
     """One process's share of a study: it does the trainings that are missing and that no other process is doing.
 
     `stop_requested` is asked before every update; when it says yes, `Stopped` is raised with everything saved.
+    `side_by_side` is how many networks are trained at once, this one's among them, which is recorded.
     """
 
-    def __init__(self, store: StudyStore, stop_requested: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, store: StudyStore, stop_requested: Callable[[], bool] = lambda: False, side_by_side: int = 1
+    ) -> None:
         self.config = config = store.config
-        self.store = store
+        self.store, self.side_by_side = store, side_by_side
         device = compute_device()
         if config.precision == "tf32" and device.type != "cuda":
             raise ConfigError(f"precision: tf32 is arithmetic of GPUs, not of the {device.type} here; choose float32")
@@ -213,6 +216,7 @@ class Worker:
         return {
             "iterations": iterations,
             "seconds": round(seconds, 1),
+            "side_by_side": self.side_by_side,
             "device": device_name(),
             "lth_core": __version__,
             "torch": torch.__version__,

@@ -83,6 +83,8 @@ class FlatNetwork:
             self.gradients[name] = _shaped(gradient, parameter)
             if name in mask:
                 _shaped(kept, parameter).copy_(mask[name])
+        by_hand = getattr(model, "backward", None)
+        self._by_hand = None if by_hand is None else by_hand(self.gradients)
         self._parameters, self._gradients = list(parameters.values()), list(self.gradients.values())
         self.moments = {name: torch.full_like(self.weights, at) for name, at in _MOMENTS[config.optimizer].items()}
         self.average = torch.zeros_like(self.values) if config.weight_average else None
@@ -117,9 +119,8 @@ class FlatNetwork:
 
     def update(self, images: Tensor, labels: Tensor, learning_rate: float | Tensor) -> None:
         """One optimiser update on one batch, or on this process's share of one."""
-        by_hand = getattr(self.model, "backward", None)
-        if by_hand is not None:
-            by_hand(images, labels, self.gradients)
+        if self._by_hand is not None:
+            self._by_hand(images, labels)
         else:
             pieces = math.ceil(self.config.pieces / rank_and_count()[1])  # a share is a part of the batch already
             if pieces == 1:
