@@ -5,9 +5,13 @@
     graph           an update recorded as a CUDA graph; several networks in threads, each on a stream of its own
     compiled graph  the same, its network compiled, and with the study's kernels where the precision allows them:
                     what `lth run` does with trainings of `WORTH_COMPILING` iterations or more
+    grouped         several networks as one of as many times the channels, with convolutions in groups, as one
+                    compiled graph; of CIFAR-10's networks
+    processes       each network in a process of its own, as a compiled graph
 
 A network with dropout cannot be recorded, so of SqueezeNet there is the loop alone. ImageNet's networks are fed random
-images. Without a GPU, loader and loop are measured on the processor.
+images. Without a GPU, loader and loop are measured on the processor. The last two ways take a minute to get ready for
+every number of networks, and are measured for few of them.
 
 Prints a table and puts it into results/benchmark_gpu.json, which keeps what was measured of other networks, profiles
 and precisions, and on other devices. Exits with an error when a way computes something else; it is measured all the
@@ -24,20 +28,20 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain
 from statistics import median
 from typing import Any
 
 import pandas as pd
 import torch
-from common import half_ticket, random_images
+from common import random_images
 from convolutional import ITERATIONS as LOADED
 from convolutional import cifar10, loader_variant
 from machine import COPIED_BYTES
+from members import Ended, Grouped, Member, Process, advance, peak_memory, serve, synchronise
 from torch import Tensor
 
 from lth_core import data, preset
@@ -48,14 +52,14 @@ from lth_core.devices import compute_device, device_name
 from lth_core.files import write_atomic
 from lth_core.masks import Mask
 from lth_core.models import build
+from lth_core.models.cifar import CifarNetwork
 from lth_core.report import NETWORK_NAMES
 from lth_core.study.records import results_folder
-from lth_core.training.steps import PlainSteps, RecordedSteps, can_be_recorded
-from lth_core.training.train import prepare, steady_arithmetic, train
+from lth_core.training.steps import can_be_recorded
+from lth_core.training.train import steady_arithmetic, train
 from lth_core.training.updates import FlatNetwork, State
 
 Row = dict[str, Any]
-WAYS = ("loop", "graph", "compiled graph")
 COMPARED = 12
 """Updates after which a way of doing them is compared."""
 GENTLER = 100
@@ -66,6 +70,8 @@ TOLERANCE = {"float32": 0.06, "tf32": 0.15, "bfloat16": 0.3}
 at the paper profile moves by 0.014 when the initial weights are moved by 1e-7 of themselves, by 0.14 when products are
 in bfloat16 instead of float32, by 0.1 when the learning rate is a tenth lower, and by more than 0.6 in another order of
 the data or without augmentation."""
+STARTED_SLOWLY = (2, 8)
+"""The numbers of networks for which the ways are measured that take a minute to get ready."""
 BATCHES_OF_IMAGENET = 4
 """How many there are random images for."""
 ROUNDS_OF_RATES, CALLS = 5, 4
@@ -73,54 +79,15 @@ DESCRIBES = ("network", "profile", "precision", "device")
 """What tells one measurement from another in the file."""
 
 
-class Member:
-    """One of the networks that are trained at once."""
-
-    def __init__(self, config: Config, images: Dataset, replicate: int, way: str) -> None:
-        self.replicate = replicate
-        torch.manual_seed(replicate)  # of the mask
-        self.ticket = half_ticket(config)
-        model = build(config).to(images.train.device)
-        if way == "compiled graph":
-            prepare(model, config, images.train.device)
-        self.network = FlatNetwork(model, self.ticket.mask, config)
-        self.network.model.train()
-        which = (config, self.network, images.train, replicate, 0)
-        if way == "loop":
-            self.steps: Any = PlainSteps(*which)
-        else:
-            self.steps = RecordedSteps(*which, compiled=way == "compiled graph")
-        self.network.load(self.ticket.weights)
-        self.stream = torch.cuda.Stream() if images.train.device.type == "cuda" else None
-
-    def advance(self, iterations: int) -> None:
-        """The first updates of a training."""
-        updates = chain.from_iterable(self.steps.epoch(epoch, 0) for epoch in count())
-        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
-            for update in islice(updates, iterations):
-                update()
-
-
-def ways(config: Config, part: Part) -> tuple[str, ...]:
+def ways(config: Config, part: Part) -> list[str]:
     """The ways in which a network can be trained on the device of its images."""
     network = FlatNetwork(build(config).to(part.device), Mask({}), config)
-    return WAYS if can_be_recorded(network, part) else WAYS[:1]
-
-
-def synchronise() -> None:
-    """Wait for the GPU, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def advance(members: Sequence[Member], way: str, iterations: int) -> float:
-    """Do updates of all members, and return the seconds that it took."""
-    synchronise()
-    start = time.perf_counter()
-    with ThreadPoolExecutor(1 if way == "loop" else len(members)) as pool:
-        list(pool.map(lambda member: member.advance(iterations), members))
-    synchronise()
-    return time.perf_counter() - start
+    if not can_be_recorded(network, part):
+        return ["loop"]
+    if config.network in IMAGENET_NETWORKS:  # one of which fills a GPU
+        return ["loop", "graph", "compiled graph"]
+    grouped = ["grouped"] if isinstance(network.model, CifarNetwork) else []
+    return ["loop", "graph", "compiled graph", *grouped, "processes"]
 
 
 @dataclass(frozen=True)
@@ -142,33 +109,36 @@ def compared(config: Config, images: Dataset, way: str) -> Check:
     The plain loop itself is compared with `train`, which on a processor does the same.
     """
     config = config.updated(learning_rate=config.learning_rate / GENTLER)
-    members = [Member(config, images, replicate, way) for replicate in (1, 2)]
-    advance(members, way, COMPARED)
+    if way == "grouped":
+        members: list[Member] = [Grouped(config, images, (1, 2))]
+    else:
+        members = [Member(config, images, replicate, way) for replicate in (1, 2)]
+    advance(members, COMPARED)
     reference = trained if way == "loop" else looped
-    differences = [relative_difference(member, reference(config, images, member)) for member in members]
+    ended = chain.from_iterable(member.ended() for member in members)
+    differences = [relative_difference(each, reference(config, images, each)) for each in ended]
     return Check(way, max(differences, key=lambda share: (math.isnan(share), share)), TOLERANCE[config.precision])
 
 
-def looped(config: Config, images: Dataset, member: Member) -> State:
-    """Where the plain loop ends from a member's start."""
-    loop = Member(config, images, member.replicate, "loop")
-    advance([loop], "loop", COMPARED)
+def looped(config: Config, images: Dataset, ended: Ended) -> State:
+    """Where the plain loop ends from the same start."""
+    loop = Member(config, images, ended.replicate, "loop")
+    advance([loop], COMPARED)
     return loop.network.state()
 
 
-def trained(config: Config, images: Dataset, member: Member) -> State:
-    """Where the study's own training ends from a member's start."""
-    return train(config, images, member.ticket, replicate=member.replicate, order=0, stop=COMPARED).state
+def trained(config: Config, images: Dataset, ended: Ended) -> State:
+    """Where the study's own training ends from the same start."""
+    return train(config, images, ended.ticket, replicate=ended.replicate, order=0, stop=COMPARED).state
 
 
-def relative_difference(member: Member, expected: State) -> float:
-    """How far a member's weights are from the expected ones, as a share of how far these are from the start."""
-    ended, names = member.network.state(), [name for name, _ in member.network.model.named_parameters()]
+def relative_difference(ended: Ended, expected: State) -> float:
+    """How far a network's weights are from the expected ones, as a share of how far these are from the start."""
 
     def distance(state: State, other: State) -> Tensor:
-        return torch.cat([(state[name] - other[name]).flatten() for name in names]).norm()
+        return torch.cat([(state[name] - other[name]).flatten() for name in ended.weights]).norm()
 
-    return float(distance(ended, expected) / distance(expected, member.ticket.weights))
+    return float(distance(ended.weights, expected) / distance(expected, ended.ticket.weights))
 
 
 def rates(precision: str, device: torch.device) -> dict[str, float]:
@@ -200,25 +170,44 @@ def seconds_of(work: Callable[[], object]) -> float:
     return median(took[1:])
 
 
-def measured(options: argparse.Namespace, config: Config, images: Dataset) -> list[Row]:
-    """Images per second of all members together, for every way and number of members: the median over rounds."""
-    rows = []
-    for way in ways(config, images.train):
-        members: list[Member] = []
-        forget_memory()
-        for number in options.members if way != "loop" else [1]:
-            members += [Member(config, images, replicate, way) for replicate in range(len(members) + 1, number + 1)]
-            advance(members, way, options.iterations)
-            took = median(advance(members, way, options.iterations) for _ in range(options.rounds))
-            rows.append(measurement(way, number, number * options.iterations * config.batch_size / took))
-    return rows
+def measured(options: argparse.Namespace, config: Config, images: Dataset, way: str) -> list[Row]:
+    """A row for every number of networks that are trained in a way."""
+    numbers = {"loop": [1], "grouped": STARTED_SLOWLY, "processes": STARTED_SLOWLY}.get(way, options.members)
+    return [timed(options, config, images, way, number) for number in sorted({*numbers} & {1, *options.members})]
+
+
+def timed(options: argparse.Namespace, config: Config, images: Dataset, way: str, number: int) -> Row:
+    """Images per second of all networks together: the median over rounds."""
+    forget_memory()
+    with made(options, config, images, way, number) as members:
+        advance(members, options.iterations)
+        took = median(advance(members, options.iterations) for _ in range(options.rounds))
+        memory = sum(each.memory for each in members if isinstance(each, Process)) or peak_memory()
+    return measurement(way, number, number * options.iterations * config.batch_size / took, memory)
+
+
+@contextmanager
+def made(
+    options: argparse.Namespace, config: Config, images: Dataset, way: str, number: int
+) -> Iterator[Sequence[Member | Process]]:
+    """So many networks to be trained in a way."""
+    replicates = range(1, number + 1)
+    if way == "grouped":
+        yield [Grouped(config, images, replicates)]
+    elif way == "processes":
+        settings = [f"--{name}={getattr(options, name)}" for name in ("network", "profile", "precision")]
+        with ExitStack() as stack:
+            yield [stack.enter_context(closing(Process(__file__, *settings, f"--serve={r}"))) for r in replicates]
+    else:
+        yield [Member(config, images, replicate, way) for replicate in replicates]
 
 
 def measured_loader(config: Config, held: Dataset, device: torch.device) -> Row:
     """Images per second of the loop of a textbook: the best of three."""
     textbook = loader_variant(config, held, device)
     forget_memory()
-    return measurement("loader", 1, LOADED * config.batch_size / min(textbook() for _ in range(3)))
+    rate = LOADED * config.batch_size / min(textbook() for _ in range(3))
+    return measurement("loader", 1, rate, peak_memory())
 
 
 def forget_memory() -> None:
@@ -229,13 +218,11 @@ def forget_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def measurement(way: str, members: int, rate: float) -> Row:
-    """A row of the table. A GPU's memory is all that was set aside: a recorded update keeps its own between replays."""
+def measurement(way: str, members: int, rate: float, memory: int) -> Row:
+    """A row of the table."""
     print(f"{way}, {members}: {rate:,.0f} images/s", flush=True)
     row: Row = {"way": way, "members": members, "images/s": rate}
-    if torch.cuda.is_available():
-        row["peak memory (MiB)"] = torch.cuda.max_memory_reserved() / 2**20
-    return row
+    return row | ({"peak memory (MiB)": memory / 2**20} if memory else {})
 
 
 def images_of(config: Config) -> Dataset:
@@ -245,6 +232,21 @@ def images_of(config: Config) -> Dataset:
     if config.network not in IMAGENET_NETWORKS:
         return cifar10()
     return random_images(config, BATCHES_OF_IMAGENET * config.batch_size)
+
+
+def recorded(
+    options: argparse.Namespace, config: Config, reached: dict[str, float], checks: Sequence[Check], rows: Sequence[Row]
+) -> dict[str, Any]:
+    """What the file holds of a measurement; the loop of one network is the first row."""
+    return {name: getattr(options, name) for name in ("network", "profile", "precision")} | {
+        "batch": config.batch_size,
+        "device": device_name(),
+        "torch": torch.__version__,
+        "checks": [vars(check) for check in checks],
+        "rates": reached,
+        "images/s at the floor": config.batch_size * config.iterations / floor_seconds(config, *reached.values()),
+        "measured": [row | {"to one loop": row["images/s"] / rows[0]["images/s"]} for row in rows],
+    }
 
 
 def keep(record: dict[str, Any]) -> None:
@@ -268,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--iterations", default=150, type=int, help="updates that are timed")
     parser.add_argument("--rounds", default=3, type=int)
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)  # the replicate that another process asks for
     options = parser.parse_args(arguments)
     of_imagenet = options.network in IMAGENET_NETWORKS
     options.members = options.members or ([1] if of_imagenet else [1, 2, 4, 8, 16])
@@ -275,28 +278,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = config.updated(precision=options.precision)
     held = images_of(config)
     images = held.to(device)
+    if options.serve:
+        with steady_arithmetic(config.precision):
+            serve(Member(config, images, options.serve, "compiled graph" if device.type == "cuda" else "loop"))
+        return
+    checks, rows = [], []
     with steady_arithmetic(config.precision):
         reached = rates(config.precision, device)
-        checks = [compared(config, images, way) for way in ways(config, images.train)[1:] or ["loop"]]
-        for check in checks:
-            print(check, flush=True)
-        rows = measured(options, config, images)
-    if not of_imagenet and options.network != "lenet_300_100":
-        rows.append(measured_loader(config, held, device))
-    rows = [row | {"to one loop": row["images/s"] / rows[0]["images/s"]} for row in rows]
+        every_way = ways(config, images.train)
+        for way in every_way:
+            if way not in ("loop", "processes") or len(every_way) == 1:
+                checks.append(compared(config, images, way))
+                print(checks[-1], flush=True)
+            rows += measured(options, config, images, way)
+            if way == "loop" and not of_imagenet and options.network != "lenet_300_100":
+                rows.append(measured_loader(config, held, device))
+            keep(recorded(options, config, reached, checks, rows))  # what a later way that fails does not take away
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
-    keep(
-        {name: getattr(options, name) for name in ("network", "profile", "precision")}
-        | {
-            "batch": config.batch_size,
-            "device": device_name(),
-            "torch": torch.__version__,
-            "checks": [vars(check) for check in checks],
-            "rates": reached,
-            "images/s at the floor": config.batch_size * config.iterations / floor_seconds(config, *reached.values()),
-            "measured": rows,
-        }
-    )
     if wrong := [check for check in checks if not check.passed]:
         sys.exit(
             "\n".join(

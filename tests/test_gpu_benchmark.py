@@ -3,6 +3,8 @@
 import json
 import math
 import sys
+from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from lth_core.training.train import steady_arithmetic
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import gpu
+from members import GroupedLinear
 
 SMOKE = [preset(network, profile="smoke") for network in ("lenet_300_100", "resnet20")]
 BRIEFLY = ["--profile", "smoke", "--iterations", "2", "--rounds", "1"]
@@ -36,6 +39,13 @@ class Slower(PlainSteps):
 @pytest.fixture
 def on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LTH_DEVICE", "cpu")
+
+
+@pytest.fixture
+def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorded update stands for the graph made of it."""
+    monkeypatch.setattr("lth_core.training.steps.recorded", lambda update: SimpleNamespace(replay=update))
+    monkeypatch.setattr("lth_core.training.steps._wait_for_gpu", lambda: None)
 
 
 def images(config: Config) -> Dataset:
@@ -58,7 +68,7 @@ def test_the_plain_loop_ends_where_training_does(config: Config):
 
 @pytest.mark.usefixtures("on_a_processor")
 def test_a_way_that_does_something_else_is_found_out(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gpu, "PlainSteps", Slower)
+    monkeypatch.setattr("members.PlainSteps", Slower)
     with steady_arithmetic():
         check = gpu.compared(SMOKE[1], images(SMOKE[1]), "loop")
     assert check.relative_difference == pytest.approx(0.1, abs=0.05)
@@ -72,12 +82,14 @@ def test_rounding_is_told_from_another_computation():
     some, rounded = images(config), config.updated(precision="bfloat16")
     with steady_arithmetic():
         member = gpu.Member(rounded, some, 1, "loop")
-        gpu.advance([member], "loop", gpu.COMPARED)
-        rounding = gpu.relative_difference(member, gpu.looped(config, some, member))
+        gpu.advance([member], gpu.COMPARED)
+        (ended,) = member.ended()
+        rounding = gpu.relative_difference(ended, gpu.looped(config, some, ended))
         another = gpu.Member(config, some, 1, "loop")
         another.steps.order = 1
-        gpu.advance([another], "loop", gpu.COMPARED)
-        computation = gpu.relative_difference(another, gpu.looped(config, some, another))
+        gpu.advance([another], gpu.COMPARED)
+        (ended,) = another.ended()
+        computation = gpu.relative_difference(ended, gpu.looped(config, some, ended))
     assert gpu.TOLERANCE["float32"] < rounding < gpu.TOLERANCE["bfloat16"] < computation
 
 
@@ -87,7 +99,7 @@ def test_a_way_that_ends_nowhere_does_not_pass():
 
 @pytest.mark.usefixtures("on_a_processor")
 def test_a_failed_check_is_an_error_after_everything_is_measured_and_kept(monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "PlainSteps", Slower)
+    monkeypatch.setattr("members.PlainSteps", Slower)
     with pytest.raises(SystemExit, match="loop: computes something else than the plain loop"):
         gpu.main([*BRIEFLY, "--network", "lenet_300_100"])
     assert "loop, 1: " in capsys.readouterr().out
@@ -125,9 +137,77 @@ def test_the_floor_is_that_of_the_rates_of_the_device():
     assert record["images/s at the floor"] > record["measured"][0]["images/s"]
 
 
+@pytest.mark.usefixtures("on_a_processor", "no_graphs")
+@pytest.mark.parametrize("network", ["resnet20", "vgg19"])
+def test_networks_grouped_into_one_end_where_each_does_alone(network: str, monkeypatch: pytest.MonkeyPatch):
+    """Each with its own mask, order of the data and augmentation."""
+    monkeypatch.setattr(gpu, "COMPARED", 3)  # later, a difference of rounding is seen to turn a ReLU of few on or off
+    config = preset(network, profile="smoke").updated(augment=True)
+    with steady_arithmetic():
+        check = gpu.compared(config, images(config), "grouped")
+        assert check.relative_difference < 1e-4
+        both = gpu.Grouped(config, images(config), (1, 2))
+        gpu.advance([both], 3)
+        first, second = both.ended()
+    for ended in (first, second):
+        for name, kept in ended.ticket.mask.items():
+            assert not ended.weights[name][~kept].any()
+            assert ended.weights[name][kept].any()
+    assert gpu.relative_difference(first, second.weights) > 0.5
+
+
+@pytest.mark.usefixtures("on_a_processor", "no_graphs")
+def test_a_group_that_is_trained_otherwise_is_found_out(monkeypatch: pytest.MonkeyPatch):
+    config = preset("resnet20", profile="smoke").updated(augment=True)
+    forward = GroupedLinear.forward
+    monkeypatch.setattr(GroupedLinear, "forward", lambda self, x: forward(self, x).roll(10, 1))  # the other's logits
+    with steady_arithmetic():
+        assert not gpu.compared(config, images(config), "grouped").passed
+
+
+@pytest.mark.usefixtures("on_a_processor")
+def test_every_process_trains_its_network_as_often_as_it_is_told_to(monkeypatch: pytest.MonkeyPatch):
+    options = SimpleNamespace(network="lenet_300_100", profile="smoke", precision="float32")
+    with gpu.made(options, SMOKE[0], images(SMOKE[0]), "processes", 2) as members:
+        assert gpu.advance(members, 3) > 0
+        assert gpu.advance(members, 1) > 0
+        processes = [member.process for member in members]
+        assert [process.poll() for process in processes] == [None, None]
+    assert [process.returncode for process in processes] == [0, 0]
+    with (
+        pytest.raises(RuntimeError, match="ended with 2 instead of training"),
+        closing(gpu.Process("-c", "raise SystemExit(2)")) as ends,
+    ):
+        ends.advance(1)
+
+
+@pytest.mark.usefixtures("on_a_processor", "no_graphs")
+def test_ways_that_are_slow_to_start_are_measured_for_few_numbers_of_networks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gpu, "ways", lambda *_: ["loop", "graph", "grouped", "processes"])
+    gpu.main([*BRIEFLY, "--network", "resnet20", "--members", "1,2,3"])
+    (record,) = written()
+    measured = [(row["way"], row["members"]) for row in record["measured"]]
+    assert measured == [
+        ("loop", 1), ("loader", 1), ("graph", 1), ("graph", 2), ("graph", 3), ("grouped", 2), ("processes", 2)
+    ]  # fmt: skip
+    assert [check["way"] for check in record["checks"]] == ["graph", "grouped"]
+
+
+@pytest.mark.usefixtures("on_a_processor", "no_graphs")
+def test_a_way_that_fails_leaves_what_was_measured_before(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gpu, "ways", lambda *_: ["loop", "graph", "grouped"])
+    monkeypatch.setattr(gpu, "Grouped", None)
+    with pytest.raises(TypeError):
+        gpu.main([*BRIEFLY, "--network", "resnet20", "--members", "1"])
+    (record,) = written()
+    assert [row["way"] for row in record["measured"]] == ["loop", "loader", "graph"]
+
+
 @needs_a_gpu
 @every_network
-@pytest.mark.parametrize("way", ["graph", "compiled graph"])
+@pytest.mark.parametrize("way", ["graph", "compiled graph", "grouped"])
 def test_recorded_updates_replayed_side_by_side_end_where_the_plain_loop_does(config: Config, way: str):
+    if way == "grouped" and config.network == "lenet_300_100":
+        pytest.skip("networks with convolutions are grouped")
     with steady_arithmetic():
         assert gpu.compared(config, images(config), way).passed

@@ -23,7 +23,7 @@ from lth_core.study.side_by_side import complete_side_by_side
 from lth_core.study.store import StudyStore
 from lth_core.study.worker import Worker
 from lth_core.training import Stopped
-from lth_core.training.steps import PlainSteps, RecordedSteps, check_compiler
+from lth_core.training.steps import DrawnBatches, PlainSteps, RecordedSteps, check_compiler
 from lth_core.training.train import steady_arithmetic, train
 from lth_core.training.updates import FlatNetwork
 
@@ -33,7 +33,7 @@ needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a 
 
 @pytest.fixture
 def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RecordedSteps, "_recorded", lambda self: SimpleNamespace(replay=self.update))
+    monkeypatch.setattr("lth_core.training.steps.recorded", lambda update: SimpleNamespace(replay=update))
     monkeypatch.setattr("lth_core.training.steps._wait_for_gpu", lambda: None)
 
 
@@ -63,7 +63,7 @@ def test_recorded_updates_train_as_plain_ones_do_over_epochs_and_from_within_one
     for start, state in ((0, ticket.weights), (5, at[5])):
         network_ = FlatNetwork(build(config), ticket.mask, config)
         network_.model.train()
-        recorded = RecordedSteps(config, network_, images.train, **which, compiled=False)
+        recorded = RecordedSteps(config, network_, DrawnBatches(config, images.train, **which), compiled=False)
         network_.load(state)
         iteration = start
         with steady_arithmetic():

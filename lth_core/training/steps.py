@@ -50,7 +50,8 @@ def steps(config: Config, network: FlatNetwork, part: Part, *, replicate: int, o
     The network's weights are overwritten: load them afterwards.
     """
     if isinstance(part, Split) and can_be_recorded(network, part):
-        return RecordedSteps(config, network, part, replicate, order, config.iterations >= WORTH_COMPILING)
+        compiled = config.iterations >= WORTH_COMPILING
+        return RecordedSteps(config, network, DrawnBatches(config, part, replicate, order), compiled)
     return PlainSteps(config, network, part, replicate, order)
 
 
@@ -90,33 +91,57 @@ class PlainSteps:
         return dropout_stream(self.replicate, self.order, iteration, rank_and_count()[0], self.part.device)
 
 
-class RecordedSteps:
-    """Updates that a GPU replays from a CUDA graph; they read what differs between them from tensors."""
+class DrawnBatches:
+    """The batches of an epoch, chosen and augmented on the device by what was drawn ahead for all of it: tensors of
+    fixed places, so that choosing can be part of a CUDA graph."""
 
-    def __init__(
-        self, config: Config, network: FlatNetwork, part: Split, replicate: int, order: int, compiled: bool
-    ) -> None:
-        self.config, self.network, self.part = config, network, part
+    def __init__(self, config: Config, part: Split, replicate: int, order: int) -> None:
+        self.config, self.part = config, part
         self.replicate, self.order = replicate, order
-        device = part.device
-        self.visited = torch.arange(len(part), device=device)
+        self.visited = torch.arange(len(part), device=part.device)
         self.augment = self._drawn(0)
-        self.places = torch.arange(config.batch_size, device=device)
-        self.rates = torch.tensor([learning_rate(config, i) for i in range(config.iterations)], device=device)
-        self.iteration = torch.zeros(1, dtype=torch.int64, device=device)
-        self.batch = _batch
-        if compiled:
-            check_compiler()
-            network.loss, self.batch = torch.compile(network.loss), torch.compile(_batch)
-        self.graph = self._recorded()
+        self.places = torch.arange(config.batch_size, device=part.device)
 
-    def epoch(self, epoch: int, first: int) -> Iterator[Update]:
-        whole = len(self.part) // self.config.batch_size
+    def draw(self, epoch: int) -> None:
+        """Be those of an epoch from here on."""
         self.visited.copy_(epoch_order(self.replicate, self.order, epoch, len(self.part)))
         if self.augment is not None:
             for name, drawn in vars(self._drawn(epoch)).items():
                 if isinstance(drawn, Tensor):
                     vars(self.augment)[name].copy_(drawn)
+
+    def batch(self, iteration: Tensor) -> Batch:
+        """That of an iteration (int64 [1]) of the epoch."""
+        size = len(self.places)
+        chosen = self.visited.index_select(0, iteration % (len(self.visited) // size) * size + self.places)
+        images = self.part.images.index_select(0, chosen)
+        if self.augment is not None:
+            images = self.augment(images, chosen)
+        return images, self.part.labels.index_select(0, chosen)
+
+    def _drawn(self, epoch: int) -> Augmentation | None:
+        which = {"replicate": self.replicate, "order": self.order, "epoch": epoch}
+        return augmentation(self.config, **which, examples=len(self.part), device=self.part.device)
+
+
+class RecordedSteps:
+    """Updates replayed from a CUDA graph. What an update needs is on the GPU before: the order of the epoch and its
+    augmentation, the learning rates, the number of the iteration. Where the training is long enough to make up for
+    it, the network is compiled, which fuses what lies between its convolutions."""
+
+    def __init__(self, config: Config, network: FlatNetwork, batches: DrawnBatches, compiled: bool) -> None:
+        self.config, self.network, self.batches, self.batch = config, network, batches, batches.batch
+        if compiled:
+            check_compiler()
+            network.loss, self.batch = torch.compile(network.loss), torch.compile(batches.batch)
+        device = batches.part.device
+        self.rates = torch.tensor([learning_rate(config, i) for i in range(config.iterations)], device=device)
+        self.iteration = torch.zeros(1, dtype=torch.int64, device=device)
+        self.graph = recorded(self.update)
+
+    def epoch(self, epoch: int, first: int) -> Iterator[Update]:
+        whole = len(self.batches.part) // self.config.batch_size
+        self.batches.draw(epoch)
         self.iteration.fill_(epoch * whole + first)
         for number in range(first, whole):
             if number % AHEAD == 0:
@@ -125,31 +150,28 @@ class RecordedSteps:
 
     def update(self) -> None:
         """The update of which the graph is made."""
-        batch = self.batch(self.part.images, self.part.labels, self.visited, self.iteration, self.places, self.augment)
         rate = self.rates.index_select(0, self.iteration % len(self.rates)).squeeze(0)
-        self.network.update(*batch, rate)
+        self.network.update(*self.batch(self.iteration), rate)
         self.iteration += 1
 
-    def _drawn(self, epoch: int) -> Augmentation | None:
-        which = {"replicate": self.replicate, "order": self.order, "epoch": epoch}
-        return augmentation(self.config, **which, examples=len(self.part), device=self.part.device)
 
-    def _recorded(self) -> torch.cuda.CUDAGraph:
-        """Recording is for one thread at a time; what others start meanwhile is not recorded. A thread records on its
-        own stream: new ones are soon streams of other threads, since torch hands out the same few in turn."""
-        with _recording:
-            stream = torch.cuda.current_stream()
-            if stream == torch.cuda.default_stream():  # on which nothing can be recorded
-                stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    self.update()
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                self.update()
-        return graph
+def recorded(update: Update) -> torch.cuda.CUDAGraph:
+    """An update as a graph. Recording is for one thread at a time; what others start meanwhile is not recorded. A
+    thread records on its own stream: new ones are soon streams of other threads, since torch hands out the same few in
+    turn."""
+    with _recording:
+        stream = torch.cuda.current_stream()
+        if stream == torch.cuda.default_stream():  # on which nothing can be recorded
+            stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                update()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            update()
+    return graph
 
 
 def check_compiler() -> None:
@@ -159,18 +181,6 @@ def check_compiler() -> None:
             f"no C compiler is found (cc, gcc, clang, or what CC names), and networks that are trained on a GPU for "
             f"{WORTH_COMPILING:,} iterations or more are compiled; install one, for example the package gcc"
         )
-
-
-def _batch(
-    images: Tensor, labels: Tensor, visited: Tensor, iteration: Tensor, places: Tensor, augment: Augmentation | None
-) -> Batch:
-    """The batch of an iteration (int64 [1]), of as many images as there are `places`."""
-    size = len(places)
-    chosen = visited.index_select(0, iteration % (len(visited) // size) * size + places)
-    batch = images.index_select(0, chosen)
-    if augment is not None:
-        batch = augment(batch, chosen)
-    return batch, labels.index_select(0, chosen)
 
 
 def _wait_for_gpu() -> None:
