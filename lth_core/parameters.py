@@ -35,21 +35,19 @@ def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> di
 
 def configure(
     namespace: Mapping[str, Any],
-    network: str | None = None,
-    recipe: str | None = None,
     *,
     networks: Collection[str] | None = None,
     without: Collection[str] = (),
+    **fixed: Any,
 ) -> tuple[Config, dict[str, Any]]:
     """The configuration that a notebook's parameters describe, and what they say beside it for `run`.
 
-    Parameters are `profile`, the fields of `Config`, `missing` ("train" or "error") and `data_folder`, the folder in
-    which data is looked for from then on, also by processes that are started (`LTH_DATA`); `network` and `recipe` are
-    unless they are given here. Where the notebook is about some `networks`, another one is refused. None stands for
-    the preset's own value. Settings in `without` mean nothing to the notebook, and are refused as unknown. See
-    `given_parameters`.
+    Parameters are `network`, `recipe`, `profile`, the fields of `Config`, `missing` ("train" or "error") and
+    `data_folder`, the folder in which data is looked for from then on, also by processes that are started (`LTH_DATA`).
+    None stands for the preset's own value. Where the notebook is about some `networks`, another one is refused. What is
+    `fixed` here is no parameter, nor are settings in `without`, which mean nothing to the notebook: given as
+    parameters, they are refused as unknown. See `given_parameters`.
     """
-    fixed = {name: value for name, value in (("network", network), ("recipe", recipe)) if value is not None}
     given = fixed | given_parameters(namespace, [name for name in _PARAMETERS if name not in {*fixed, *without}])
     if networks is not None and given["network"] not in networks:
         raise ConfigError(f"network: {given['network']!r} is not one of this notebook's: {', '.join(networks)}")

@@ -312,28 +312,35 @@ def test_the_last_level_is_compared_unless_others_are_named(smoke):
 
 def test_a_notebooks_parameters_become_a_config():
     namespace = {"profile": "smoke", "replicates": 2, "rewinds": [0, 5], "__name__": "__main__", "_i1": "", "In": []}
-    config, options = configure(namespace, "lenet_300_100")
+    config, options = configure(namespace, network="lenet_300_100")
     assert config == preset("lenet_300_100", profile="smoke").updated(replicates=(1, 2), rewinds=(0, 5))
     assert options == {}
     assert namespace["profile"] == "smoke"
 
 
 def test_without_parameters_a_notebook_is_at_the_papers_scale():
-    assert configure({}, "lenet_300_100") == (preset("lenet_300_100"), {})
+    assert configure({}, network="lenet_300_100") == (preset("lenet_300_100"), {})
 
 
 def test_a_notebook_can_say_what_to_do_about_missing_records():
-    assert configure({"missing": "error"}, "lenet_300_100")[1] == {"missing": "error"}
-    assert configure({"missing": "train"}, "lenet_300_100")[1] == {"missing": "train", "progress": "bar"}
+    assert configure({"missing": "error"}, network="lenet_300_100")[1] == {"missing": "error"}
+    assert configure({"missing": "train"}, network="lenet_300_100")[1] == {"missing": "train", "progress": "bar"}
     with pytest.raises(ConfigError, match=r"missing: 'ignore'.*'train' or 'error'"):
-        configure({"missing": "ignore"}, "lenet_300_100")
+        configure({"missing": "ignore"}, network="lenet_300_100")
 
 
 def test_a_parameter_that_no_notebook_has_is_refused_with_the_valid_ones_listed():
     with pytest.raises(ConfigError, match=r"'replicate'; valid parameters: recipe, profile, missing, .*replicates"):
-        configure({"profile": "smoke", "replicate": 2}, "lenet_300_100")
+        configure({"profile": "smoke", "replicate": 2}, network="lenet_300_100")
     with pytest.raises(ConfigError, match=r"'network'; valid parameters: profile"):
-        configure({"network": "vgg19", "profile": "smoke"}, "resnet20", "low")
+        configure({"network": "vgg19", "profile": "smoke"}, network="resnet20", recipe="low")
+    with pytest.raises(ConfigError, match="unknown parameter 'rewinds'"):
+        configure({"rewinds": [5]}, network="lenet_300_100", rewinds=[0])
+
+
+def test_a_notebook_can_give_settings_of_its_own():
+    config, _ = configure({"profile": "smoke"}, network="lenet_300_100", rewinds=[7], levels=1)
+    assert config == preset("lenet_300_100", profile="smoke").updated(rewinds=(7,), levels=1)
 
 
 def test_a_notebook_can_have_the_network_and_the_recipe_as_parameters():
@@ -343,11 +350,11 @@ def test_a_notebook_can_have_the_network_and_the_recipe_as_parameters():
 
 def test_a_notebooks_data_folder_is_where_data_is_looked_for_from_then_on_by_every_process(tmp_path, monkeypatch):
     before = data_root()
-    assert configure({"data_folder": None}, "lenet_300_100") == (preset("lenet_300_100"), {})
+    assert configure({"data_folder": None}, network="lenet_300_100") == (preset("lenet_300_100"), {})
     assert data_root() == before
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert configure({"data_folder": "here"}, "lenet_300_100") == (preset("lenet_300_100"), {})
+    assert configure({"data_folder": "here"}, network="lenet_300_100") == (preset("lenet_300_100"), {})
     assert data_root() == tmp_path / "here"
     program = "import os; print(os.environ['LTH_DATA'])"
     started = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, check=True)
@@ -360,9 +367,9 @@ def test_a_data_folder_that_is_no_folder_is_refused(wrong, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=f"data_folder: {wrong!r} is not a folder; expected one that holds data"):
-        configure({"data_folder": wrong}, "lenet_300_100")
+        configure({"data_folder": wrong}, network="lenet_300_100")
     with pytest.raises(ConfigError, match="profile"):
-        configure({"data_folder": str(tmp_path), "profile": "gigantic"}, "lenet_300_100")
+        configure({"data_folder": str(tmp_path), "profile": "gigantic"}, network="lenet_300_100")
     assert data_root() == before
 
 
