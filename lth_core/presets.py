@@ -220,7 +220,7 @@ def figures(config: Config) -> dict[str, Config]:
     """The parts of a network's study, each named for what it shows; together they are the whole study.
 
     stability: every rewinding iteration, compared at the levels to compare, the last unless others are set (Figures 3,
-    4, 7, 10, 11). accuracy: every level of IMP and its controls (Figures 1, 5 and 8; for ImageNet's networks there is
+    4, 7, 10 to 12). accuracy: every level of IMP and its controls (Figures 1, 5 and 8; for ImageNet's networks there is
     one, random reinitialisation). levels and extreme, for LeNet: the stabilities at every level of original IMP, and
     original IMP pruned twice as often.
     """
