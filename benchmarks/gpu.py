@@ -13,9 +13,9 @@ A network with dropout cannot be recorded, so of SqueezeNet there is the loop al
 images. Without a GPU, loader and loop are measured on the processor. The last two ways take a minute to get ready for
 every number of networks, and are measured for few of them.
 
-Prints a table and puts it into results/benchmark_gpu.json, which keeps what was measured of other networks, profiles
-and precisions, and on other devices. Exits with an error when a way computes something else; it is measured all the
-same, and the file says so.
+Prints a table and, when all is done, puts it into results/benchmark_gpu.json, which keeps what was measured of other
+networks, profiles and precisions, and on other devices; until then it is in a file of its own beside that. Exits with
+an error when a way computes something else; it is measured all the same, and the file says so.
 
     python benchmarks/gpu.py --network resnet20 --precision bfloat16 --members 1,2,4,8,16
 """
@@ -41,15 +41,15 @@ from common import random_images
 from convolutional import ITERATIONS as LOADED
 from convolutional import cifar10, loader_variant
 from machine import COPIED_BYTES
-from members import Ended, Grouped, Member, Process, advance, peak_memory, serve, synchronise
+from members import Ended, Grouped, Member, Process, advance, own_output, peak_memory, serve, synchronise
 from torch import Tensor
 
 from lth_core import data, preset
 from lth_core.config import IMAGENET_NETWORKS, Config
 from lth_core.costs.limits import CACHE_BYTES, floor_seconds
-from lth_core.data.parts import Dataset, Part
+from lth_core.data.parts import Dataset, Split
 from lth_core.devices import compute_device, device_name
-from lth_core.files import write_atomic
+from lth_core.files import write_atomic, write_json
 from lth_core.masks import Mask
 from lth_core.models import build
 from lth_core.models.cifar import CifarNetwork
@@ -75,11 +75,13 @@ STARTED_SLOWLY = (2, 8)
 BATCHES_OF_IMAGENET = 4
 """How many there are random images for."""
 ROUNDS_OF_RATES, CALLS = 5, 4
+UNFINISHED = "benchmark_gpu_unfinished.json"
+"""The file of a measurement that is not done yet: what it has when a way fails."""
 DESCRIBES = ("network", "profile", "precision", "device")
 """What tells one measurement from another in the file."""
 
 
-def ways(config: Config, part: Part) -> list[str]:
+def ways(config: Config, part: Split) -> list[str]:
     """The ways in which a network can be trained on the device of its images."""
     network = FlatNetwork(build(config).to(part.device), Mask({}), config)
     if not can_be_recorded(network, part):
@@ -274,13 +276,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     of_imagenet = options.network in IMAGENET_NETWORKS
     options.members = options.members or ([1] if of_imagenet else [1, 2, 4, 8, 16])
+    answers = own_output() if options.serve else None
     config, device = preset(options.network, profile=options.profile), compute_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     config = config.updated(precision=options.precision)
     held = images_of(config)
     images = held.to(device)
-    if options.serve:
+    if answers is not None:
         with steady_arithmetic(config.precision):
-            serve(Member(config, images, options.serve, "compiled graph" if device.type == "cuda" else "loop"))
+            serve(Member(config, images, options.serve, "compiled graph" if device.type == "cuda" else "loop"), answers)
         return
     checks, rows = [], []
     with steady_arithmetic(config.precision):
@@ -293,7 +298,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows += measured(options, config, images, way)
             if way == "loop" and not of_imagenet and options.network != "lenet_300_100":
                 rows.append(measured_loader(config, held, device))
-            keep(recorded(options, config, reached, checks, rows))  # what a later way that fails does not take away
+            record = recorded(options, config, reached, checks, rows)
+            write_json(results_folder() / UNFINISHED, record)
+    keep(record)
+    (results_folder() / UNFINISHED).unlink()
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
     if wrong := [check for check in checks if not check.passed]:
         sys.exit(

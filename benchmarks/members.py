@@ -3,15 +3,16 @@ process of its own."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import chain, count, islice
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from common import half_ticket
@@ -78,21 +79,13 @@ class Grouped(Member):
         self.replicates, self.tickets = replicates, [_ticket(config, replicate) for replicate in replicates]
         device = images.train.device
         mask = Mask({name: torch.cat([t.mask[name] for t in self.tickets]) for name in self.tickets[0].mask})
-        self.network = FlatNetwork(grouped(build(config), len(replicates)).to(device), mask, config)
+        self.network = _GroupedNetwork(grouped(build(config), len(replicates)).to(device), mask, config)
         self.network.model.train()
-        self.network.loss = self._loss
         batches = _GroupedBatches(config, images.train, replicates)
         self.steps = RecordedSteps(config, self.network, batches, compiled=device.type == "cuda")
         weights = [ticket.weights for ticket in self.tickets]
         self.network.load({name: _joined([each[name] for each in weights]) for name in weights[0]})
         self.stream = torch.cuda.Stream() if device.type == "cuda" else None
-
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The sum of the networks' losses, whose gradient is that of each."""
-        members = len(self.tickets)
-        with products(self.network.config, images.device):
-            logits = self.network.model(images).view(len(images) * members, -1)
-            return F.cross_entropy(logits, labels.flatten()) * members
 
     def ended(self) -> list[Ended]:
         state = self.network.state()
@@ -101,6 +94,14 @@ class Grouped(Member):
             Ended(replicate, ticket, {name: part[position] for name, part in parts.items()})
             for position, (replicate, ticket) in enumerate(zip(self.replicates, self.tickets, strict=True))
         ]
+
+
+class _GroupedNetwork(FlatNetwork):
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The sum of the networks' losses, whose gradient is that of each."""
+        with products(self.config, images.device):
+            logits = self.model(images).view(labels.numel(), -1)
+            return F.cross_entropy(logits, labels.flatten()) * labels.shape[1]
 
 
 class _GroupedBatches(DrawnBatches):
@@ -165,8 +166,9 @@ class Process:
     def advance(self, iterations: int) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{iterations}\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # where it has ended, there is no answer either
+            self.process.stdin.write(f"{iterations}\n")
+            self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
             raise RuntimeError(f"a process ended with {self.process.wait()} instead of training")
@@ -174,14 +176,23 @@ class Process:
 
     def close(self) -> None:
         """Let it end."""
-        self.process.communicate()
+        with suppress(BrokenPipeError):
+            self.process.communicate()
+        self.process.wait()
 
 
-def serve(member: Member) -> None:
+def own_output() -> TextIO:
+    """This process's output, for answers alone: whatever else is printed from here on goes where errors go."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def serve(member: Member, answers: TextIO) -> None:
     """What such a process does: updates as told, a number a line, answering with the most memory it set aside."""
     for line in sys.stdin:
         advance([member], int(line))
-        print(peak_memory(), flush=True)
+        print(peak_memory(), file=answers, flush=True)
 
 
 def advance(members: Sequence[Member | Process], iterations: int) -> float:

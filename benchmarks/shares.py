@@ -63,8 +63,8 @@ def events(config: Config, images: Dataset, updates: int) -> Sequence[FunctionEv
     network.load(ticket.weights)
     network.model.train()
     network.loss = labelled(network.loss)
-    if hasattr(network.model, "backward"):
-        network.model.backward = labelled(network.model.backward)
+    if network.by_hand is not None:
+        network.by_hand = labelled(network.by_hand)
     steps = PlainSteps(config, network, images.train, replicate=1, order=0).epoch(0, 0)
     with steady_arithmetic():
         next(steps)()

@@ -1,7 +1,7 @@
 """Build the book: execute every notebook through papermill, then Jupyter Book with warnings as errors.
 
     python book/build.py            # what `make book` does
-    python book/build.py --stored   # with the outputs that are stored in the notebooks
+    python book/build.py --stored   # with the outputs that are stored in the notebooks, where a page is a notebook's
     python book/build.py --store    # `make notebooks`: execute them and store their outputs, building no page
 
 The pages are written to _build/html. A notebook that fails stops the build before any page is made.
@@ -185,8 +185,9 @@ def build_pages() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the book into _build/html.")
-    parser.add_argument("--stored", action="store_true", help="take the notebooks' stored outputs")
-    parser.add_argument("--store", action="store_true", help="execute the notebooks and store their outputs, no more")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--stored", action="store_true", help="take the notebooks' stored outputs; execute other pages")
+    either.add_argument("--store", action="store_true", help="execute the notebooks and store their outputs, no more")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     check_jupyter_book()

@@ -29,7 +29,10 @@ def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> di
     }
     unknown = [repr(name) for name in given if name not in valid]
     if unknown:
-        raise ConfigError(f"unknown parameter {', '.join(unknown)}; valid parameters: {', '.join(valid)}")
+        raise ConfigError(
+            f"unknown parameter {', '.join(unknown)}; valid parameters: {', '.join(valid)}. To run a notebook again "
+            "from here, restart its kernel first"
+        )
     return given
 
 

@@ -16,7 +16,8 @@ import torch
 CPU = torch.device("cpu")
 PADDING = 4
 """Black pixels added at every edge of an image before a crop of its own size is taken."""
-_drawing = threading.Lock()
+drawing = threading.Lock()
+"""Held by the thread that draws from torch's own generators, which are the process's."""
 
 
 def stream(replicate: int, purpose: str, *indices: int) -> torch.Generator:
@@ -47,7 +48,7 @@ def epoch_crops(replicate: int, order: int, epoch: int, examples: int) -> torch.
 def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
     """Within it, torch's own random numbers, of the processor and of a device, follow from a seed; behind it, they are
     as before. All threads of a process share them, so it is for one thread at a time."""
-    with _drawing, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with drawing, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 

@@ -63,6 +63,13 @@ def test_precisions_are_compared_with_the_first_for_every_subnetwork():
     assert set(changes["angle to the dense network (quotient)"]) == {""}
 
 
+def test_without_rewinding_nothing_changes_and_the_table_is_empty():
+    config = preset("resnet20", profile="smoke").updated(rewinds=(0,), levels=LEVEL)
+    changes = changes_by_rewinding([config], pd.DataFrame(rows(config, 1, 0, 1.0)))
+    assert len(changes) == 0
+    assert changes.index.names == ["recipe", "k"]
+
+
 @pytest.mark.parametrize("metric", LABELS)
 def test_quotients_are_geometric_means(metric: str):
     config = preset("resnet20", profile="smoke").updated(rewinds=(0, 4), levels=LEVEL)

@@ -249,4 +249,10 @@ def test_aims_stand_beside_what_was_measured():
     assert table["met"].tolist() == ["not met", "met", "met", "not met", "met", "met"]
     assert list(table.index.get_level_values("device")) == 2 * ["Processor"] + ["Newer"] + 3 * ["Graphics, bfloat16"]
     assert table.index.get_level_values("of")[3] == "ResNet-20, images/s"
+    strangers = [{"way": way, "members": 8, "images/s": 1e6} for way in ("grouped", "compiled graph")]
+    wrong = {"way": "compiled graph", "relative_difference": math.nan, "tolerance": 0.3}
+    record = gpu() | {"measured": [*gpu()["measured"], *strangers], "checks": [wrong]}
+    (records.results_folder() / "benchmark_gpu.json").write_text(json.dumps([record]))
+    assert aims()["measured"].tolist()[3:] == [40_000, 4, 20]
+    assert "compiled graph computed something else than the loop" in gpu_benchmark()[1]
     assert table["aim"].tolist()[1:4] == ["at most 1.5", "at most 1.3", "at least 300,000"]

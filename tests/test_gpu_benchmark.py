@@ -174,11 +174,15 @@ def test_every_process_trains_its_network_as_often_as_it_is_told_to(monkeypatch:
         processes = [member.process for member in members]
         assert [process.poll() for process in processes] == [None, None]
     assert [process.returncode for process in processes] == [0, 0]
-    with (
-        pytest.raises(RuntimeError, match="ended with 2 instead of training"),
-        closing(gpu.Process("-c", "raise SystemExit(2)")) as ends,
-    ):
-        ends.advance(1)
+    with closing(gpu.Process("-c", "raise SystemExit(2)")) as ends:
+        for _ in range(2):  # while it ends, perhaps, and when it has
+            with pytest.raises(RuntimeError, match="ended with 2 instead of training"):
+                ends.advance(1)
+    talks = "import sys, members; a = members.own_output(); print('hello'); print(7, file=a, flush=True)"
+    folder = str(PROJECT / "benchmarks")
+    with closing(gpu.Process("-c", f"import sys; sys.path.insert(0, {folder!r}); {talks}; input()")) as member:
+        member.advance(1)
+        assert member.memory == 7
 
 
 @pytest.mark.usefixtures("on_a_processor", "no_graphs")
@@ -196,11 +200,20 @@ def test_ways_that_are_slow_to_start_are_measured_for_few_numbers_of_networks(mo
 @pytest.mark.usefixtures("on_a_processor", "no_graphs")
 def test_a_way_that_fails_leaves_what_was_measured_before(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gpu, "ways", lambda *_: ["loop", "graph", "grouped"])
+    options = [*BRIEFLY, "--network", "resnet20", "--members", "1"]
+    gpu.main(options)
+    (complete,) = written()
+    really = gpu.Grouped
     monkeypatch.setattr(gpu, "Grouped", None)
     with pytest.raises(TypeError):
-        gpu.main([*BRIEFLY, "--network", "resnet20", "--members", "1"])
-    (record,) = written()
-    assert [row["way"] for row in record["measured"]] == ["loop", "loader", "graph"]
+        gpu.main(options)
+    assert written() == [complete]
+    unfinished = records.results_folder() / gpu.UNFINISHED
+    assert [row["way"] for row in json.loads(unfinished.read_text())["measured"]] == ["loop", "loader", "graph"]
+    monkeypatch.setattr(gpu, "Grouped", really)
+    gpu.main(options)
+    assert written() != [complete]
+    assert not unfinished.exists()
 
 
 @needs_a_gpu

@@ -102,6 +102,13 @@ def test_forward_scales_bytes_to_one(model):
     torch.testing.assert_close(model(white), model.output(F.relu(model.fc2(ones))))
 
 
+def test_images_are_left_as_they_are_whatever_their_type(model):
+    for images in (torch.ones(1, 28, 28), torch.ones(1, 28, 28, dtype=torch.uint8)):
+        before = images.clone()
+        model(images)
+        assert torch.equal(images, before)
+
+
 def test_backward_agrees_with_autograd_in_float32(model, batch):
     images, labels = batch
     F.cross_entropy(model(images), labels).backward()

@@ -129,7 +129,8 @@ def test_every_parameter_is_used_later(path: Path) -> None:
     later = [node for cell in cells[position + 1 :] for node in ast.walk(ast.parse(cell.source))]
     names = {node.id for node in later if isinstance(node, ast.Name)}
     fields = {node.attr for node in later if isinstance(node, ast.Attribute)}
-    handed_over = "globals" in names  # every parameter becomes a setting of the configuration
+    handed_over = names & {"configure", "configure_each"}  # every parameter becomes a setting of the configuration
+    handed_over |= {node for node in later if isinstance(node, ast.keyword) and node.arg is None}  # or of a call
     assert handed_over or set(parameters(path)) <= names | fields
 
 

@@ -53,6 +53,9 @@ def test_accuracy_curves_of_nothing_say_why(table: pd.DataFrame):
     diverged = table[table["method"] == "dense"].assign(metric="diverged")
     with pytest.raises(ValueError, match=r"^nothing is recorded of the accuracy, since 3 trainings diverged"):
         plots.accuracy_curves(diverged)
+    for panels in (plots.accuracy_panels, lambda panels: plots.distance_panels(panels, "l2_pruning")):
+        with pytest.raises(ValueError, match=r"^nothing is recorded for the panel 'tiny', since 3 trainings diverged"):
+            panels({"tiny": diverged})
 
 
 def test_a_figure_of_nothing_is_an_error_and_a_panel_of_nothing_says_so(table: pd.DataFrame):

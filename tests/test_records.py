@@ -263,14 +263,14 @@ def test_records_that_are_not_there_are_empty_tables_with_the_same_columns(tmp_p
     assert list(traced.columns) == PROVENANCE
 
 
-def test_records_from_before_it_was_recorded_how_many_ran_side_by_side_are_read_and_added_to(tmp_path: Path):
-    traced = provenance(TRACED[:2]).drop(columns="side_by_side")
+def test_records_from_before_workers_were_recorded_are_read_and_added_to(tmp_path: Path):
+    traced = provenance(TRACED[:2]).drop(columns="workers")
     write(tmp_path, SMALL, table(COMPLETE[:3]), traced)
-    assert read(tmp_path, SMALL)[1]["side_by_side"].isna().all()
+    assert read(tmp_path, SMALL)[1]["workers"].isna().all()
     add(tmp_path, SMALL, table(COMPLETE[3:]), provenance(TRACED[2:]))
     file = tmp_path / SMALL.name / "provenance.csv"
-    assert [line.rsplit(",", 1)[1] for line in file.read_text().splitlines()] == ["side_by_side", "", "", "2", "2"]
-    assert read(tmp_path, SMALL)[1]["side_by_side"].tolist() == [pd.NA, pd.NA, 2, 2]
+    assert [line.rsplit(",", 1)[1] for line in file.read_text().splitlines()] == ["workers", "", "", "2", "2"]
+    assert read(tmp_path, SMALL)[1]["workers"].tolist() == [pd.NA, pd.NA, 2, 2]
 
 
 def test_a_table_with_other_columns_is_refused(tmp_path: Path):

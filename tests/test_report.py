@@ -175,7 +175,7 @@ def test_a_caption_names_the_devices_of_committed_and_of_own_records(table: pd.D
     committed.append(["imp", 7, 1, 1, "0", 1, 1.0, "of what is not shown", "1", "2", "3", "4", "5", 1])
     records.write(records.results_folder(), CONFIG, table, pd.DataFrame(committed, columns=records.PROVENANCE))
     training = Training(2, "dense", 0, 0, 0)
-    made = dict.fromkeys(records.PROVENANCE[5:], "") | {"device": "another", "side_by_side": 1}
+    made = dict.fromkeys(records.PROVENANCE[5:], "") | {"device": "another", "workers": 1}
     result = {"training": vars(training), "metrics": {}, "density": 1.0, "diverged_at": None, "provenance": made}
     study = StudyStore(records.store_folder(), CONFIG)
     write_json(study.saves(training).folder / "result.json", result)
@@ -189,7 +189,7 @@ def test_studies_are_found_by_a_part_of_their_name_and_others_are_refused(table:
         provenance.recorded_studies("nope")
 
 
-def test_the_summary_counts_trainings_and_hours_by_device_and_by_how_many_ran_side_by_side(table: pd.DataFrame):
+def test_the_summary_counts_trainings_and_hours_by_device_and_by_workers(table: pd.DataFrame):
     made = pd.DataFrame(
         [
             ["imp", 0, r, 1, "0", 9, 1800.0, device, "0.1.0", "2", "3", "f", "2026-01-01", at_once]
@@ -198,7 +198,7 @@ def test_the_summary_counts_trainings_and_hours_by_device_and_by_how_many_ran_si
         columns=records.PROVENANCE,
     )
     records.write(records.results_folder(), CONFIG, table, made)
-    summary = provenance.provenance_summary([CONFIG]).set_index(["device", "side_by_side"])
+    summary = provenance.provenance_summary([CONFIG]).set_index(["device", "workers"])
     assert summary["trainings"].to_dict() == {("a", 1): 1, ("a", 2): 2, ("b", ""): 1}
     assert summary["hours"].to_dict() == {("a", 1): 0.5, ("a", 2): 1.0, ("b", ""): 0.5}
 

@@ -342,16 +342,16 @@ def test_what_deeper_levels_build_on_is_trained_again_and_counted_where_only_its
     assert len(trained) == 1
 
 
-def side_by_side(store: Path, config: Config) -> list[int]:
-    """How many networks were trained at once by what is recorded of each training."""
-    return records.of_store(StudyStore(store, config))[1]["side_by_side"].tolist()
+def workers_of(store: Path, config: Config) -> list[int]:
+    """How many workers a study had by what is recorded of each training."""
+    return records.of_store(StudyStore(store, config))[1]["workers"].tolist()
 
 
 def test_a_run_gets_help_once_it_has_taken_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     started = count_helpers(monkeypatch, alone=3600)
     run(TINY, store=tmp_path / "short")
     assert started == []
-    run(TINY, store=tmp_path / "told", workers=4)
+    run(TINY, store=tmp_path / "told", workers=40)  # for four trainings
     assert started == [(4, 3)]
     monkeypatch.setattr(study, "ALONE", TINY.iterations + 0.5)  # in the first update after the dense network's
     seconds, really = itertools.count(), FlatNetwork.update
@@ -366,23 +366,23 @@ def test_a_run_gets_help_once_it_has_taken_its_time(tmp_path: Path, monkeypatch:
     run(TINY, store=tmp_path / "long")
     assert started == [(4, 3), (4, 1)]
     assert when.index(2) in range(TINY.iterations - 1, TINY.iterations + 2)
-    assert side_by_side(tmp_path / "short", TINY) == [1, 1, 1, 1]
-    assert side_by_side(tmp_path / "told", TINY) == [4, 4, 4, 4]
-    assert side_by_side(tmp_path / "long", TINY) == [1, 2, 2, 2]
+    assert workers_of(tmp_path / "short", TINY) == [1, 1, 1, 1]
+    assert workers_of(tmp_path / "told", TINY) == [4, 4, 4, 4]
+    assert workers_of(tmp_path / "long", TINY) == [1, 2, 2, 2]
 
 
 def test_a_gpu_trains_as_many_networks_as_are_missing_and_never_none(
     copy: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    counts: list[int] = []
+    counts, recorded = list[int](), list[int]()
     monkeypatch.setattr("lth_core.devices.compute_device", lambda: torch.device("cuda"))
-    monkeypatch.setattr(worker, "Worker", lambda *_: None)
+    monkeypatch.setattr(worker, "Worker", lambda *_, workers: recorded.append(workers))
     monkeypatch.setattr(
         "lth_core.study.side_by_side.complete_side_by_side", lambda _, wanted, count: counts.append(count)
     )
     for store in (copy.store, tmp_path / "empty"):
         study._train(StudyStore(store, TINY), plan.trainings(TINY), workers=None, seconds=None, progress=None)
-    assert counts == [1, 4]
+    assert counts == recorded == [1, 4]
 
 
 def test_one_shot_levels_build_on_the_dense_run_alone():
@@ -702,8 +702,7 @@ def test_two_workers_do_each_training_once_with_the_same_bits(finishes: Path, sm
     assert process.returncode == 0, err
     check_shared(finishes, store, smoke)
     pd.testing.assert_frame_equal(run(SMOKE, store=store, missing="error"), smoke.records)
-    assert set(side_by_side(store, SMOKE)) == {2}
-    assert set(side_by_side(smoke.store, SMOKE)) == {1}
+    assert set(workers_of(store, SMOKE)) == {2}
 
 
 def test_a_worker_that_waits_for_another_leaves_it_the_processor_and_stops_when_asked(
@@ -748,6 +747,8 @@ def test_a_diverged_dense_run_is_a_record_and_nothing_is_missing_after_it(
     assert list(table["metric"]) == ["diverged"]
     assert list(table["method"]) == ["dense"]
     assert 0 < table["value"].item() <= 70
+    made = records.of_store(StudyStore(tmp_path / "store", config))[1]
+    assert made["iterations"].item() == table["value"].item()
     assert plan.missing(table, config) == []
     trained = count_trainings(monkeypatch)
     pd.testing.assert_frame_equal(run(config, store=tmp_path / "store", missing="error"), table)

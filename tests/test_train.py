@@ -1,7 +1,9 @@
 """Training under a mask: against torch's own optimisers, bit for bit where it must be, and stopped at any iteration."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +23,16 @@ from lth_core.study.store import TrainingFolder
 from lth_core.training import Stopped
 from lth_core.training import train as training
 from lth_core.training.batches import EVALUATION_BATCH
-from lth_core.training.train import OutOfMemory, Trained, accuracies, memory_explained, train
+from lth_core.training.train import (
+    Diverged,
+    OutOfMemory,
+    Trained,
+    accuracies,
+    memory_explained,
+    steady_arithmetic,
+    train,
+    trainer,
+)
 from lth_core.training.updates import FlatNetwork
 
 SMOKE = preset("lenet_300_100", profile="smoke")
@@ -113,18 +124,14 @@ def assert_moved_alike(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 
 
 @OPTIMISERS
-def test_pruned_weights_and_their_moments_are_zero_after_every_update(config: Config, embedded_mnist: Dataset):
+def test_pruned_weights_are_zero_after_every_update(config: Config, embedded_mnist: Dataset):
     mask, kept = sparse(), Kept()
     end = train(config, embedded_mnist, ticket(mask), replicate=1, order=0, keep=range(12), saves=kept)
     assert sorted(kept.states) == list(range(12))
     shapes = {name: weight.shape for name, weight in build(preset("lenet_300_100")).named_parameters()}
     pruned = {n: ~mask[n] if n in mask else torch.zeros(shape, dtype=torch.bool) for n, shape in shapes.items()}
-    flat = torch.cat([where.flatten() for where in pruned.values()])
     for state in (*kept.states.values(), end.state):
         assert not any(state[name][where].any() for name, where in pruned.items())
-        moments = [tensor for name, tensor in state.items() if name.startswith("optimizer.") and tensor.dim()]
-        assert moments
-        assert not any(moment[flat].any() for moment in moments)
 
 
 def test_a_pruned_weight_that_the_ticket_wrongly_holds_is_zeroed(embedded_mnist: Dataset):
@@ -284,6 +291,27 @@ def test_a_diverged_training_says_so_and_has_no_metrics(config: Config, embedded
     assert trained.metrics == {}
 
 
+def test_a_training_function_for_imp_raises_what_diverged(embedded_mnist: Dataset):
+    config = SMOKE.updated(learning_rate=1e30, iterations=BATCHES + 4)
+    with pytest.raises(Diverged, match=r"level 0 diverged by iteration \d+, with learning_rate=1e\+30; choose"):
+        trainer(config, embedded_mnist, replicate=1)(ticket(ones()), None)
+
+
+def test_a_training_that_goes_on_saves_its_next_checkpoint_when_that_is_due(embedded_mnist: Dataset, monkeypatch):
+    """Not at once, though it had been going on for an hour before it was interrupted."""
+    saves, seconds = Kept(), itertools.count()
+    state = train(ADAM, embedded_mnist, ticket(sparse()), replicate=1, order=0, stop=4).state
+    saved: list[int] = []
+    monkeypatch.setattr(saves, "load_checkpoint", lambda: (4, 3600.0, state))
+    monkeypatch.setattr(saves, "save_checkpoint", lambda iteration, *_: saved.append(iteration))
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 5.5)
+    trained = train(ADAM, embedded_mnist, ticket(sparse()), replicate=1, order=0, saves=saves)
+    assert saved
+    assert saved[0] > 4 + 3
+    assert trained.seconds > 3600
+
+
 def test_where_a_divergence_is_noticed_does_not_depend_on_interruptions(embedded_mnist: Dataset, tmp_path):
     config = SMOKE.updated(learning_rate=1e30, iterations=BATCHES + 4)
     folder, stop = TrainingFolder(tmp_path), StopAt(20)
@@ -385,6 +413,14 @@ def test_threads_and_denormals_are_as_before_after_training(stop: int | None, em
     finally:
         torch.set_num_threads(before)
     assert set(inside) == {(1, False)}
+
+
+def test_steady_arithmetic_within_itself_stays_until_the_outer_one_ends():
+    with steady_arithmetic():
+        with steady_arithmetic():
+            pass
+        assert not keeps_denormals()
+    assert keeps_denormals()
 
 
 @OPTIMISERS

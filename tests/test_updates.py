@@ -1,6 +1,8 @@
 """One update: every optimiser, the loss and the average of weights against double precision by hand."""
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -119,6 +121,35 @@ def test_updates_are_those_of_double_precision(optimizer: str, step: Callable[[]
         network.update(x, labels, rate)
         assert (network.weights.double() - expected).abs().max() < 2e-6
         assert not network.weights[network.mask == 0].any()
+
+
+def test_a_network_that_is_done_with_is_forgotten_at_once():
+    """Not when Python next looks for cycles: a GPU's memory would fill up before."""
+    network = loaded(BASE, TwoHeaded())
+    network.update(*batches()[0], 0.1)
+    values = weakref.ref(network.values)
+    gc.disable()
+    try:
+        del network
+        assert values() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum", "rmsprop"])
+def test_pruned_weights_gather_no_moments(optimizer: str):
+    network = loaded(BASE.updated(optimizer=optimizer, weight_decay=0.1), TwoHeaded())
+    start = {name: moment.clone() for name, moment in network.moments.items()}
+    for (x, labels), rate in zip(batches(), RATES, strict=True):
+        network.update(x, labels, rate)
+    pruned = network.mask == 0
+    assert pruned.any()
+    if optimizer == "adam":  # whose pruned weights have gradients, and no steps
+        assert start["exp_avg_sq"][pruned].isinf().all()
+        assert network.moments["exp_avg_sq"][pruned].isinf().all()
+    else:
+        assert all(not moment[pruned].any() for moment in network.moments.values() if moment is not None)
+    assert not network.weights[pruned].any()
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "momentum", "rmsprop"])

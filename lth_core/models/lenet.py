@@ -73,4 +73,4 @@ class LeNet300100(Network):
 
 
 def _pixels(images: Tensor) -> Tensor:
-    return images.view(len(images), -1).float().mul_(1 / 255)
+    return images.view(len(images), -1).to(torch.float32, copy=True).mul_(1 / 255)

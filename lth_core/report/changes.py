@@ -27,7 +27,7 @@ def changes_by_rewinding(configs: Sequence[Config], records: pd.DataFrame) -> pd
         for k in sorted(set(config.rewinds) - {0}):
             changes = _changes(own, initial | {"rewind": k}, initial, ["l2_data_order", "l2_pruning"])
             rows.append({"recipe": config.recipe, "k": k} | changes)
-    return pd.DataFrame(rows).set_index(["recipe", "k"])
+    return pd.DataFrame(rows, columns=None if rows else ["recipe", "k"]).set_index(["recipe", "k"])
 
 
 def changes_by_precision(records: pd.DataFrame, *, level: int) -> pd.DataFrame:
@@ -47,7 +47,8 @@ def changes_by_precision(records: pd.DataFrame, *, level: int) -> pd.DataFrame:
             before = {"method": method, "rewind": k, "level": level, "precision": first}
             changes = _changes(records, before | {"precision": precision}, before, metrics)
             rows.append({"precision": precision, "subnetwork": METHOD_NAMES[method], "k": k} | changes)
-    return pd.DataFrame(rows).set_index(["precision", "subnetwork", "k"])
+    names = ["precision", "subnetwork", "k"]
+    return pd.DataFrame(rows, columns=None if rows else names).set_index(names)
 
 
 def _changes(records: pd.DataFrame, after: Where, before: Where, metrics: Sequence[str]) -> dict[str, object]:

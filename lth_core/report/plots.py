@@ -7,7 +7,7 @@ the largest sample, as in the paper; grey is the paper's own.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -51,7 +51,7 @@ def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
 def accuracy_panels(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """Accuracy, less the dense network's, against the percentage of weights remaining: a panel for each of `panels`
     (title -> records), with an axis of its own, and in it a line for each method and rewinding iteration."""
-    figure = _panel_each({title: _series(relative_to_dense(records)) for title, records in panels.items()})
+    figure = _panel_each(panels, relative_to_dense)
     for axes in figure.axes:
         axes.axhline(0, color="0.6", linewidth=1, zorder=0)
     figure.axes[0].set_ylabel("test accuracy - dense network's (points)")
@@ -60,7 +60,7 @@ def accuracy_panels(panels: Mapping[str, pd.DataFrame]) -> Figure:
 
 def distance_panels(panels: Mapping[str, pd.DataFrame], metric: str) -> Figure:
     """The same for a distance to the dense network. Angles, which compare across panels, have one axis for all."""
-    figure = _panel_each({title: _series(rows[rows["metric"] == metric]) for title, rows in panels.items()})
+    figure = _panel_each(panels, lambda records: records[records["metric"] == metric])
     top = max(axes.get_ylim()[1] for axes in figure.axes) if metric.startswith("angle") else None
     for axes in figure.axes:
         axes.set_ylim(0, top)
@@ -68,12 +68,13 @@ def distance_panels(panels: Mapping[str, pd.DataFrame], metric: str) -> Figure:
     return figure
 
 
-def _panel_each(panels: Mapping[str, pd.DataFrame]) -> Figure:
-    """A panel for each table of `_series`."""
+def _panel_each(panels: Mapping[str, pd.DataFrame], shown: Callable[[pd.DataFrame], pd.DataFrame]) -> Figure:
+    """A panel for each table of records, with what is `shown` of it."""
     figure, grid = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.8), squeeze=False)
-    for axes, (title, curves) in zip(grid[0], panels.items(), strict=True):
+    for axes, (title, records) in zip(grid[0], panels.items(), strict=True):
+        curves = _series(shown(records))
         if not len(curves):
-            raise nothing_recorded(curves, f"for the panel {title!r}")
+            raise nothing_recorded(records, f"for the panel {title!r}")
         _lines(axes, curves, "percent_remaining", "series", list(dict.fromkeys(curves["series"])))
         _percent_axis(axes)
         axes.set(title=title, ylabel="")

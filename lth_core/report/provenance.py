@@ -20,11 +20,11 @@ def recorded_studies(study: str = "") -> list[Config]:
 
 
 def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
-    """Where each study's numbers come from: a row for each study, device, set of versions and number of networks that
-    were trained side by side, where that was recorded."""
+    """Where each study's numbers come from: a row for each study, device, set of versions and number of
+    workers, where that was recorded."""
     tables = []
     for config in configs:
-        by = ["device", "torch", "python", "data_fingerprint", "side_by_side"]
+        by = ["device", "torch", "python", "data_fingerprint", "workers"]
         made = read(results_folder(), config)[1].groupby(by, dropna=False)
         table = made.agg(
             trainings=("seconds", "size"),
@@ -34,7 +34,7 @@ def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
             last=("finished", "max"),
         )
         tables.append(table.reset_index().assign(study=config.name))
-    rows = pd.concat(tables).astype({"side_by_side": object}).fillna({"side_by_side": ""})
+    rows = pd.concat(tables).astype({"workers": object}).fillna({"workers": ""})
     return rows[["study", *(name for name in rows.columns if name != "study")]]
 
 

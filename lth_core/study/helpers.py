@@ -32,14 +32,14 @@ def helpers(study: StudyStore, absent: Sequence[Training]) -> Iterator[Callable[
             helper.wait()
 
 
-def _start(study: StudyStore, absent: Sequence[Training], side_by_side: int) -> subprocess.Popen[bytes]:
+def _start(study: StudyStore, absent: Sequence[Training], workers: int) -> subprocess.Popen[bytes]:
     """Another process that does the same trainings, until none is left or this process ends."""
     order = {
         "parent": os.getpid(),
         "store": str(study.store),
         "config": study.config.to_json(),
         "absent": [vars(training) for training in absent],
-        "side_by_side": side_by_side,
+        "workers": workers,
     }
     path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     helper = subprocess.Popen(
@@ -48,8 +48,9 @@ def _start(study: StudyStore, absent: Sequence[Training], side_by_side: int) -> 
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
     )
     assert helper.stdin is not None
-    helper.stdin.write(json.dumps(order).encode())
-    helper.stdin.close()
+    with suppress(BrokenPipeError):  # one that has ended already is waited for like any other
+        helper.stdin.write(json.dumps(order).encode())
+        helper.stdin.close()
     return helper
 
 
@@ -60,7 +61,7 @@ def _help() -> None:
 
     study = StudyStore(Path(order["store"]), Config.from_json(order["config"]))
     with stop_signals() as stopping, suppress(Stopped):
-        worker = Worker(study, lambda: stopping.is_set() or os.getppid() != order["parent"], order["side_by_side"])
+        worker = Worker(study, lambda: stopping.is_set() or os.getppid() != order["parent"], order["workers"])
         worker.complete([Training(**training) for training in order["absent"]])
 
 

@@ -28,9 +28,9 @@ COLUMNS = [*STUDY, *TRAINING, "density", "order", "metric", "value"]
 """One value of one metric. `order` is a data order ("0"), or the two that a distance compares ("0-1")."""
 
 PROVENANCE = [*TRAINING, "order", "iterations", "seconds", "device", "lth_core", "torch", "python",
-              "data_fingerprint", "finished", "side_by_side"]  # fmt: skip
-SINCE_RECORDED = "side_by_side"
-"""What early records lack: how many networks were trained at once when a training ended."""
+              "data_fingerprint", "finished", "workers"]  # fmt: skip
+SINCE_RECORDED = "workers"
+"""What early records lack: how many processes, or threads on a GPU, the run had when a training ended."""
 KEY = [*STUDY, *TRAINING, "order", "metric"]
 PROVENANCE_KEY = [*TRAINING, "order"]
 

@@ -149,7 +149,7 @@ def _train(
     most = cores()
     if on_gpu:
         most = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
-    count = 1 if together > 1 else workers or max(1, min(most, len(wanted) - study.count(wanted)))
+    count = 1 if together > 1 else max(1, min(workers or most, len(wanted) - study.count(wanted)))
     study.prepare()
     with stop_signals() as stopping, _Progress(study, wanted, progress) as shown, helpers(study, wanted) as get_help:
         deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -164,13 +164,13 @@ def _train(
                 help_at = math.inf
                 shown.say(f"{study.config.name}: {count} networks side by side from here on")
                 get_help(count - 1)
-                worker.side_by_side = count
+                worker.workers = count
             return False
 
-        worker = Worker(study, stop_requested)  # first, so that what it refuses is said once
+        # first, so that what it refuses is said once
+        worker = Worker(study, stop_requested, workers=count if on_gpu else 1)
         try:
             if on_gpu:
-                worker.side_by_side = count
                 complete_side_by_side(worker, wanted, count)
             else:
                 if count > 1:

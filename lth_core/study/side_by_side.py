@@ -26,15 +26,15 @@ def complete_side_by_side(worker: Worker, absent: Collection[Training], count: i
 
     Raises what the first of the threads raised, after the others have stopped with their checkpoints saved.
     """
-    stop = threading.Event()
+    stop, device = threading.Event(), worker.data.train.device
     member = copy.copy(worker)
     member.stop_requested = stop.is_set
 
     def complete() -> None:
-        with torch.cuda.stream(torch.cuda.Stream()):
+        with torch.cuda.stream(torch.cuda.Stream(device)):
             member.complete(absent)
 
-    torch.cuda.synchronize()  # the images are on their way yet, and other streams would not wait for them
+    torch.cuda.synchronize(device)  # the images are on their way yet, and other streams would not wait for them
     # what this sets is the process's: it must stay until the last thread is done
     with steady_arithmetic(worker.config.precision), ThreadPoolExecutor(count) as pool:
         members = [pool.submit(complete) for _ in range(count)]

@@ -87,8 +87,9 @@ class StudyStore:
     def images(self, fingerprint: str) -> str:
         """The fingerprint of the images that this store's trainings are made with: those of the first to ask."""
         file = self.folder / "images.json"
-        if not file.exists():
-            write_json(file, {"fingerprint": fingerprint})
+        with locked(self.folder, wait=True):
+            if not file.exists():
+                write_json(file, {"fingerprint": fingerprint})
         return str(read_json(file)["fingerprint"])
 
     def saves(self, training: Training) -> TrainingFolder:

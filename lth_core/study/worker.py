@@ -38,14 +38,12 @@ class Worker:
     """One process's share of a study: it does the trainings that are missing and that no other process is doing.
 
     `stop_requested` is asked before every update; when it says yes, `Stopped` is raised with everything saved.
-    `side_by_side` is how many networks are trained at once, this one's among them, which is recorded.
+    `workers` is how many processes or threads there are for the study, this one among them, which is recorded.
     """
 
-    def __init__(
-        self, store: StudyStore, stop_requested: Callable[[], bool] = lambda: False, side_by_side: int = 1
-    ) -> None:
+    def __init__(self, store: StudyStore, stop_requested: Callable[[], bool] = lambda: False, workers: int = 1) -> None:
         self.config = config = store.config
-        self.store, self.side_by_side = store, side_by_side
+        self.store, self.workers = store, workers
         device = compute_device()
         if config.precision == "tf32" and device.type != "cuda":
             raise ConfigError(f"precision: tf32 is arithmetic of GPUs, not of the {device.type} here; choose float32")
@@ -199,6 +197,7 @@ class Worker:
                 saves=folder,
                 stop_requested=self.stop_requested,
             )
+            ended_at = self.config.iterations if trained.diverged_at is None else trained.diverged_at
             ended = {name: tensor for name, tensor in trained.state.items() if not name.startswith(MOMENTS)}
             result = {
                 "training": vars(training),
@@ -206,7 +205,7 @@ class Worker:
                 "density_by_layer": ticket.mask.density_by_layer(),
                 "metrics": dict(trained.metrics),
                 "diverged_at": trained.diverged_at,
-                "provenance": self.provenance(self.config.iterations - ticket.iteration, trained.seconds),
+                "provenance": self.provenance(ended_at - ticket.iteration, trained.seconds),
             }
             folder.finish(result, ended, ticket.mask)
         return ended, result
@@ -216,7 +215,7 @@ class Worker:
         return {
             "iterations": iterations,
             "seconds": round(seconds, 1),
-            "side_by_side": self.side_by_side,
+            "workers": self.workers,
             "device": device_name(),
             "lth_core": __version__,
             "torch": torch.__version__,

@@ -21,7 +21,7 @@ from lth_core.config import Config, ConfigError
 from lth_core.data.augmentation import Augmentation, augmentation
 from lth_core.data.parts import Batch, Part, Split
 from lth_core.ranks import rank_and_count
-from lth_core.seeds import dropout_stream, epoch_order
+from lth_core.seeds import drawing, dropout_stream, epoch_order
 from lth_core.training.batches import training_batches
 from lth_core.training.updates import FlatNetwork, learning_rate
 
@@ -55,11 +55,10 @@ def steps(config: Config, network: FlatNetwork, part: Part, *, replicate: int, o
     return PlainSteps(config, network, part, replicate, order)
 
 
-def can_be_recorded(network: FlatNetwork, part: Part) -> bool:
+def can_be_recorded(network: FlatNetwork, part: Split) -> bool:
     """Whether an update can be a CUDA graph: the images are in a GPU's memory, and nothing is drawn or exchanged with
     other processes on the way."""
-    on_gpu = isinstance(part, Split) and part.device.type == "cuda"
-    return on_gpu and rank_and_count()[1] == 1 and not _drops_out(network)
+    return part.device.type == "cuda" and rank_and_count()[1] == 1 and not _drops_out(network)
 
 
 def _drops_out(network: FlatNetwork) -> bool:
@@ -130,10 +129,11 @@ class RecordedSteps:
     it, the network is compiled, which fuses what lies between its convolutions."""
 
     def __init__(self, config: Config, network: FlatNetwork, batches: DrawnBatches, compiled: bool) -> None:
-        self.config, self.network, self.batches, self.batch = config, network, batches, batches.batch
+        self.config, self.network, self.batches = config, network, batches
+        self.loss, self.batch = network.loss, batches.batch
         if compiled:
             check_compiler()
-            network.loss, self.batch = torch.compile(network.loss), torch.compile(batches.batch)
+            self.loss, self.batch = torch.compile(network.loss), torch.compile(batches.batch)
         device = batches.part.device
         self.rates = torch.tensor([learning_rate(config, i) for i in range(config.iterations)], device=device)
         self.iteration = torch.zeros(1, dtype=torch.int64, device=device)
@@ -151,15 +151,15 @@ class RecordedSteps:
     def update(self) -> None:
         """The update of which the graph is made."""
         rate = self.rates.index_select(0, self.iteration % len(self.rates)).squeeze(0)
-        self.network.update(*self.batch(self.iteration), rate)
+        self.network.update(*self.batch(self.iteration), rate, self.loss)
         self.iteration += 1
 
 
 def recorded(update: Update) -> torch.cuda.CUDAGraph:
-    """An update as a graph. Recording is for one thread at a time; what others start meanwhile is not recorded. A
-    thread records on its own stream: new ones are soon streams of other threads, since torch hands out the same few in
-    turn."""
-    with _recording:
+    """An update as a graph. Recording is for one thread at a time; what others start meanwhile is not recorded. Nor may
+    they draw weights: the compiler takes torch's random numbers back to where they were when it began. A thread records
+    on its own stream: new ones are soon streams of other threads, since torch hands out the same few in turn."""
+    with _recording, drawing:
         stream = torch.cuda.current_stream()
         if stream == torch.cuda.default_stream():  # on which nothing can be recorded
             stream = torch.cuda.Stream()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
@@ -35,6 +35,10 @@ CHECKPOINT_SECONDS = 30.0
 
 class OutOfMemory(RuntimeError):
     """A network does not fit into the memory of the device; the message says how it would."""
+
+
+class Diverged(ArithmeticError):
+    """A training whose weights are no longer finite."""
 
 
 class Saves(Protocol):
@@ -95,7 +99,7 @@ def train(
     """
     device = data.train.device
     end = config.iterations if stop is None else stop
-    with steady_arithmetic(config.precision), memory_explained(config), dead_readers_explained():
+    with on(device), steady_arithmetic(config.precision), memory_explained(config), dead_readers_explained():
         model = build(config).to(device)
         prepare(model, config, device)
         network = FlatNetwork(model, ticket.mask, config)
@@ -107,7 +111,8 @@ def train(
         if rank == 0:
             hand_out(Job(config.to_json(), replace(ticket, weights=state, iteration=iteration), replicate, order, stop))
         network.load(state)
-        started = saved = time.monotonic() - seconds
+        saved = time.monotonic()
+        started = saved - seconds
         while iteration < end:
             epoch, first = divmod(iteration, len(data.train) // config.batch_size)
             if first == 0 and not network.is_finite():  # there alone: where it is seen must not depend on interruptions
@@ -133,6 +138,11 @@ def train(
         return Trained(ended, metrics, diverged_at, time.monotonic() - started)
 
 
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Within it, what torch starts on a GPU without being told on which is started on this one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def prepare(model: nn.Module, config: Config, device: torch.device) -> None:
     """Let a network that is trained on a GPU use the kernels that are made for it, in the precisions that they have."""
     if device.type == "cuda" and config.precision != "float32":
@@ -142,10 +152,18 @@ def prepare(model: nn.Module, config: Config, device: torch.device) -> None:
 
 
 def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) -> Train:
-    """A training function for `imp`, made of `train`: it returns the state, and the accuracies in percent."""
+    """A training function for `imp`, made of `train`: it returns the state, and the accuracies in percent.
+
+    Raises `Diverged` where there are none.
+    """
 
     def train_ticket(ticket: Ticket, stop: int | None) -> tuple[State, Mapping[str, float]]:
         trained = train(config, data, ticket, replicate=replicate, order=order, stop=stop)
+        if trained.diverged_at is not None:
+            raise Diverged(
+                f"the training at level {ticket.level} diverged by iteration {trained.diverged_at}, with "
+                f"learning_rate={config.learning_rate}; choose a lower one"
+            )
         return trained.state, trained.metrics
 
     return train_ticket
@@ -211,6 +229,7 @@ def steady_arithmetic(precision: str = "float32") -> Iterator[None]:
     Adam's moments decay into them wherever a gradient stays zero, and there the processor is ten times slower. On a
     GPU: TF32 only where it is the `precision`, and convolutions whose sums are always in the same order."""
     threads, matmul = torch.get_num_threads(), torch.backends.cuda.matmul
+    flushed = float(torch.tensor(1e-40) * 1.0) == 0
     tf32_before, tf32 = matmul.allow_tf32, precision == "tf32"
     matmul.allow_tf32 = tf32
     torch.set_num_threads(1)
@@ -220,5 +239,5 @@ def steady_arithmetic(precision: str = "float32") -> Iterator[None]:
             yield
     finally:
         matmul.allow_tf32 = tf32_before
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(flushed)
         torch.set_num_threads(threads)

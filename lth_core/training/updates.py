@@ -20,6 +20,8 @@ from lth_core.masks import Mask
 from lth_core.ranks import average_, rank_and_count
 
 State = Mapping[str, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Of images and labels."""
 MOMENTS = "optimizer."
 """How the names of the optimiser's moments start in a state."""
 AVERAGE = f"{MOMENTS}average"
@@ -63,7 +65,6 @@ class FlatNetwork:
 
     def __init__(self, model: nn.Module, mask: Mask, config: Config) -> None:
         self.model = model
-        self.loss: Callable[[Tensor, Tensor], Tensor] = self._loss
         self.config = config
         parameters = dict(model.named_parameters())
         sizes = [parameter.numel() for parameter in parameters.values()]
@@ -84,7 +85,7 @@ class FlatNetwork:
             if name in mask:
                 _shaped(kept, parameter).copy_(mask[name])
         by_hand = getattr(model, "backward", None)
-        self._by_hand = None if by_hand is None else by_hand(self.gradients)
+        self.by_hand = None if by_hand is None else by_hand(self.gradients)
         self._parameters, self._gradients = list(parameters.values()), list(self.gradients.values())
         self.moments = {name: torch.full_like(self.weights, at) for name, at in _MOMENTS[config.optimizer].items()}
         self.average = torch.zeros_like(self.values) if config.weight_average else None
@@ -117,18 +118,19 @@ class FlatNetwork:
         state = self.model.state_dict() | moments
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
-    def update(self, images: Tensor, labels: Tensor, learning_rate: float | Tensor) -> None:
-        """One optimiser update on one batch, or on this process's share of one."""
-        if self._by_hand is not None:
-            self._by_hand(images, labels)
+    def update(self, images: Tensor, labels: Tensor, learning_rate: float | Tensor, loss: Loss | None = None) -> None:
+        """One optimiser update on one batch, or on this process's share of one. `loss`: `self.loss`, compiled."""
+        loss = loss or self.loss
+        if self.by_hand is not None:
+            self.by_hand(images, labels)
         else:
             pieces = math.ceil(self.config.pieces / rank_and_count()[1])  # a share is a part of the batch already
             if pieces == 1:
-                torch._foreach_copy_(self._gradients, self._gradients_of(self.loss(images, labels)))
+                torch._foreach_copy_(self._gradients, self._gradients_of(loss(images, labels)))
             else:
                 self.gradient.zero_()
                 for piece in zip(images.chunk(pieces), labels.chunk(pieces), strict=True):
-                    share = self.loss(*piece) * (len(piece[1]) / len(labels))
+                    share = loss(*piece) * (len(piece[1]) / len(labels))
                     torch._foreach_add_(self._gradients, self._gradients_of(share))
         average_(self.gradient)
         config = self.config
@@ -157,7 +159,7 @@ class FlatNetwork:
     def _gradients_of(self, loss: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss, self._parameters)
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the logits; where the network has an auxiliary head, a share of that of its logits too."""
         smoothing = self.config.label_smoothing
         with products(self.config, images.device):
