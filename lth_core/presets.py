@@ -50,7 +50,7 @@ _IMAGENET_LAPTOP: Settings = {
     "densities": (0.5, 0.3, 0.1),
     "levels": 3,
     "compared_levels": (2,),
-    "replicates": 2,
+    "replicates": 3,
     "orders": 2,
 }
 _EPOCHS = {"paper": 1_188, "imagenette": 70, "smoke": 1}
