@@ -64,7 +64,7 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
     captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]
     for caption in captions:
         assert "ResNet-50 of 0.25 times the width on Imagenette reduced to 48 pixels, one-shot pruning" in caption
-        assert "laptop profile (1,350 iterations of batch 32), 2 replicates" in caption
+        assert "laptop profile (1,350 iterations of batch 32), 3 replicates" in caption
     assert sum("image/png" in data for data in outputs) == 4
     assert "At 30% of the prunable weights" in captions[-1]
     gaps, claims = (data["text/html"] for data in outputs if "text/html" in data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
@@ -138,9 +138,11 @@ def train(
         return Trained(ended, metrics, diverged_at, time.monotonic() - started)
 
 
-def on(device: torch.device) -> AbstractContextManager[object]:
+@contextmanager
+def on(device: torch.device) -> Iterator[None]:
     """Within it, what torch starts on a GPU without being told on which is started on this one."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
 
 
 def prepare(model: nn.Module, config: Config, device: torch.device) -> None:
