@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_json(results_folder() / UNFINISHED, record)
     keep(record)
     (results_folder() / UNFINISHED).unlink()
-    print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
+    print(pd.DataFrame(record["measured"]).to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
     if wrong := [check for check in checks if not check.passed]:
         sys.exit(
             "\n".join(

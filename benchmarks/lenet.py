@@ -24,7 +24,7 @@ from lth_core.data.parts import DataError, Dataset, Split
 from lth_core.training.train import steady_arithmetic, train
 
 ITERATIONS = 1_000
-"""Somewhat more than an epoch: what a training does once takes as long as ten of them."""
+"""Somewhat more than an epoch's 917. What a training does only once takes as long as ten iterations."""
 BATCH = 60
 
 

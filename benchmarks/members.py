@@ -108,7 +108,7 @@ class _GroupedBatches(DrawnBatches):
     """Those of several trainings: images [batch, networks * channels, height, width], labels [batch, networks]."""
 
     def __init__(self, config: Config, part: Split, replicates: Sequence[int]) -> None:
-        super().__init__(config, part, replicates[0], 0)
+        self.part = part
         self.all = [DrawnBatches(config, part, replicate, 0) for replicate in replicates]
 
     def draw(self, epoch: int) -> None:

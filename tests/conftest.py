@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -77,3 +78,10 @@ def table() -> pd.DataFrame:
                     rows.append(record(*where, "0", "l2_pruning", 10 * level + loss + replicate))
                     rows.append(record(*where, "0-1", "l2_data_order", 5 * level + loss + replicate))
     return pd.DataFrame(rows, columns=records.COLUMNS)
+
+
+@pytest.fixture
+def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: a recorded update stands for the graph made of it."""
+    monkeypatch.setattr("lth_core.training.steps.recorded", lambda update: SimpleNamespace(replay=update))
+    monkeypatch.setattr("lth_core.training.steps._wait_for_gpu", lambda: None)

@@ -41,13 +41,6 @@ def on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LTH_DEVICE", "cpu")
 
 
-@pytest.fixture
-def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recorded update stands for the graph made of it."""
-    monkeypatch.setattr("lth_core.training.steps.recorded", lambda update: SimpleNamespace(replay=update))
-    monkeypatch.setattr("lth_core.training.steps._wait_for_gpu", lambda: None)
-
-
 def images(config: Config) -> Dataset:
     colored = config.network != "lenet_300_100"
     return data.load("mnist_embedded", color=colored, size=config.image_size).to(compute_device())

@@ -31,12 +31,6 @@ NETWORKS = ("lenet_300_100", "resnet20", "vgg19")
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 
 
-@pytest.fixture
-def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lth_core.training.steps.recorded", lambda update: SimpleNamespace(replay=update))
-    monkeypatch.setattr("lth_core.training.steps._wait_for_gpu", lambda: None)
-
-
 def smoke(network: str) -> tuple[Config, Dataset]:
     config = preset(network, profile="smoke")
     if network != "lenet_300_100":

@@ -47,8 +47,8 @@ class LeNet300100(Network):
         (parameter name -> tensor), by hand.
 
         The same numbers as autograd's up to rounding, without its bookkeeping, which on networks this small is a
-        quarter of the time. To look up a weight takes as long as to work with some of the smaller ones, so they are
-        looked up here, once: from then on they may be changed in place only.
+        quarter of the time. Looking up a module's weight takes as long as some of these operations, so all are looked
+        up here, once: from then on they may be changed in place only.
         """
         layers = {"fc1": self.fc1, "fc2": self.fc2, "output": self.output}
         w1, w2, w3 = (layer.weight.detach() for layer in layers.values())
