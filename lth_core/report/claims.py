@@ -1,193 +1,290 @@
-"""The paper's claims about each network and recipe, judged in our records."""
+"""The claims, fixed beforehand in `results/claims.csv`, and what the records say of each.
+
+A row is one claim in one measure. `test` says how it is judged, at 5%, over replicates:
+
+- superior: the 95% interval of the mean lies beyond the one bound that is given, `low` or `high`;
+- not inferior: the mean is above `low`, by a one-sided test (the 90% interval lies above it);
+- equivalent: the mean lies between `low` and `high`, by two one-sided tests (the 90% interval lies between them);
+- signs: more replicates lie beyond the bound than chance would put there, by the binomial test. For samples with two
+  humps, whose mean says nothing.
+
+A claim with a `control` cannot fail where that control, put in the tickets' place, passes the same test.
+"""
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
-from lth_core.config import IMAGENET_NETWORKS, METHODS, Config, ConfigError
+from lth_core.config import Config
 from lth_core.data import TITLES
-from lth_core.presets import preset, recipes
-from lth_core.report import NETWORK_NAMES
-from lth_core.report.claims_imagenet import one_shot_claims
-from lth_core.report.claims_imp import (
-    STABILITIES,
-    Paper,
-    failure,
-    gains,
-    imp_claims,
-    larger_scales,
-    rewound_to,
-    steadier,
+from lth_core.presets import preset
+from lth_core.report import METRIC_NAMES, NETWORK_NAMES
+from lth_core.report.effects import (
+    DISTANCES,
+    SIGNIFICANCE,
+    Place,
+    Sample,
+    Study,
+    estimate,
+    one_sided,
+    parse,
+    placed,
+    sample,
+    smallest_effect,
 )
-from lth_core.report.verdicts import AS_ACCURATE, Verdict, difference, judge, log_ratio, rank_correlation
-from lth_core.study import plan, records
+from lth_core.study import records
 from lth_core.study.store import StudyStore
 
-MATCHING_AT_INITIALISATION = {
-    ("lenet_300_100", "standard"), ("resnet20", "low"), ("resnet20", "warmup"), ("vgg19", "warmup"),
-}  # fmt: skip
-"""Where the paper finds winning tickets: as accurate as the dense network without rewinding (its Figure 2)."""
-STABLE_AT_INITIALISATION = MATCHING_AT_INITIALISATION | {("vgg19", "low")}
-"""Where it finds tickets at initialisation that are more stable and more accurate than random pruning (Figure 3)."""
-
-NO_MORE_ACCURATE = 0.5
-"""Points within which two accuracies that the paper finds equal are taken for equal here."""
-NO_MORE_STABLE = 1.25
-"""The ratio up to which two distances that the paper finds equal are taken for equal here."""
+SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "cannot fail here": "∅", "not run": "–"}
+"""Every verdict, and the sign that stands before it in a page."""
+TESTS = ("superior", "not inferior", "equivalent", "signs")
+_EARLIER = {"cifar10": "cifar10_jpeg"}
+"""Data set -> an earlier copy of it, whose records are judged as exploratory until the original is recorded."""
 
 
-def claims(config: Config, stability: pd.DataFrame) -> list[Verdict]:
-    """The paper's claims about a network and recipe, judged at the last level of the records of its stability part.
+@dataclass(frozen=True)
+class Claim:
+    """One row of the table of claims."""
 
-    One-shot pruning is judged at the compared level; about ImageNet's networks pruned iteratively there are no claims.
-    Where there are no records, the claims come with the verdict "not yet tested at this scale".
-    """
-    if config.network in IMAGENET_NETWORKS and config.densities is None:
-        return []  # of iterative pruning the paper shows curves there, and tables of nothing
-    if config.densities is not None:
-        return one_shot_claims(config, stability, rewound=rewound_to(config))
-    setting = (config.network, config.recipe)
-    paper = Paper(config)
-    ticket, random = _at_initialisation(config)
-    dense = {"method": "dense"}
+    claim: str
+    about: str
+    source: str
+    network: str
+    recipe: str
+    profile: str
+    dataset: str
+    settings: str
+    text: str
+    measure: str
+    effect: str
+    levels: str
+    test: str
+    low: float | None
+    high: float | None
+    control: str
+    replicates: str
+    paper: str
+    read: str
+    fixed: str
+    change: str
 
-    def gap(other: dict[str, Any], claim: str, above: float = -math.inf, below: float = math.inf) -> Verdict:
-        sample = difference(stability, ticket, other)
-        return judge(f"{claim} (points)", sample, paper=paper.gap(other["method"]), above=above, below=below)
+    @property
+    def ratio(self) -> bool:
+        """Whether the effect is a quotient."""
+        return self.measure in DISTANCES
 
-    def ratio(metric: str, claim: str, above: float, below: float = math.inf) -> Verdict:
-        sample = log_ratio(stability, random, ticket, metric=metric)
-        name = f"{claim} to {STABILITIES[metric]} (random / IMP)"
-        return judge(name, sample, paper=paper.ratio(metric), above=above, below=below, ratio=True)
+    @property
+    def at(self) -> Sequence[int]:
+        """The level that it is about, or the levels over which a slope is taken."""
+        first, _, last = self.levels.partition("-")
+        return range(int(first), int(last or first) + 1)
 
-    if setting in MATCHING_AT_INITIALISATION:
-        found = [gap(dense, "Tickets at initialisation are as accurate as the dense network", above=-AS_ACCURATE)]
-    else:
-        found = [failure(config, stability, paper)]
-    if setting in STABLE_AT_INITIALISATION:
-        found.append(gap(random, "Tickets at initialisation are more accurate than random pruning", above=0))
-        found += [ratio(metric, "Tickets at initialisation are more stable", above=1) for metric in STABILITIES]
-    else:
-        claim, margin = "Tickets at initialisation are no more accurate than random pruning", NO_MORE_ACCURATE
-        found.append(gap(random, claim, above=-margin, below=margin))
-        claim, margin = "Tickets at initialisation are no more stable", NO_MORE_STABLE
-        found += [ratio(metric, claim, above=1 / margin, below=margin) for metric in STABILITIES]
-    if config.network == "lenet_300_100":
-        for k in config.rewinds[1:]:
-            claim = f"Rewinding to {k:,} instead of 0 changes a ticket's accuracy by less than 0.2 points"
-            change = difference(stability, ticket | {"rewind": k}, ticket)
-            found.append(judge(claim, change, paper="no number", above=-AS_ACCURATE, below=AS_ACCURATE))
-    elif setting not in STABLE_AT_INITIALISATION and rewound_to(config):
-        found += _about_rewinding(config, stability, paper)
-    return found
+    def config(self, dataset: str, changes: Mapping[str, Any]) -> Config:
+        """The setting whose records the claim is judged in."""
+        own = dict(pair.split("=") for pair in self.settings.split())
+        return preset(self.network, self.recipe, self.profile).updated(**{"dataset": dataset} | own | dict(changes))
 
 
-def _about_rewinding(config: Config, stability: pd.DataFrame, paper: Paper) -> list[Verdict]:
-    """What rewinding does for networks whose tickets at initialisation do not work (the paper's section 4)."""
-    k = rewound_to(config)
-    rewound: dict[str, Any] = {"method": "imp", "rewind": k, "level": config.levels}
-    random = rewound | {"method": "random_pruning"}
-    found = gains(config, stability, paper)
-    for metric in ("l2_data_order", "l2_pruning"):
-        claim = f"Tickets rewound to {k:,} are more stable to {STABILITIES[metric]} than random pruning (random / IMP)"
-        ratio = log_ratio(stability, random, rewound, metric=metric)
-        found += [steadier(config, stability, metric), judge(claim, ratio, paper="no number", above=1, ratio=True)]
-    return [
-        *found,
-        *(
-            judge(
-                f"Over k, IMP's accuracy rises as its L2 distance falls: {STABILITIES[metric]} (rank correlation)",
-                rank_correlation(stability, level=config.levels, metric=metric), paper="no number", below=0,
+@dataclass(frozen=True)
+class Finding:
+    """What the records say of a claim in one measure: a verdict, the p-value of deciding so, the effect as text, how
+    many replicates it is from, on which data set, and what a reader must know beside."""
+
+    verdict: str
+    p: float = math.nan
+    shown: str = ""
+    replicates: int = 0
+    dataset: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def read() -> list[Claim]:
+    """The table of claims. Raises `ValueError`, naming the line, where one cannot be judged."""
+    table = pd.read_csv(records.results_file("claims.csv"), dtype=str, keep_default_na=False)
+    claims = []
+    for line, row in enumerate(table.to_dict("records"), start=2):
+        bounds = {name: float(row[name]) if row[name] else None for name in ("low", "high")}
+        claim = Claim(**{str(name): value for name, value in (row | bounds).items()})
+        given = sum(bound is not None for bound in bounds.values())
+        if claim.test not in TESTS or given != (2 if claim.test == "equivalent" else 1):
+            raise ValueError(
+                f"claims.csv, line {line}: test {claim.test!r} with low={claim.low} and high={claim.high}; expected "
+                f"one of {', '.join(TESTS)}, with both bounds for 'equivalent' and one for the others"
             )
-            for metric in ("l2_data_order", "l2_pruning")
-        ),
-    ]  # fmt: skip
+        parse(claim.effect)
+        claims.append(claim)
+    return claims
 
 
-def stability_ratios(configs: Sequence[Config], records: pd.DataFrame) -> pd.DataFrame:
-    """How much more stable tickets at initialisation are than random subnetworks, for each recipe, beside the paper.
+def judge(
+    values: pd.Series, test: str, low: float | None = None, high: float | None = None, *, ratio: bool = False
+) -> tuple[str, float, str]:
+    """The verdict on a sample of two or more replicates, the p-value of the decision, and the effect as text.
 
-    The quotients of Figure 3: the distance of random subnetworks divided by that of tickets, at the last level.
+    `low` and `high` are bounds in the unit of the effect. With `ratio`, values are logarithms, and bounds quotients.
     """
+    unit = math.log if ratio else float
+    sides = [(sign * values, sign * unit(bound)) for sign, bound in ((1, low), (-1, high)) if bound is not None]
+    if test == "signs":
+        beyond = int((sides[0][0] > sides[0][1]).sum())
+        p = float(stats.binomtest(beyond, len(values)).pvalue)
+        inside, outside = (p, 1.0) if 2 * beyond > len(values) else (1.0, p)
+        each = ", ".join(f"{math.exp(value):.2f}" if ratio else f"{value:+.1f}" for value in sorted(values))
+        shown = f"{beyond} of {len(values)} ({each})"
+    else:
+        scale = 2 if test == "superior" else 1
+        inside = min(1.0, scale * max(one_sided(one, bound) for one, bound in sides))
+        outside = min(1.0, scale * min(one_sided(-one, -bound) for one, bound in sides))
+        shown = str(estimate(values, ratio=ratio, confidence=1 - SIGNIFICANCE * 2 / scale))
+        shown += "" if scale == 2 else " 90%"
+    if inside < SIGNIFICANCE:
+        return "supported", inside, shown
+    return ("contradicted" if outside < SIGNIFICANCE else "undecided"), min(inside, outside), shown
+
+
+def judged(**where: str) -> pd.DataFrame:
+    """Every claim with its verdict, or those that `where` names by column: `judged(network="resnet20")`.
+
+    A row for each claim. L2 and angle of one claim are one claim: it is decided where both are, in the same way. `q` is
+    its p-value corrected for all claims that were judged (Benjamini and Hochberg): a decision stands if q is below
+    0.05.
+    """
+    cache: dict[str, Mapping[Place, pd.DataFrame]] = {}
+    claims = read()
+    found = [_finding(claim, cache) for claim in claims]
+    names = list(dict.fromkeys(claim.claim for claim in claims))
     rows = []
-    for config in configs:
-        ticket, random = _at_initialisation(config)
-        own = records[records["recipe"] == config.recipe]
-        for metric, what in STABILITIES.items():
-            sample = log_ratio(own, random, ticket, metric=metric)
-            found = judge(what, sample, paper=Paper(config).ratio(metric), ratio=True)
-            rows.append({"recipe": config.recipe, "stability to": what} | vars(found))
-    table = pd.DataFrame(rows).set_index(["recipe", "stability to"])
-    return table[["paper", "ours", "interval", "replicates"]]
+    for name in names:
+        measures = [(claim, finding) for claim, finding in zip(claims, found, strict=True) if claim.claim == name]
+        rows.append(vars(measures[0][0]) | _together(measures))
+    table = pd.DataFrame(rows)
+    tested = table["p"].notna()
+    table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"])
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return table.reset_index(drop=True)
 
 
-def _at_initialisation(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Where the records of a ticket at initialisation are, and of the random subnetwork of its size."""
-    ticket = {"method": "imp", "rewind": 0, "level": config.levels}
-    return ticket, ticket | {"method": "random_pruning"}
+def _finding(claim: Claim, cache: dict[str, Mapping[Place, pd.DataFrame]]) -> Finding:
+    for dataset in (claim.dataset, _EARLIER.get(claim.dataset)):
+        if dataset is None or (dataset != claim.dataset and "dataset=" in claim.effect):
+            break
+
+        def study(changes: Mapping[str, Any], dataset: str = dataset) -> Mapping[Place, pd.DataFrame]:
+            config = claim.config(dataset, changes)
+            if config.name not in cache:
+                cache[config.name] = placed(records.traced(StudyStore(records.store_folder(), config)))
+            return cache[config.name]
+
+        found = sample(study, claim.effect, claim.measure, claim.at)
+        if len(found.values) >= 2:
+            return _judged(claim, dataset, found.first(int(claim.replicates)), _of_control(claim, study))
+    return Finding("not run")
 
 
-def claims_of_networks(networks: Sequence[str]) -> pd.DataFrame:
-    """The claims about all recipes of these networks, each at the largest scale that is recorded, as a table.
-
-    Before them stand the claims about accuracy alone at every larger scale at which IMP is recorded without controls.
-    """
-    if not networks or isinstance(networks, str):
-        raise ConfigError(f"networks: {networks!r} is not a list of networks; expected one like ['resnet20']")
-    rows = []
-    for network in networks:
-        for recipe in recipes(network):
-            config, stability = largest_recorded(network, recipe)
-            scale = f"{config.profile}, {TITLES[config.dataset]}" if len(stability) else ""
-            about = {"network": NETWORK_NAMES[network], "recipe": recipe}
-            fails = (network, recipe) not in STABLE_AT_INITIALISATION and config.densities is None
-            if len(stability) and fails:
-                for larger, part, imp in larger_scales(config):
-                    size = 100 * float(imp["density"].min())
-                    found = imp_claims(part, imp, Paper(part, size))
-                    rows += [about | {"scale": larger} | vars(verdict) for verdict in found]
-            about |= {"scale": scale}
-            rows += [about | vars(verdict) for verdict in claims(config, stability)]
-    return pd.DataFrame(rows).set_index(["network", "recipe", "scale", "claim"])
-
-
-def largest_recorded(network: str, recipe: str) -> tuple[Config, pd.DataFrame]:
-    """The largest scale at which the stability part of a study is recorded, as much of it as is, and its records.
-
-    Looks from the largest profile down, with the data set of the network before its stand-ins. Every control that is
-    recorded at the compared levels is among the records. Where nothing is recorded: the largest profile, no records.
-    """
-    scales = _scales(network, recipe)
-    for config in scales:
-        for dataset in (config.dataset, *(name for name in TITLES if name != config.dataset)):
-            there = config.updated(dataset=dataset)
-            rows = records.known(StudyStore(records.store_folder(), there))[0]
-            recorded = _recorded(there, rows)
-            if recorded is not None:
-                return recorded, plan.select(rows, recorded.updated(methods=METHODS))
-    return scales[0], pd.DataFrame(columns=records.COLUMNS)
-
-
-def _scales(network: str, recipe: str) -> list[Config]:
-    """The settings at every profile at which claims are judged, the largest first."""
-    profiles = ("paper", "imagenette", "laptop") if network in IMAGENET_NETWORKS else ("paper", "laptop")
-    return [preset(network, recipe, profile) for profile in profiles]
-
-
-def _recorded(config: Config, rows: pd.DataFrame) -> Config | None:
-    """The replicates and rewinding iterations, the first among them, that are recorded in full: as many as possible."""
-    first, seen = config.rewinds[0], sorted(map(int, rows["replicate"].unique()))
-
-    def done(replicate: int, k: int) -> bool:
-        return not plan.missing(rows, config.updated(replicates=(replicate,), rewinds=tuple({first: 0, k: 0})))
-
-    complete = {k: {replicate for replicate in seen if done(replicate, k)} for k in config.rewinds}
-    choices = [(shared, [k for k, has in complete.items() if shared <= has]) for shared in complete.values() if shared]
-    if not complete[first] or not choices:
+def _of_control(claim: Claim, study: Study) -> Sample | None:
+    """The claim's effect with its control in the place of the tickets; None where it has none."""
+    if not claim.control:
         return None
-    replicates, rewinds = max(choices, key=lambda choice: len(choice[0]) * len(choice[1]))
-    return config.updated(replicates=tuple(sorted(replicates)), rewinds=tuple(rewinds))
+    return sample(study, claim.effect.replace("imp@", f"{claim.control}@"), claim.measure, claim.at)
+
+
+def _judged(claim: Claim, dataset: str, found: Sample, control: Sample | None) -> Finding:
+    rule = (claim.test, claim.low, claim.high)
+    verdict, p, shown = judge(found.values, *rule, ratio=claim.ratio)
+    passes = control is not None and len(control.values) >= 2 and judge(control.values, *rule, ratio=claim.ratio)[0]
+    if verdict == passes == "supported":
+        verdict = "cannot fail here"
+    count = len(found.values)
+    notes = []
+    if dataset != claim.dataset:
+        notes.append(f"exploratory: {TITLES[dataset]}")
+    elif (found.finished < claim.fixed).any():
+        notes.append("exploratory")
+    if count < int(claim.replicates):
+        notes.append(f"{count} of {claim.replicates} replicates")
+    if found.dropped:
+        notes.append(f"{found.dropped} dropped: several kinds of processor")
+    shown = shown if "-" in claim.effect + claim.levels else shown.replace("+", "")  # an accuracy, not a change of one
+    return Finding(verdict, p, shown, count, dataset, tuple(notes))
+
+
+def _together(measures: Sequence[tuple[Claim, Finding]]) -> dict[str, Any]:
+    """What the measures of one claim say together."""
+    findings = [finding for _, finding in measures]
+    verdicts = {finding.verdict for finding in findings}
+    several = len(measures) > 1
+
+    def joined(texts: Iterable[tuple[Claim, str]]) -> str:
+        return "; ".join(f"{_SHORT[claim.measure]} {text}" if several else text for claim, text in texts if text)
+
+    return {
+        "paper": joined((claim, claim.paper) for claim, _ in measures),
+        "here": joined((claim, finding.shown) for claim, finding in measures),
+        "n": min(finding.replicates for finding in findings),
+        "verdict": _of_all(verdicts),
+        "p": math.nan if "not run" in verdicts else max(finding.p for finding in findings),
+        "recorded_on": findings[0].dataset,
+        "note": "; ".join(dict.fromkeys(note for finding in findings for note in finding.notes)),
+    }
+
+
+def _of_all(verdicts: set[str]) -> str:
+    if len(verdicts) == 1:
+        return next(iter(verdicts))
+    return "not run" if "not run" in verdicts else "undecided"
+
+
+def readable(table: pd.DataFrame) -> Marked:
+    """Judged claims as a table for a page: by network, recipe and scale where there are several."""
+    scale = table["profile"] + [f", {TITLES[name]}" if name else "" for name in table["recorded_on"]]
+    q = table["q"].map(lambda value: "" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001")
+    shown = table.assign(network=table["network"].map(NETWORK_NAMES), scale=scale, claim=table["text"], q=q)
+    index = [name for name in ("network", "recipe", "scale") if shown[name].nunique() > 1]
+    return Marked(shown.set_index([*index, "claim"])[["paper", "here", "n", "verdict", "q", "note"]])
+
+
+def counts(table: pd.DataFrame) -> pd.DataFrame:
+    """How many claims of the paper, and of the study's own questions, have each verdict; exploratory ones apart."""
+    about = table["about"].map({"paper": "the paper's claims", "study": "the study's own questions"})
+    kind = table["note"].str.contains("exploratory").map({True: "exploratory", False: "as fixed"})
+    found = pd.crosstab([about.rename("about"), kind.rename("judged")], table["verdict"])
+    return found.reindex(columns=list(SIGNS), fill_value=0)
+
+
+def power_table(replicates: Sequence[int] = (3, 5, 8)) -> pd.DataFrame:
+    """The smallest effects that tests with so many replicates find four times in five, in standard deviations."""
+    found = {n: round(smallest_effect(n), 1) for n in replicates}
+    signs = {n: "yes" if stats.binomtest(n, n).pvalue < SIGNIFICANCE else "no" for n in replicates}
+    table = pd.DataFrame({"smallest effect (standard deviations)": found, "a test by signs can decide": signs})
+    return table.rename_axis("replicates")
+
+
+class Marked:
+    """A table with a column of verdicts, for a page: each with its sign, and a class by which the book colours it."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.table = table
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        cells = self.table.reset_index().map(lambda cell: html.escape(str(cell)))
+        cells["verdict"] = [
+            f'<span class="verdict {verdict.replace(" ", "-")}">{SIGNS[verdict]} {verdict}</span>'
+            for verdict in self.table["verdict"]
+        ]
+        text: str = cells.set_index(self.table.index.names).to_html(escape=False)
+        return text
+
+
+_SHORT = {name: title.split(" ")[0] for name, title in METRIC_NAMES.items()}
+"""Measure -> the word that tells it from the others of its claim."""

@@ -145,6 +145,25 @@ def known(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
     return _union(committed[0], own[0], KEY), _union(committed[1], own[1], PROVENANCE_KEY)
 
 
+def traced(study: StudyStore) -> pd.DataFrame:
+    """The records of a study, each with the `device` that made its networks and when the first was `finished`.
+
+    A distance has two networks. Where several kinds of processor made them, or it is not known which did, `device`
+    names them all.
+    """
+    values, provenance = known(study)
+    pruned = values["metric"].str.contains("pruning")
+    ends = values.assign(row=range(len(values)), order=values["order"].str.split("-")).explode("order")
+    ends.loc[ends.duplicated(["row", "order"]), "order"] += "-again"
+    unpruned = values.assign(row=range(len(values)), method="dense", rewind=0, level=0)[pruned]
+    made = pd.concat([ends, unpruned]).merge(
+        provenance[[*PROVENANCE_KEY, "device", "finished"]], "left", PROVENANCE_KEY
+    )
+    by = made.fillna({"device": "unknown", "finished": ""}).groupby("row")
+    devices = by["device"].agg(lambda names: " and ".join(sorted(set(names))))
+    return values.assign(device=devices.to_numpy(), finished=by["finished"].min().to_numpy())
+
+
 def _union(first: pd.DataFrame, second: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
     """The rows of both tables; where both have a place, the row of the first."""
     if not len(first) or not len(second):

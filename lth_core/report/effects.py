@@ -1,0 +1,162 @@
+"""Effects: what is compared with what, once in every replicate, and how sure the comparison is.
+
+An effect is written as in `results/claims.csv`: `imp@25 - imp@0` is the ticket rewound to 25 less the ticket at
+initialisation; `dense{dataset=cifar10_jpeg}` is the dense network of the same study with one setting changed.
+Accuracies and losses are subtracted. Distances and angles are divided: their effects are computed in logarithms.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from scipy.optimize import brentq
+
+DISTANCES = ("l2_data_order", "angle_data_order", "l2_pruning", "angle_pruning")
+SIGNIFICANCE = 0.05
+_TERM = re.compile(r"([+-]?)\s*(dense|imp|random_pruning|random_reinit)(?:@(\d+))?(?:\{(\w+)=([\w.]+)\})?\s*")
+
+_NOTHING = pd.DataFrame({"replicate": [], "value": [], "device": [], "finished": []}).astype({"replicate": int})
+Place = tuple[str, str, int, int]
+"""Metric, method, rewind and level."""
+Study = Callable[[Mapping[str, Any]], Mapping[Place, pd.DataFrame]]
+"""The records of a study, with some of its settings changed, by place (`placed`)."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One network of an effect: added (`sign` +1) or subtracted (-1)."""
+
+    sign: int
+    method: str
+    rewind: int
+    changes: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An effect in every replicate.
+
+    `values` and `finished` are indexed by replicate; `finished` is when the first of a replicate's trainings was done.
+    `dropped` counts the replicates that several kinds of processor made: their networks are not compared.
+    """
+
+    values: pd.Series
+    finished: pd.Series
+    dropped: int = 0
+
+    def first(self, count: int) -> Sample:
+        """The replicates with the `count` smallest seeds."""
+        return Sample(self.values.head(count), self.finished.head(count), self.dropped)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of a sample and its interval; where `ratio`, the geometric mean of quotients."""
+
+    mean: float
+    low: float
+    high: float
+    ratio: bool = False
+
+    def __str__(self) -> str:
+        style = "{:.2f}" if self.ratio else "{:+.2f}"
+        mean, low, high = (style.format(value) for value in (self.mean, self.low, self.high))
+        return f"{mean} ({low} to {high})"
+
+
+def parse(effect: str) -> list[Term]:
+    """The terms of an effect. Raises `ValueError` where the text is none."""
+    terms, position = [], 0
+    while position < len(effect):
+        found = _TERM.match(effect, position)
+        if found is None or not (found[1] or position == 0):
+            raise ValueError(
+                f"effect: {effect!r} cannot be read at {effect[position:]!r}; write it like imp@25 - imp@0"
+            )
+        changes = ((found[4], _value(found[5])),) if found[4] else ()
+        terms.append(Term(-1 if found[1] == "-" else 1, found[2], int(found[3] or 0), changes))
+        position = found.end()
+    return terms
+
+
+def placed(traced: pd.DataFrame) -> dict[Place, pd.DataFrame]:
+    """Traced records (`records.traced`) by place, which is how effects look them up."""
+    by = traced.groupby(["metric", "method", "rewind", "level"])
+    return {place: rows[["replicate", "value", "device", "finished"]] for place, rows in by}
+
+
+def sample(study: Study, effect: str | Sequence[Term], measure: str, levels: Sequence[int]) -> Sample:
+    """An effect in every replicate that has all of its networks.
+
+    At one level: its value there, averaged over the recorded data orders of each network. Over several levels: the
+    least-squares slope per level. A level is a number of prunings; the dense network has none.
+    """
+    terms = parse(effect) if isinstance(effect, str) else list(effect)
+    logarithm = measure in DISTANCES
+    per_level, made = [], []
+    for level in levels:
+        total: pd.Series | float = 0.0
+        for term in terms:
+            where = (0, 0) if term.method == "dense" else (term.rewind, level)
+            rows = study(dict(term.changes)).get((measure, term.method, *where), _NOTHING)
+            made.append(rows)
+            values = rows.groupby("replicate")["value"].mean()
+            total = total + term.sign * (np.log(values) if logarithm else values)
+        per_level.append(total)
+    table = pd.concat(per_level, axis=1).dropna()
+    values = table.iloc[:, 0] if len(levels) == 1 else table.apply(lambda row: _slope(levels, row), axis=1)
+    by = pd.concat(made).groupby("replicate")
+    kinds = by["device"].agg(lambda names: len(set(" and ".join(names).split(" and "))))
+    alike = kinds.reindex(table.index).eq(1)
+    return Sample(values[alike].astype(float), by["finished"].min().reindex(table.index[alike]), int((~alike).sum()))
+
+
+def estimate(values: pd.Series, *, ratio: bool = False, confidence: float = 1 - SIGNIFICANCE) -> Estimate | None:
+    """The mean and Student's t interval over replicates; None where fewer than two replicates have a value.
+
+    With `ratio`, values are logarithms of quotients, and what is returned are quotients.
+    """
+    if len(values) < 2:
+        return None
+    mean, error = float(values.mean()), float(stats.sem(values))
+    low, high = stats.t.interval(confidence, len(values) - 1, mean, error) if error else (mean, mean)
+    unit = math.exp if ratio else float
+    return Estimate(unit(mean), unit(low), unit(high), ratio)
+
+
+def one_sided(values: pd.Series, bound: float) -> float:
+    """The p-value against "the expected value is `bound` or less": Student's t test."""
+    error = float(stats.sem(values))
+    if not error:
+        return 0.0 if values.mean() > bound else 1.0
+    return float(stats.t.sf((values.mean() - bound) / error, len(values) - 1))
+
+
+def smallest_effect(replicates: int, power: float = 0.8) -> float:
+    """The smallest effect that a two-sided t test at 5% finds this often, in standard deviations between replicates."""
+    freedom = replicates - 1
+    critical = stats.t.ppf(1 - SIGNIFICANCE / 2, freedom)
+
+    def short_of_power(effect: float) -> float:
+        return float(stats.nct.sf(critical, freedom, effect * math.sqrt(replicates))) - power
+
+    return float(brentq(short_of_power, 0.1, 8))
+
+
+def _slope(levels: Sequence[int], values: pd.Series) -> float:
+    return float(np.polyfit(list(levels), values.to_numpy(), 1)[0])
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
