@@ -43,8 +43,8 @@ def real_mnist(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def real_cifar10(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that holds the real CIFAR-10 as images, which `LTH_DATA` then names; skipped where there is none."""
-    folder = REAL_DATA / "cifar10" / "train"
+    """The folder that holds the real CIFAR-10, which `LTH_DATA` then names; the test is skipped where there is none."""
+    folder = REAL_DATA / "cifar-10-batches-py"
     if not folder.is_dir():
         pytest.skip(f"needs the real CIFAR-10, but there is no {folder}; set LTH_DATA to a folder that holds it")
     monkeypatch.setenv("LTH_DATA", str(REAL_DATA))

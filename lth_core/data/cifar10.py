@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import pickle
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy._core.multiarray import _reconstruct
 from torch import Tensor
 
 from lth_core.data.image_folders import Unreadable, decoded_once, list_images, pixels
@@ -18,26 +23,59 @@ KEPT = 45_000
 """Images that are trained on; the other training images are held out for validation."""
 
 
+_ADMITTED = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+"""Every global name that the batches hold, as numpy called them in 2009, and what numpy has for it today."""
+
+
 def load_batches(root: Path) -> Dataset:
-    """CIFAR-10 in torchvision's layout, every file checked against the digest that torchvision has of it."""
+    """CIFAR-10 from the batches in torchvision's layout, `cifar-10-batches-py/*` below `root`.
+
+    Images are uint8 [examples, 3, 32, 32], labels int64 from 0 to 9, in the order of `CLASSES`. Raises `DataError`
+    for a batch that is missing, has another digest than torchvision lists, or names anything but an array of numpy.
+    """
     from torchvision.datasets import CIFAR10
 
     folder = root / CIFAR10.base_folder
-    meta = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
-    for file, expected in [*CIFAR10.train_list, *CIFAR10.test_list, meta]:
-        path = folder / file
-        if not path.exists():
-            raise DataError(f"{path} is missing; CIFAR-10 in Python's format has six batches in {folder}")
-        if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != expected:
-            raise DataError(f"{path} is truncated or altered (its MD5 is not CIFAR-10's); delete it and get it again")
-    parts = []
-    for train in (True, False):
-        part = CIFAR10(str(root), train=train)
-        if strange := set(part.targets) - set(range(len(CLASSES))):
-            raise DataError(f"{folder} holds labels {sorted(strange)}; expected 0 to {len(CLASSES) - 1}")
-        images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-        parts.append(Split(images, torch.tensor(part.targets)))
-    return _hold_out("cifar10", *parts)
+    return _hold_out("cifar10", _read(folder, CIFAR10.train_list), _read(folder, CIFAR10.test_list))
+
+
+def _read(folder: Path, listing: list[tuple[str, str]]) -> Split:
+    """The batches of a list of files and MD5 digests, one after the other."""
+    batches = [_batch(folder / file, digest) for file, digest in listing]
+    images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
+    return Split(torch.from_numpy(images), torch.tensor([label for batch in batches for label in batch["labels"]]))
+
+
+def _batch(path: Path, digest: str) -> dict[str, Any]:
+    mend = f"delete {path.parent} to have CIFAR-10 downloaded again"
+    if not path.exists():
+        raise DataError(f"{path} is missing; CIFAR-10 in Python's format has six batches; {mend}")
+    content = path.read_bytes()
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != digest:
+        raise DataError(f"{path} is truncated or altered (its MD5 is not {digest}); {mend}")
+    batch: dict[str, Any] = _Unpickler(path, content).load()
+    return batch
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads a batch, a pickle of Python 2. A pickle calls whatever it names, so it may name nothing but `_ADMITTED`."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="latin1")
+        self.path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            admitted = ", ".join(map(".".join, _ADMITTED))
+            raise DataError(
+                f"{self.path} names {module}.{name}; CIFAR-10 names only {admitted}. "
+                "Reading the file could run any code: delete it."
+            )
+        return _ADMITTED[module, name]
 
 
 def load_images(root: Path) -> Dataset:
