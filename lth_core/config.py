@@ -21,14 +21,15 @@ LABELS = ("recipe", "profile")
 IMAGENET_NETWORKS = ("resnet50", "inception_v3", "squeezenet1_0")
 SMALLEST_IMAGE = {"squeezenet1_0": 21, "inception_v3": 75}
 SMALLEST_IMAGE_WITH_AUXILIARY_HEAD = 299
+_OF_CIFAR_NETWORKS = ("batch_norm_scale", "weight_decay_on")
 _NOT_OF = {
     "lenet_300_100": ("width", "image_size", "augment", "smallest_crop", "classes", "pieces", "precision",
-                      "label_smoothing", "auxiliary_loss", "prune_output"),
+                      "label_smoothing", "auxiliary_loss", "prune_output", *_OF_CIFAR_NETWORKS),
     "resnet20": ("classes", "auxiliary_loss", "prune_output", "output_pruning_rate"),
     "vgg19": ("classes", "auxiliary_loss", "prune_output", "output_pruning_rate"),
-    "resnet50": ("auxiliary_loss", "output_pruning_rate"),
-    "inception_v3": ("output_pruning_rate",),
-    "squeezenet1_0": ("width", "auxiliary_loss", "output_pruning_rate"),
+    "resnet50": ("auxiliary_loss", "output_pruning_rate", *_OF_CIFAR_NETWORKS),
+    "inception_v3": ("output_pruning_rate", *_OF_CIFAR_NETWORKS),
+    "squeezenet1_0": ("width", "auxiliary_loss", "output_pruning_rate", *_OF_CIFAR_NETWORKS),
 }  # fmt: skip
 """Network -> settings that it has no use for."""
 
@@ -60,6 +61,8 @@ class Config(BaseModel):
     """Factor on the filters in every layer of ResNet-20, VGG-19 and Inception-v3, and in ResNet-50's bottlenecks."""
     image_size: int | None = Field(default=None, ge=8)
     """Side in pixels to which images are reduced. None: as they are."""
+    batch_norm_scale: Literal["uniform", "one"] = "uniform"
+    """Initial scales of batch norm in ResNet-20 and VGG-19: drawn uniformly from 0 to 1, or all 1."""
     augment: bool = False
     """Random crops of images padded by 4 pixels, or as `smallest_crop` says, and random horizontal flips."""
     smallest_crop: float | None = Field(default=None, gt=0, le=1)
@@ -82,6 +85,9 @@ class Config(BaseModel):
     """Where the learning rate ends that falls in a straight line over the whole training. None: it does not."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    weight_decay_on: Literal["all", "convolutions"] = "all"
+    """Parameters of ResNet-20 and VGG-19 that decay: all, or the convolutions' weights alone, and so neither batch
+    norm's parameters nor the output layer's."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     auxiliary_loss: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the loss of Inception-v3's auxiliary head. 0: the network has none."""
@@ -185,10 +191,12 @@ class Config(BaseModel):
             idle["smallest_crop"] = "without augment=True"
         if self.optimizer == "adam":
             idle["momentum"] = "with optimizer='adam'"
+        if not self.weight_decay:
+            idle["weight_decay_on"] = "with weight_decay=0"
         for name, why in idle.items():
             value = getattr(self, name)
             if value != type(self).model_fields[name].default:
-                raise ValueError(f"{name}: {value} has no effect {why}; leave it out")
+                raise ValueError(f"{name}: {value!r} has no effect {why}; leave it out")
         if self.drops and self.final_learning_rate is not None:
             raise ValueError(
                 f"final_learning_rate: {self.final_learning_rate} is for a learning rate that falls in a straight "

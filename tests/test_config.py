@@ -92,6 +92,8 @@ DETERMINING: dict[str, Any] = {
     "learning_rate": 1.3e-3,
     "momentum": 0.8,
     "weight_decay": 2e-4,
+    "weight_decay_on": "convolutions",
+    "batch_norm_scale": "one",
     "pruning_rate": 0.25,
     "output_pruning_rate": 0.2,
     "prune_output": True,
@@ -122,6 +124,19 @@ def test_every_setting_that_determines_a_training_changes_the_digest(smoke):
 def test_momentum_is_refused_where_the_optimiser_has_none(smoke):
     with pytest.raises(ConfigError, match=r"momentum: 0\.8 has no effect with optimizer='adam'; leave it out"):
         smoke.updated(momentum=0.8)
+
+
+@pytest.mark.parametrize("network", ["lenet_300_100", "resnet50", "inception_v3", "squeezenet1_0"])
+@pytest.mark.parametrize(("name", "value"), [("batch_norm_scale", "one"), ("weight_decay_on", "convolutions")])
+def test_settings_of_cifar_networks_are_refused_for_the_others(network, name, value):
+    with pytest.raises(ConfigError, match=f"{name}: '{value}' is not a setting of {network}; leave it out"):
+        preset(network, profile="smoke").updated(**{name: value})
+
+
+def test_a_choice_of_what_decays_is_refused_where_nothing_does():
+    config = preset("resnet20", profile="smoke")
+    with pytest.raises(ConfigError, match="weight_decay_on: 'convolutions' has no effect with weight_decay=0; leave"):
+        config.updated(weight_decay=0.0, weight_decay_on="convolutions")
 
 
 def test_every_field_either_determines_trainings_or_says_how_many():

@@ -228,6 +228,18 @@ def test_initialising_again_gives_the_same_weights_and_fresh_statistics(config):
     assert all(not torch.equal(other[name], weight) for name, weight in start(config).items() if weight.dim() > 1)
 
 
+@NETWORKS
+def test_batch_norm_scales_of_one_leave_every_other_initial_weight_as_it_was(config):
+    uniform, one = start(config), start(config.updated(batch_norm_scale="one"))
+    scales = {name for name, weight in uniform.items() if name.endswith("weight") and weight.dim() == 1}
+    drawn = torch.cat([uniform[name] for name in sorted(scales)])
+    assert len(scales) == {"resnet20": 21, "vgg19": 16}[config.network]
+    assert 0 <= drawn.min() < drawn.max() < 1
+    for name in uniform:
+        expected = torch.ones_like(uniform[name]) if name in scales else uniform[name]
+        assert torch.equal(one[name], expected), name
+
+
 # The learning rate
 
 
@@ -272,11 +284,16 @@ def by_double_precision(
     keep = {name: mask[name].double() if name in mask else torch.ones_like(w[name]) for name in names}
     for name in names:
         w[name] = (w[name] * keep[name]).requires_grad_()
-    optimiser = torch.optim.SGD(
-        [w[name] for name in sorted(names)], config.learning_rate, config.momentum, weight_decay=config.weight_decay
-    )
+    convolutions = {name for name in names if w[name].dim() == 4}
+    decayed = convolutions if config.weight_decay_on == "convolutions" else names
+    groups = [
+        {"params": [w[name] for name in sorted(decayed)], "weight_decay": config.weight_decay},
+        {"params": [w[name] for name in sorted(names - decayed)], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.SGD(groups, config.learning_rate, config.momentum)
     for images, labels, rate in batches:
-        optimiser.param_groups[0]["lr"] = rate
+        for group in optimiser.param_groups:
+            group["lr"] = rate
         optimiser.zero_grad()
         F.cross_entropy(resnet20(w, images, batch_statistics=True), labels).backward()
         for name in names:
@@ -328,6 +345,26 @@ def test_gradients_are_right_at_every_width(width):
     gradients, _ = by_double_precision(config, start(config), ones(config), [batch])
     for name, gradient in gradients.items():
         assert (network.gradients[name].double() - gradient).norm() < 0.02 * gradient.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5])
+def test_where_convolutions_alone_decay_updates_are_those_of_torch_optim_with_two_groups(density):
+    config = DECAYED.updated(weight_decay_on="convolutions")
+    mask = sparse(config, density)
+    network = FlatNetwork(build(config).train(), mask, config)
+    network.load(start(config))
+    for batch in batches_of(3):
+        network.update(*batch)
+    got, before = network.state(), doubled(start(config))
+    expected = by_double_precision(config, start(config), mask, batches_of(3))[1]
+    everywhere = by_double_precision(DECAYED, start(config), mask, batches_of(3))[1]
+    for name, tensor in expected.items():
+        moved = (tensor - before[name]).abs().max()
+        assert (got[name].double() - tensor).abs().max() < 1e-4 * moved + 1e-6, name
+    for name in ("output.weight", "stem.1.weight"):  # which decay, or do not, by far more than rounding
+        assert (everywhere[name] - expected[name]).abs().max() > 1e-3, name
+    for name, kept in mask.items():
+        assert not got[name][~kept].any()
 
 
 def test_weight_decay_is_part_of_an_update():

@@ -47,9 +47,14 @@ def half(config: Config):
     return subnetwork(weights, mask, 0, 1)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_recorded_updates_train_as_plain_ones_do_over_epochs_and_from_within_one(network: str, no_graphs: None):
+@pytest.mark.parametrize(
+    ("network", "changes"), [*((name, {}) for name in NETWORKS), ("resnet20", {"weight_decay_on": "convolutions"})]
+)
+def test_recorded_updates_train_as_plain_ones_do_over_epochs_and_from_within_one(
+    network: str, changes: dict[str, str], no_graphs: None
+):
     config, images = smoke(network)
+    config = config.updated(**changes)
     ticket, which = half(config), {"replicate": 1, "order": 2}
     at, ends = {5: {}}, []
     saves = SimpleNamespace(load_checkpoint=lambda: None, save_state=lambda k, state: at[k].update(state))

@@ -123,6 +123,55 @@ def test_updates_are_those_of_double_precision(optimizer: str, step: Callable[[]
         assert not network.weights[network.mask == 0].any()
 
 
+class Decayed(nn.Module):
+    """A convolution, batch norm and an output layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm, self.output = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.norm(self.convolution(x)).relu().flatten(1))
+
+
+OPTIMISERS = {
+    "momentum": lambda groups: torch.optim.SGD(groups, lr=1.0, momentum=0.9),
+    "nesterov": lambda groups: torch.optim.SGD(groups, lr=1.0, momentum=0.9, nesterov=True),
+    "adam": lambda groups: torch.optim.Adam(groups, lr=1.0),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMISERS)
+def test_where_convolutions_alone_decay_torchs_optimisers_have_a_group_for_the_others(optimizer: str):
+    torch.manual_seed(6)
+    own, exact = Decayed(), Decayed().double()
+    keep = torch.rand(4, 3, 3, 3) < 0.6
+    with torch.no_grad():
+        own.convolution.weight.mul_(keep)
+    exact.load_state_dict(own.state_dict())
+    config = BASE.updated(optimizer=optimizer, weight_decay=0.5, weight_decay_on="convolutions")
+    start = {name: tensor.clone() for name, tensor in own.state_dict().items()}
+    network = FlatNetwork(own, Mask({"convolution.weight": keep}), config)
+    network.load(start)
+    others = [*exact.norm.parameters(), *exact.output.parameters()]
+    groups = [{"params": [exact.convolution.weight], "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
+    reference = OPTIMISERS[optimizer](groups)
+    for rate in (0.03, 0.01, 0.02):
+        x, labels = torch.randn(8, 3, 6, 6), torch.arange(8) % 4
+        network.update(x, labels, rate)
+        for group in reference.param_groups:
+            group["lr"] = rate
+        reference.zero_grad()
+        F.cross_entropy(exact(x.double()), labels).backward()
+        exact.convolution.weight.grad.mul_(keep)
+        reference.step()
+    for name, tensor in exact.named_parameters():
+        got = dict(own.named_parameters())[name]
+        assert (got - start[name]).abs().max() > 1e-3, name
+        assert (got.double() - tensor).abs().max() < 1e-5, name
+    assert not own.convolution.weight[~keep].any()
+
+
 def test_a_network_that_is_done_with_is_forgotten_at_once():
     """Not when Python next looks for cycles: a GPU's memory would fill up before."""
     network = loaded(BASE, TwoHeaded())

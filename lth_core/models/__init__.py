@@ -19,9 +19,9 @@ def build(config: Config) -> Network:
     if config.network == "lenet_300_100":
         return LeNet300100()
     if config.network == "resnet20":
-        return ResNet20(config.width)
+        return ResNet20(config.width, config.batch_norm_scale)
     if config.network == "vgg19":
-        return VGG19(config.width)
+        return VGG19(config.width, config.batch_norm_scale)
     from lth_core.models.imagenet import ImageNetNetwork  # torchvision's networks take a while to import
 
     return ImageNetNetwork(

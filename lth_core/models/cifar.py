@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ class CifarNetwork(ColorNetwork):
     Prunable are the weights of all 3x3 convolutions; 1x1 shortcuts and the output layer are not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch_norm_scale: Literal["uniform", "one"]) -> None:
         super().__init__(mean=(0.4914, 0.4822, 0.4465), deviation=(0.2470, 0.2435, 0.2616))
+        self.batch_norm_scale = batch_norm_scale
 
     def prunable(self) -> list[str]:
         convolutions = {name: m for name, m in self.named_modules() if isinstance(m, nn.Conv2d)}
@@ -26,7 +28,10 @@ class CifarNetwork(ColorNetwork):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Kaiming normal convolutions and output layer, N(0, 2 / inputs); batch-norm scales uniform in [0, 1]."""
+        """Kaiming normal convolutions and output layer, N(0, 2 / inputs); batch-norm scales uniform in [0, 1], or 1.
+
+        Scales are drawn in either case, so that one generator gives the same convolutions in both.
+        """
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 deviation = math.sqrt(2 / module.weight[0].numel())
@@ -36,6 +41,8 @@ class CifarNetwork(ColorNetwork):
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_running_stats()
                 module.weight.copy_(torch.rand(module.weight.shape, generator=generator))
+                if self.batch_norm_scale == "one":
+                    module.weight.fill_(1.0)
                 module.bias.zero_()
 
 
@@ -67,8 +74,8 @@ class Block(nn.Module):
 class ResNet20(CifarNetwork):
     """The CIFAR ResNet with 20 layers: 16, 32 and 64 filters, three blocks each (274K parameters, 267,696 prunable)."""
 
-    def __init__(self, width: float = 1.0) -> None:
-        super().__init__()
+    def __init__(self, width: float = 1.0, batch_norm_scale: Literal["uniform", "one"] = "uniform") -> None:
+        super().__init__(batch_norm_scale)
         filters = [round(width * count) for count in (16, 32, 64)]
         self.stem = _conv_norm(3, filters[0])
         blocks, inputs = [], filters[0]
@@ -88,8 +95,8 @@ class ResNet20(CifarNetwork):
 class VGG19(CifarNetwork):
     """VGG-19 for CIFAR: 16 convolutions in five stages, batch norm, one output layer (20.0M, 20,018,880 prunable)."""
 
-    def __init__(self, width: float = 1.0) -> None:
-        super().__init__()
+    def __init__(self, width: float = 1.0, batch_norm_scale: Literal["uniform", "one"] = "uniform") -> None:
+        super().__init__(batch_norm_scale)
         stages, inputs = [], 3
         for count, repeats in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)):
             outputs = round(width * count)

@@ -90,6 +90,11 @@ class FlatNetwork:
         self.moments = {name: torch.full_like(self.weights, at) for name, at in _MOMENTS[config.optimizer].items()}
         self.average = torch.zeros_like(self.values) if config.weight_average else None
         self.updates = torch.zeros((), device=device)
+        self.decay_everywhere, self.decay_each = config.weight_decay, None
+        if config.weight_decay_on == "convolutions":
+            rates = [config.weight_decay if parameter.dim() == 4 else 0.0 for parameter in parameters.values()]
+            vectors = [torch.full((size,), rate, device=device) for size, rate in zip(sizes, rates, strict=True)]
+            self.decay_everywhere, self.decay_each = 0.0, torch.cat(vectors)
 
     def load(self, state: State) -> None:
         """Take over a state; moments that it lacks are those of initialisation, and an average starts where it is."""
@@ -134,6 +139,8 @@ class FlatNetwork:
                     torch._foreach_add_(self._gradients, self._gradients_of(share))
         average_(self.gradient)
         config = self.config
+        if self.decay_each is not None:  # torch's kernels decay a whole vector alike
+            self.gradient.addcmul_(self.weights, self.decay_each)
         if config.optimizer != "adam":
             self.gradient.mul_(self.mask)
         with torch.no_grad():
@@ -141,7 +148,7 @@ class FlatNetwork:
                 self.updates += 1
                 torch._fused_adam_(
                     [self.weights], [self.gradient], [self.moments["exp_avg"]], [self.moments["exp_avg_sq"]], [],
-                    [self.updates], lr=learning_rate, beta1=0.9, beta2=0.999, weight_decay=config.weight_decay,
+                    [self.updates], lr=learning_rate, beta1=0.9, beta2=0.999, weight_decay=self.decay_everywhere,
                     eps=1e-8, amsgrad=False, maximize=False,
                 )  # fmt: skip
             elif config.optimizer == "rmsprop":
@@ -149,7 +156,7 @@ class FlatNetwork:
             else:
                 velocity = [self.moments["momentum_buffer"]] if config.momentum else []
                 torch._fused_sgd_(
-                    [self.weights], [self.gradient], velocity, weight_decay=config.weight_decay,
+                    [self.weights], [self.gradient], velocity, weight_decay=self.decay_everywhere,
                     momentum=config.momentum, lr=learning_rate, dampening=0.0,
                     nesterov=config.optimizer == "nesterov", maximize=False, is_first_step=False,
                 )  # fmt: skip
@@ -175,7 +182,7 @@ class FlatNetwork:
         With the epsilon of 1.0 that Inception-v3 is trained with, the two are different optimisers.
         """
         square, velocity = self.moments["square_avg"], self.moments["momentum_buffer"]
-        self.gradient.add_(self.weights, alpha=self.config.weight_decay)
+        self.gradient.add_(self.weights, alpha=self.decay_everywhere)
         square.mul_(RMSPROP_DECAY).addcmul_(self.gradient, self.gradient, value=1 - RMSPROP_DECAY)
         root = (square + RMSPROP_EPSILON).sqrt_()
         velocity.mul_(self.config.momentum).add_(self.gradient.div_(root).mul_(learning_rate))
