@@ -90,8 +90,8 @@ def _differences(variants: Variants) -> dict[str, pd.Series]:
 
 
 def _accuracies(records: pd.DataFrame, metric: str) -> pd.Series:
-    """Those of the dense networks, by replicate and device."""
-    rows = records[(records["method"] == "dense") & (records["metric"] == metric)]
+    """Those of the dense networks in the first data order, by replicate and device."""
+    rows = records[(records["method"] == "dense") & (records["metric"] == metric) & (records["order"] == "0")]
     return rows.set_index(["replicate", "device"])["value"].astype(float)
 
 
