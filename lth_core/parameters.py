@@ -67,21 +67,3 @@ def configure(
     if folder is not None:
         os.environ["LTH_DATA"] = str(Path(folder).absolute())
     return config, options
-
-
-def configure_each(
-    namespace: Mapping[str, Any], several: str, setting: str, *, without: Collection[str] = ()
-) -> tuple[list[Config], dict[str, Any]]:
-    """The configurations that a notebook's parameters describe where one of them, `several`, lists two or more values
-    of a setting: one configuration for each value. Everything else is as `configure` has it.
-    """
-    valid = [several, *(name for name in _PARAMETERS if name not in {setting, *without})]
-    given = given_parameters(namespace, valid)
-    values = given.pop(several)
-    if not isinstance(values, list) or len(values) < 2:
-        raise ConfigError(f"{several}: {values!r} is not valid; expected a list of two or more values of {setting}")
-    described = [configure(given | {setting: value}) for value in values]
-    configs = [config for config, _ in described]
-    if len({getattr(config, setting) for config in configs}) < len(configs):
-        raise ConfigError(f"{several}: {values!r} names a value twice; expected different values of {setting}")
-    return configs, described[0][1]

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from lth_core import ConfigError, configure, figures, preset
 from lth_core.config import Config
 from lth_core.data import data_root
-from lth_core.parameters import configure_each
 
 DIGESTS = {"paper": "7a0d53d5f65f", "laptop": "1f79200c6446", "smoke": "68be79a1bab0"}
 PROFILES = list(DIGESTS)
@@ -397,24 +396,6 @@ def test_figures_are_parts_of_one_study(profile):
     assert parts["accuracy"].compared_levels == tuple(range(1, config.levels + 1))
     assert parts["accuracy"].rewinds == (0,)
     assert ("extreme" in parts) == (profile == "paper")
-
-
-def test_a_parameter_can_list_several_values_of_a_setting():
-    namespace = {"network": "resnet20", "profile": "smoke", "precisions": ["float32", "bfloat16"], "missing": "error"}
-    configs, options = configure_each(namespace, "precisions", "precision")
-    plain = preset("resnet20", profile="smoke")
-    assert configs == [plain, plain.updated(precision="bfloat16")]
-    assert options == {"missing": "error"}
-    with pytest.raises(ConfigError, match=r"precisions: \['float32'\] is not valid; expected a list of two or more"):
-        configure_each({**namespace, "precisions": ["float32"]}, "precisions", "precision")
-    with pytest.raises(ConfigError, match="names a value twice"):
-        configure_each({**namespace, "precisions": ["float32", None]}, "precisions", "precision")
-    with pytest.raises(ConfigError, match="unknown parameter 'orders'"):
-        configure_each({**namespace, "orders": 2}, "precisions", "precision", without=["orders"])
-    with pytest.raises(ConfigError, match="unknown parameter 'precision'"):
-        configure_each({**namespace, "precision": "float32"}, "precisions", "precision")
-    with pytest.raises(ConfigError, match="precision: 'float8' is not valid"):
-        configure_each({**namespace, "precisions": ["float32", "float8"]}, "precisions", "precision")
 
 
 def test_text_where_a_list_belongs_is_said_to_be_no_list():

@@ -17,6 +17,7 @@ from papermill.exceptions import PapermillExecutionError
 
 WRONG_VALUES: dict[str, dict[str, Any]] = {
     "cifar10_accuracy": {"network": "resnet18"},
+    "cifar10_data": {"network": "resnet50"},
     "cifar10_recipes": {"dataset": "cifar100"},
     "cifar10_scale": {"network": "resnet18"},
     "cifar10_stability": {"recipe": "high"},
@@ -24,7 +25,6 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
     "costs": {"profile": "gigantic"},
     "imagenet": {"network": "resnet20"},
     "lenet_mnist": {"levels": -1},
-    "precision": {"precisions": "float32"},
     "provenance": {"study": "no such study"},
     "quickstart": {"profile": "enormous"},
 }
@@ -129,7 +129,7 @@ def test_every_parameter_is_used_later(path: Path) -> None:
     later = [node for cell in cells[position + 1 :] for node in ast.walk(ast.parse(cell.source))]
     names = {node.id for node in later if isinstance(node, ast.Name)}
     fields = {node.attr for node in later if isinstance(node, ast.Attribute)}
-    handed_over = names & {"configure", "configure_each"}  # every parameter becomes a setting of the configuration
+    handed_over = names & {"configure"}  # every parameter becomes a setting of the configuration
     handed_over |= {node for node in later if isinstance(node, ast.keyword) and node.arg is None}  # or of a call
     assert handed_over or set(parameters(path)) <= names | fields
 

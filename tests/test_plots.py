@@ -157,13 +157,6 @@ def test_recipes_stand_side_by_side_with_the_mean_of_each_method(table: pd.DataF
     assert accuracy.get_ylabel() == "test accuracy (%)"
 
 
-def test_other_columns_than_the_recipe_can_stand_side_by_side(table: pd.DataFrame):
-    both = pd.concat([table.assign(precision="float32"), table.assign(precision="bfloat16", value=1.0)])
-    (axes,) = plots.side_by_side(both, by="precision", level=1, rewind=20, metrics=["l2_pruning"]).axes
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["float32", "bfloat16"]
-    assert axes.get_xlabel() == "precision"
-
-
 def test_the_papers_curves_are_differences_to_its_dense_network_and_are_told_apart():
     axes = mpl.figure.Figure().subplots()
     plots.draw_paper(axes, paper_values("resnet20", "fig5", recipe="standard"))

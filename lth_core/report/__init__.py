@@ -193,7 +193,7 @@ def beside_paper(records: pd.DataFrame, *, level: int, rewind: int, paper: pd.Da
             {
                 "metric": METRIC_NAMES[value.metric],
                 "method": METHOD_NAMES[value.method],
-                "ours": _mean_and_range(sample),
+                "ours": mean_and_range(sample),
                 "samples": len(sample),
                 "paper": f"{value.value:.1f} ({value.low:.1f} to {value.high:.1f})",
                 "ours - paper": f"{sample.mean() - value.value:+.1f}" if len(sample) else "",
@@ -214,7 +214,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return table.map(text)
 
 
-def _mean_and_range(sample: pd.Series) -> str:
+def mean_and_range(sample: pd.Series) -> str:
+    """The mean of a sample, and from its smallest to its largest value."""
     if not len(sample):
         return "not recorded"
     return f"{sample.mean():.1f} ({sample.min():.1f} to {sample.max():.1f})"

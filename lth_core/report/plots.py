@@ -150,21 +150,19 @@ def stability_against_accuracy(records: pd.DataFrame, *, level: int, metric: str
 def side_by_side(
     records: pd.DataFrame,
     *,
-    by: str = "recipe",
     level: int,
     rewind: int,
     metrics: Sequence[str],
     paper: pd.DataFrame | None = None,
 ) -> Figure:
-    """A panel for each metric with the values of a column side by side, such as the recipes, IMP beside random pruning,
-    at one level and k (Fig. 3).
+    """A panel for each metric with the recipes side by side, IMP beside random pruning, at one level and k (Fig. 3).
 
     `paper` are the paper's values that stand beside ours, in grey: those of `report.paper_values`.
     """
     rows = records[(records["level"] == level) & (records["rewind"] == rewind)]
     if not len(rows):
         raise nothing_recorded(records, f"at level {level}, rewound to {rewind}")
-    names = list(dict.fromkeys(rows[by]))
+    names = list(dict.fromkeys(rows["recipe"]))
     figure, grid = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.8), squeeze=False)
     for axes, metric in zip(grid[0], metrics, strict=True):
         samples = _of_subnetworks(rows, metric)
@@ -172,15 +170,15 @@ def side_by_side(
             _label(axes, metric, recorded=False)
             continue
         sns.pointplot(
-            samples, x=by, y="value", hue="method", order=names, hue_order=_SUBNETWORKS,
+            samples, x="recipe", y="value", hue="method", order=names, hue_order=_SUBNETWORKS,
             errorbar=("pi", 100), linestyle="none", markers=["o", "X"], dodge=0.3, capsize=0.08, ax=axes,
         )  # fmt: skip
         _label(axes, metric)
-        axes.set_xlabel(by)
+        axes.set_xlabel("recipe")
         if paper is not None:
-            theirs = paper[(paper["metric"] == metric) & paper[by].isin(names)]
+            theirs = paper[(paper["metric"] == metric) & paper["recipe"].isin(names)]
             beside = theirs["method"].map({"imp": -0.25, "random_pruning": 0.25})
-            mark_paper(axes, theirs, theirs[by].map(names.index) + beside)
+            mark_paper(axes, theirs, theirs["recipe"].map(names.index) + beside)
         sns.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1), ncols=3, title=None, frameon=False)
     return figure
 

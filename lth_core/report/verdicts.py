@@ -81,10 +81,7 @@ def judge(
     if len(sample) < 2:
         return Verdict(claim, paper, "", "", len(sample), "not yet tested at this scale")
     unit = math.exp if ratio else float
-    mean = float(sample.mean())
-    error = float(stats.sem(sample))
-    low, high = stats.t.interval(0.95, len(sample) - 1, mean, error) if error else (mean, mean)
-    mean, low, high = unit(mean), unit(low), unit(high)
+    mean, low, high = map(unit, (float(sample.mean()), *interval_of_mean(sample)))
     if above < low and high < below:
         word = "supported"
     elif high <= above or low >= below:
@@ -94,6 +91,13 @@ def judge(
     style = "{:.2f}x" if ratio else "{:+.2f}"
     interval = f"{style.format(low)} to {style.format(high)}"
     return Verdict(claim, paper, style.format(mean), interval, len(sample), word)
+
+
+def interval_of_mean(sample: pd.Series) -> tuple[float, float]:
+    """The 95% interval of a mean over replicates (Student's t). The sample has two values or more."""
+    mean, error = float(sample.mean()), float(stats.sem(sample))
+    low, high = stats.t.interval(0.95, len(sample) - 1, mean, error) if error else (mean, mean)
+    return float(low), float(high)
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
