@@ -1,18 +1,19 @@
-"""What a change of one thing does to tickets, replicate by replicate: of the rewinding iteration, of the precision."""
+"""What a change of one thing does to networks, replicate by replicate: of the rewinding iteration, of a setting."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
 
 from lth_core.config import Config
 from lth_core.report import METHOD_NAMES, METRIC_NAMES, one_dataset
-from lth_core.report.verdicts import difference, judge, log_ratio
+from lth_core.report.effects import DISTANCES, Place, Term, estimate, placed, sample
 
-Where = dict[str, Any]
-"""Columns of records and their values: a selection."""
+ACCURACY = "test_accuracy"
+STABILITIES = ("l2_data_order", "l2_pruning")
 
 
 def changes_by_rewinding(configs: Sequence[Config], records: pd.DataFrame) -> pd.DataFrame:
@@ -22,12 +23,32 @@ def changes_by_rewinding(configs: Sequence[Config], records: pd.DataFrame) -> pd
     """
     rows = []
     for config in configs:
-        own = records[records["recipe"] == config.recipe]
-        initial = {"method": "imp", "rewind": 0, "level": config.levels}
+        own = placed(records[records["recipe"] == config.recipe])
         for k in sorted(set(config.rewinds) - {0}):
-            changes = _changes(own, initial | {"rewind": k}, initial, ["l2_data_order", "l2_pruning"])
-            rows.append({"recipe": config.recipe, "k": k} | changes)
-    return pd.DataFrame(rows, columns=None if rows else ["recipe", "k"]).set_index(["recipe", "k"])
+            terms = [Term(1, "imp", k), Term(-1, "imp", 0)]
+            rows.append({"recipe": config.recipe, "k": k} | _changes({"": own}, terms, STABILITIES, config.levels))
+    return _table(rows, ["recipe", "k"])
+
+
+def steps_by_rewinding(records: pd.DataFrame, rewinds: Sequence[int], *, level: int) -> pd.DataFrame:
+    """Where on the grid of k accuracy comes, and where stability does: a row for each step from one k to the next.
+
+    What the step does to tickets, and beside it what it does to tickets beyond what it does to random subnetworks:
+    points of accuracy, and quotients of L2 distances, the earlier k's divided by the later one's, above 1 where the
+    step brings stability. In brackets: 95% intervals.
+    """
+    study = {"": placed(records)}
+    rows = []
+    for before, after in pairwise(sorted(rewinds)):
+        for beyond in (False, True):
+            accuracy = [Term(1, "imp", after), Term(-1, "imp", before)]
+            if beyond:
+                accuracy += [Term(-1, "random_pruning", after), Term(1, "random_pruning", before)]
+            nearer = [Term(-term.sign, term.method, term.rewind) for term in accuracy]
+            what = "tickets, beyond random" if beyond else "tickets"
+            found = _changes(study, accuracy, (), level) | _changes(study, nearer, STABILITIES, level, accuracy=False)
+            rows.append({"step": f"{before:,} to {after:,}", "of": what} | found)
+    return _table(rows, ["step", "of"])
 
 
 def changes_by_precision(records: pd.DataFrame, *, level: int) -> pd.DataFrame:
@@ -39,23 +60,38 @@ def changes_by_precision(records: pd.DataFrame, *, level: int) -> pd.DataFrame:
     """
     one_dataset(records)
     first, *others = dict.fromkeys(records["precision"])
+    study = {name: placed(records[records["precision"] == name]) for name in (first, *others)}
     subnetworks = records.loc[records["level"] == level, ["method", "rewind"]].drop_duplicates()
-    metrics = ["l2_data_order", "l2_pruning", "angle_data_order", "angle_pruning"]
     rows = []
     for precision in others:
         for method, k in subnetworks.itertuples(index=False):
-            before = {"method": method, "rewind": k, "level": level, "precision": first}
-            changes = _changes(records, before | {"precision": precision}, before, metrics)
-            rows.append({"precision": precision, "subnetwork": METHOD_NAMES[method], "k": k} | changes)
-    names = ["precision", "subnetwork", "k"]
-    return pd.DataFrame(rows, columns=None if rows else names).set_index(names)
+            terms = [Term(1, method, k, (("precision", precision),)), Term(-1, method, k, (("precision", first),))]
+            about = {"precision": precision, "subnetwork": METHOD_NAMES[method], "k": k}
+            rows.append(about | _changes(study, terms, DISTANCES, level))
+    return _table(rows, ["precision", "subnetwork", "k"])
 
 
-def _changes(records: pd.DataFrame, after: Where, before: Where, metrics: Sequence[str]) -> dict[str, object]:
-    """The mean change of the accuracy and of the metrics between two selections, each with its interval."""
-    found = [judge("accuracy (points)", difference(records, after, before), paper="")]
-    for metric in metrics:
-        name = f"{METRIC_NAMES[metric].removesuffix(' (°)')} (quotient)"
-        found.append(judge(name, log_ratio(records, after, before, metric=metric), paper="", ratio=True))
-    shown = {each.claim: f"{each.ours} ({each.interval})" if each.ours else "" for each in found}
-    return {**shown, "replicates": found[0].replicates}
+def _changes(
+    studies: Mapping[str, Mapping[Place, pd.DataFrame]],
+    terms: Sequence[Term],
+    distances: Sequence[str],
+    level: int,
+    accuracy: bool = True,
+) -> dict[str, object]:
+    """The mean effect on the accuracy and on distances, each with its interval.
+
+    `studies` are records by their precision; "" where there is one.
+    """
+    shown: dict[str, object] = {}
+    count = 0
+    for metric in (*([ACCURACY] if accuracy else []), *distances):
+        found = sample(lambda changes: studies[changes.get("precision", "")], terms, metric, (level,))
+        unit = "quotient" if metric in DISTANCES else "points"
+        name = "accuracy" if metric == ACCURACY else METRIC_NAMES[metric].removesuffix(" (°)")
+        shown[f"{name} ({unit})"] = str(estimate(found.values, ratio=metric in DISTANCES) or "")
+        count = max(count, len(found.values))
+    return {**shown, "replicates": count}
+
+
+def _table(rows: list[dict[str, Any]], index: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=None if rows else index).set_index(index)

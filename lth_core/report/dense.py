@@ -9,10 +9,10 @@ import pandas as pd
 
 from lth_core.config import Config
 from lth_core.data import TITLES
-from lth_core.report import mean_and_range, one_dataset
-from lth_core.report.verdicts import interval_of_mean
+from lth_core.report import accuracies, mean_and_range, one_dataset
+from lth_core.report.effects import Place, Sample, Term, estimate, placed, sample
 from lth_core.study import plan
-from lth_core.study.records import PROVENANCE_KEY, known, store_folder
+from lth_core.study.records import store_folder, traced
 from lth_core.study.run import run
 from lth_core.study.store import StudyStore
 
@@ -21,14 +21,13 @@ Variants = Mapping[str, pd.DataFrame]
 
 
 def recorded(config: Config, **options: Any) -> pd.DataFrame:
-    """The records that a configuration asks for, and in the column `device` what trained each.
+    """The records that a configuration asks for, as many as there are; with missing="train" all of them.
 
-    `options` are those of `run`. With missing="error" whatever is recorded is returned, and nothing raised.
+    `options` are those of `run`.
     """
     if options["missing"] == "train":
         config = config.updated(dataset=one_dataset(run(config, **options)))
-    rows, made = known(StudyStore(store_folder(), config))
-    return plan.select(rows, config).merge(made[[*PROVENANCE_KEY, "device"]], on=PROVENANCE_KEY)
+    return plan.select(traced(StudyStore(store_folder(), config)), config)
 
 
 def dense_changes(variants: Variants) -> pd.DataFrame:
@@ -38,18 +37,20 @@ def dense_changes(variants: Variants) -> pd.DataFrame:
     95% interval of their mean (Student's t). A pair is one replicate, trained in both variants by one kind of
     processor.
     """
-    differences, rows = _differences(variants), []
+    rows = []
+    differences = _differences(variants)
     for change, records in variants.items():
-        test, diverged = _accuracies(records, "test_accuracy"), int((records["metric"] == "diverged").sum())
-        sample = differences.get(change) if len(test) else None
+        test, found = accuracies(records)["value"], differences.get(change)
+        diverged = int((records["metric"] == "diverged").sum())
+        seen = records.loc[records["metric"] == "train_accuracy", "value"]
         rows.append(
             {
                 "change": change,
                 "images": ", ".join(TITLES[name] for name in records["dataset"].unique()),
                 "test accuracy (%)": mean_and_range(test),
-                "training accuracy (%)": mean_and_range(_accuracies(records, "train_accuracy")),
-                "difference (points)": "" if sample is None else _shown(sample),
-                "pairs": "" if sample is None else str(len(sample)),
+                "training accuracy (%)": mean_and_range(seen),
+                "difference (points)": "" if found is None or not len(test) else _shown(found),
+                "pairs": "" if found is None or not len(test) else str(len(found.values)),
                 "replicates": f"{len(test)} ({diverged} diverged)" if diverged else str(len(test)),
                 "processor": ", ".join(sorted(records["device"].unique())),
             }
@@ -60,15 +61,14 @@ def dense_changes(variants: Variants) -> pd.DataFrame:
 def dense_changes_in_words(variants: Variants) -> str:
     """Which differences of `dense_changes` are told from none, and how large those may be that are not."""
     apart, alike, open_ = [], [], []
-    for change, sample in _differences(variants).items():
-        if len(sample) < 2:
+    for change, found in _differences(variants).items():
+        mean = estimate(found.values)
+        if mean is None:
             open_.append(change)
-            continue
-        low, high = interval_of_mean(sample)
-        if low <= 0 <= high:
+        elif mean.low <= 0 <= mean.high:
             alike.append(
-                f"The interval includes 0 for {change}: {len(sample)} pairs cannot tell differences under "
-                f"{(high - low) / 2:.1f} points from none."
+                f"The interval includes 0 for {change}: {len(found.values)} pairs cannot tell differences under "
+                f"{(mean.high - mean.low) / 2:.1f} points from none."
             )
         else:
             apart.append(change)
@@ -76,27 +76,25 @@ def dense_changes_in_words(variants: Variants) -> str:
     return " ".join([*said, *alike, *([f"There is no interval yet for {'; '.join(open_)}."] if open_ else [])])
 
 
-def _differences(variants: Variants) -> dict[str, pd.Series]:
+def _differences(variants: Variants) -> dict[str, Sample]:
     """For each variant but the first, its test accuracy less the first one's, pair by pair; none where a stand-in for
     the images makes both one study."""
     first, *others = variants
-    base = variants[first]
-    return {
-        change: (_accuracies(variants[change], "test_accuracy") - _accuracies(base, "test_accuracy")).dropna()
-        if set(variants[change]["digest"]).isdisjoint(base["digest"])
-        else pd.Series(dtype=float)
-        for change in others
-    }
+
+    def study(changes: Mapping[str, Any]) -> Mapping[Place, pd.DataFrame]:
+        return placed(variants[changes["variant"]])
+
+    found = {}
+    for change in others:
+        terms = [Term(1, "dense", 0, (("variant", change),)), Term(-1, "dense", 0, (("variant", first),))]
+        found[change] = sample(study, terms, "test_accuracy", (0,))
+        if not set(variants[change]["digest"]).isdisjoint(variants[first]["digest"]):
+            found[change] = found[change].first(0)
+    return found
 
 
-def _accuracies(records: pd.DataFrame, metric: str) -> pd.Series:
-    """Those of the dense networks in the first data order, by replicate and device."""
-    rows = records[(records["method"] == "dense") & (records["metric"] == metric) & (records["order"] == "0")]
-    return rows.set_index(["replicate", "device"])["value"].astype(float)
-
-
-def _shown(sample: pd.Series) -> str:
-    if len(sample) < 2:
-        return f"{sample.mean():+.2f} (no interval)" if len(sample) else "not compared"
-    low, high = interval_of_mean(sample)
-    return f"{sample.mean():+.2f} ({low:+.2f} to {high:+.2f})"
+def _shown(found: Sample) -> str:
+    mean = estimate(found.values)
+    if mean is not None:
+        return str(mean)
+    return f"{found.values.mean():+.2f} (no interval)" if len(found.values) else "not compared"

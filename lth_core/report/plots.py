@@ -17,8 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from lth_core.report import METHOD_NAMES, METRIC_NAMES, nothing_recorded, paper_curves, relative_to_dense
-from lth_core.report.verdicts import per_subnetwork
+from lth_core.report import METHOD_NAMES, METRIC_NAMES, accuracies, nothing_recorded, paper_curves, relative_to_dense
 
 PAPER_COLOR = "0.45"
 
@@ -35,10 +34,10 @@ def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
     A line for each recipe, method and rewinding iteration. With `relative`, accuracies are differences to the dense
     network's of the same recipe and replicate, which makes networks of different sizes comparable.
     """
-    rows = records[(records["metric"] == "test_accuracy") & (records["order"] == "0")]
+    rows = relative_to_dense(records) if relative else accuracies(records)
     if not len(rows):
         raise nothing_recorded(records, "of the accuracy")
-    curves = _series(relative_to_dense(rows) if relative else rows)
+    curves = _series(rows)
     names = list(dict.fromkeys(curves["series"]))
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
     _lines(axes, curves, "percent_remaining", "series", names)
@@ -133,7 +132,9 @@ def stability_curves(records: pd.DataFrame, *, level: int, metrics: Sequence[str
 
 def stability_against_accuracy(records: pd.DataFrame, *, level: int, metric: str) -> Figure:
     """Accuracy against stability, a point for each subnetwork: a replicate at a rewinding iteration, at one level."""
-    points = per_subnetwork(records, level=level, metrics=[metric, "test_accuracy"])
+    rows = records[(records["level"] == level) & records["method"].isin(["imp", "random_pruning"])]
+    points = rows.pivot_table(index=["method", "rewind", "replicate"], columns="metric", values="value")
+    points = points.reindex(columns=[metric, "test_accuracy"]).dropna().reset_index()
     points["method"] = points["method"].map(METHOD_NAMES)
     figure, axes = plt.subplots(figsize=(6.4, 4.2))
     order = [f"{k:,}" for k in sorted(points["rewind"].unique())]
@@ -231,8 +232,8 @@ _SUBNETWORKS = [METHOD_NAMES["imp"], METHOD_NAMES["random_pruning"]]
 
 
 def _of_subnetworks(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The samples of a metric, methods by their names: accuracies in the first data order, distances of all pairs."""
-    samples = rows[(rows["metric"] == metric) & rows["order"].str.fullmatch("0|.+-.+")]
+    """The samples of a metric, methods by their names: accuracies of networks, distances of all pairs."""
+    samples = accuracies(rows) if metric == "test_accuracy" else rows[rows["metric"] == metric]
     samples = samples[samples["method"].isin(["imp", "random_pruning"])]
     return samples.assign(method=samples["method"].map(METHOD_NAMES))
 

@@ -43,7 +43,9 @@ def run(
     seconds: float | None = None,
     progress: Style = None,
 ) -> pd.DataFrame:
-    """The records that a configuration asks for (columns: `records.COLUMNS`), training those that are missing.
+    """The records that a configuration asks for, training those that are missing.
+
+    Columns: `records.COLUMNS`, and from `records.traced` the `device` and when training was `finished`.
 
     Records come from the results folder and from the run store `store` (default: `LTH_STORE`, or `runs/`). With
     `missing="error"` nothing is trained: `MissingRecords` says what is missing and how to make it. Where the data set
@@ -65,7 +67,9 @@ def run(
             raise plan.MissingRecords(how_to_make(config, absent))
     else:
         config = train_missing([config], folder, workers=workers, seconds=seconds, progress=progress)[0]
-    return plan.select(_known(folder, config), config)
+    study = StudyStore(folder, config)
+    measure(study)
+    return plan.select(records.traced(study), config)
 
 
 def train_missing(
