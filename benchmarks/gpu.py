@@ -5,17 +5,14 @@
     graph           an update recorded as a CUDA graph; several networks in threads, each on a stream of its own
     compiled graph  the same, its network compiled, and with the study's kernels where the precision allows them:
                     what `lth run` does with trainings of `WORTH_COMPILING` iterations or more
-    grouped         several networks as one of as many times the channels, with convolutions in groups, as one
-                    compiled graph; of CIFAR-10's networks
-    processes       each network in a process of its own, as a compiled graph
 
 A network with dropout cannot be recorded, so of SqueezeNet there is the loop alone. ImageNet's networks are fed random
-images. Without a GPU, loader and loop are measured on the processor. The last two ways take a minute to get ready for
-every number of networks, and are measured for few of them.
+images. Without a GPU, loader and loop are measured on the processor.
 
 Prints a table and, when all is done, puts it into results/benchmark_gpu.json, which keeps what was measured of other
 networks, profiles and precisions, and on other devices; until then it is in a file of its own beside that. Exits with
-an error when a way computes something else; it is measured all the same, and the file says so.
+an error when a way computes something else; it is measured all the same, and the file says so. A way that was not
+compared within a tolerance is not written.
 
     python benchmarks/gpu.py --network resnet20 --precision bfloat16 --members 1,2,4,8,16
 """
@@ -28,10 +25,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -41,18 +36,18 @@ from common import random_images
 from convolutional import ITERATIONS as LOADED
 from convolutional import cifar10, loader_variant
 from machine import COPIED_BYTES
-from members import Ended, Grouped, Member, Process, advance, own_output, peak_memory, serve, synchronise
+from members import Member, advance, peak_memory, synchronise
 from torch import Tensor
 
 from lth_core import data, preset
 from lth_core.config import IMAGENET_NETWORKS, Config
+from lth_core.costs.benchmarks import verdict
 from lth_core.costs.limits import CACHE_BYTES, floor_seconds
 from lth_core.data.parts import Dataset, Split
 from lth_core.devices import compute_device, device_name
 from lth_core.files import write_atomic, write_json
 from lth_core.masks import Mask
 from lth_core.models import build
-from lth_core.models.cifar import CifarNetwork
 from lth_core.report import NETWORK_NAMES
 from lth_core.study.records import results_folder
 from lth_core.training.steps import can_be_recorded
@@ -70,8 +65,6 @@ TOLERANCE = {"float32": 0.06, "tf32": 0.15, "bfloat16": 0.3}
 at the paper profile moves by 0.014 when the initial weights are moved by 1e-7 of themselves, by 0.14 when products are
 in bfloat16 instead of float32, by 0.1 when the learning rate is a tenth lower, and by more than 0.6 in another order of
 the data or without augmentation."""
-STARTED_SLOWLY = (2, 8)
-"""The numbers of networks for which the ways are measured that take a minute to get ready."""
 BATCHES_OF_IMAGENET = 4
 """How many there are random images for."""
 ROUNDS_OF_RATES, CALLS = 5, 4
@@ -84,12 +77,7 @@ DESCRIBES = ("network", "profile", "precision", "device")
 def ways(config: Config, part: Split) -> list[str]:
     """The ways in which a network can be trained on the device of its images."""
     network = FlatNetwork(build(config).to(part.device), Mask({}), config)
-    if not can_be_recorded(network, part):
-        return ["loop"]
-    if config.network in IMAGENET_NETWORKS:  # one of which fills a GPU
-        return ["loop", "graph", "compiled graph"]
-    grouped = ["grouped"] if isinstance(network.model, CifarNetwork) else []
-    return ["loop", "graph", "compiled graph", *grouped, "processes"]
+    return ["loop", "graph", "compiled graph"] if can_be_recorded(network, part) else ["loop"]
 
 
 @dataclass(frozen=True)
@@ -108,39 +96,37 @@ class Check:
 def compared(config: Config, images: Dataset, way: str) -> Check:
     """Two members, updated in one of the ways and by the plain loop from the same start.
 
-    The plain loop itself is compared with `train`, which on a processor does the same.
+    The plain loop itself is compared with `train`, which on a processor does the same, and on a GPU, where the training
+    is long enough, replays a compiled graph.
     """
     config = config.updated(learning_rate=config.learning_rate / GENTLER)
-    if way == "grouped":
-        members: list[Member] = [Grouped(config, images, (1, 2))]
-    else:
-        members = [Member(config, images, replicate, way) for replicate in (1, 2)]
+    members = [Member(config, images, replicate, way) for replicate in (1, 2)]
     advance(members, COMPARED)
     reference = trained if way == "loop" else looped
-    ended = chain.from_iterable(member.ended() for member in members)
-    differences = [relative_difference(each, reference(config, images, each)) for each in ended]
+    differences = [relative_difference(member, reference(config, images, member)) for member in members]
     return Check(way, max(differences, key=lambda share: (math.isnan(share), share)), TOLERANCE[config.precision])
 
 
-def looped(config: Config, images: Dataset, ended: Ended) -> State:
+def looped(config: Config, images: Dataset, member: Member) -> State:
     """Where the plain loop ends from the same start."""
-    loop = Member(config, images, ended.replicate, "loop")
+    loop = Member(config, images, member.replicate, "loop")
     advance([loop], COMPARED)
     return loop.network.state()
 
 
-def trained(config: Config, images: Dataset, ended: Ended) -> State:
+def trained(config: Config, images: Dataset, member: Member) -> State:
     """Where the study's own training ends from the same start."""
-    return train(config, images, ended.ticket, replicate=ended.replicate, order=0, stop=COMPARED).state
+    return train(config, images, member.ticket, replicate=member.replicate, order=0, stop=COMPARED).state
 
 
-def relative_difference(ended: Ended, expected: State) -> float:
+def relative_difference(member: Member, expected: State) -> float:
     """How far a network's weights are from the expected ones, as a share of how far these are from the start."""
+    weights = member.weights()
 
     def distance(state: State, other: State) -> Tensor:
-        return torch.cat([(state[name] - other[name]).flatten() for name in ended.weights]).norm()
+        return torch.cat([(state[name] - other[name]).flatten() for name in weights]).norm()
 
-    return float(distance(ended.weights, expected) / distance(expected, ended.ticket.weights))
+    return float(distance(weights, expected) / distance(expected, member.ticket.weights))
 
 
 def rates(precision: str, device: torch.device) -> dict[str, float]:
@@ -174,34 +160,17 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 def measured(options: argparse.Namespace, config: Config, images: Dataset, way: str) -> list[Row]:
     """A row for every number of networks that are trained in a way."""
-    numbers = {"loop": [1], "grouped": STARTED_SLOWLY, "processes": STARTED_SLOWLY}.get(way, options.members)
-    return [timed(options, config, images, way, number) for number in sorted({*numbers} & {1, *options.members})]
+    numbers = [1] if way == "loop" else options.members
+    return [timed(options, config, images, way, number) for number in numbers]
 
 
 def timed(options: argparse.Namespace, config: Config, images: Dataset, way: str, number: int) -> Row:
     """Images per second of all networks together: the median over rounds."""
     forget_memory()
-    with made(options, config, images, way, number) as members:
-        advance(members, options.iterations)
-        took = median(advance(members, options.iterations) for _ in range(options.rounds))
-        memory = sum(each.memory for each in members if isinstance(each, Process)) or peak_memory()
-    return measurement(way, number, number * options.iterations * config.batch_size / took, memory)
-
-
-@contextmanager
-def made(
-    options: argparse.Namespace, config: Config, images: Dataset, way: str, number: int
-) -> Iterator[Sequence[Member | Process]]:
-    """So many networks to be trained in a way."""
-    replicates = range(1, number + 1)
-    if way == "grouped":
-        yield [Grouped(config, images, replicates)]
-    elif way == "processes":
-        settings = [f"--{name}={getattr(options, name)}" for name in ("network", "profile", "precision")]
-        with ExitStack() as stack:
-            yield [stack.enter_context(closing(Process(__file__, *settings, f"--serve={r}"))) for r in replicates]
-    else:
-        yield [Member(config, images, replicate, way) for replicate in replicates]
+    members = [Member(config, images, replicate, way) for replicate in range(1, number + 1)]
+    advance(members, options.iterations)
+    took = median(advance(members, options.iterations) for _ in range(options.rounds))
+    return measurement(way, number, number * options.iterations * config.batch_size / took, peak_memory())
 
 
 def measured_loader(config: Config, held: Dataset, device: torch.device) -> Row:
@@ -239,8 +208,11 @@ def images_of(config: Config) -> Dataset:
 def recorded(
     options: argparse.Namespace, config: Config, reached: dict[str, float], checks: Sequence[Check], rows: Sequence[Row]
 ) -> dict[str, Any]:
-    """What the file holds of a measurement; the loop of one network is the first row."""
-    return {name: getattr(options, name) for name in ("network", "profile", "precision")} | {
+    """What the file holds of a measurement; the loop of one network is the first row.
+
+    Raises `ValueError` for rows of a way that was not compared within a tolerance.
+    """
+    record = {name: getattr(options, name) for name in ("network", "profile", "precision")} | {
         "batch": config.batch_size,
         "device": device_name(),
         "torch": torch.__version__,
@@ -249,6 +221,12 @@ def recorded(
         "images/s at the floor": config.batch_size * config.iterations / floor_seconds(config, *reached.values()),
         "measured": [row | {"to one loop": row["images/s"] / rows[0]["images/s"]} for row in rows],
     }
+    if unchecked := {row["way"] for row in rows if verdict(record, row["way"]) == "unchecked"}:
+        raise ValueError(
+            f"measured without a check: {', '.join(sorted(unchecked))}; expected a comparison within a tolerance: "
+            "add what `compared` returns to the checks"
+        )
+    return record
 
 
 def keep(record: dict[str, Any]) -> None:
@@ -267,34 +245,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", default="float32", choices=TOLERANCE)
     parser.add_argument(
         "--members",
-        type=lambda text: [int(number) for number in text.split(",")],
+        type=lambda text: sorted({int(number) for number in text.split(",")}),
         help="networks at once; default: 1,2,4,8,16, and 1 of ImageNet's",
     )
     parser.add_argument("--iterations", default=150, type=int, help="updates that are timed")
     parser.add_argument("--rounds", default=3, type=int)
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)  # the replicate that another process asks for
     options = parser.parse_args(arguments)
     of_imagenet = options.network in IMAGENET_NETWORKS
     options.members = options.members or ([1] if of_imagenet else [1, 2, 4, 8, 16])
-    answers = own_output() if options.serve else None
     config, device = preset(options.network, profile=options.profile), compute_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     config = config.updated(precision=options.precision)
     held = images_of(config)
     images = held.to(device)
-    if answers is not None:
-        with steady_arithmetic(config.precision):
-            serve(Member(config, images, options.serve, "compiled graph" if device.type == "cuda" else "loop"), answers)
-        return
     checks, rows = [], []
     with steady_arithmetic(config.precision):
         reached = rates(config.precision, device)
-        every_way = ways(config, images.train)
-        for way in every_way:
-            if way not in ("loop", "processes") or len(every_way) == 1:
-                checks.append(compared(config, images, way))
-                print(checks[-1], flush=True)
+        for way in ways(config, images.train):
+            checks.append(compared(config, images, way))
+            print(checks[-1], flush=True)
             rows += measured(options, config, images, way)
             if way == "loop" and not of_imagenet and options.network != "lenet_300_100":
                 rows.append(measured_loader(config, held, device))

@@ -5,12 +5,12 @@ import math
 
 import pandas as pd
 import pytest
+from conftest import PROJECT
 
 from lth_core import ConfigError, preset
 from lth_core.config import Config
-from lth_core.costs.aims import aims
 from lth_core.costs.benchmarks import benchmark as measured_speeds
-from lth_core.costs.benchmarks import gpu_benchmark, measured_rates, time_shares
+from lth_core.costs.benchmarks import gpu_benchmark, measured_rates, resnet20_on_gpus, time_shares
 from lth_core.costs.hours import WATTS_PER_CORE, costs_of_figures, floors
 from lth_core.costs.limits import floor_seconds, iteration_flops
 from lth_core.costs.trainings import costs, costs_of_networks, growth, growth_of_networks
@@ -212,19 +212,27 @@ def test_shares_of_the_time_have_a_table_of_their_own():
     assert not measured_speeds().index.str.contains("share").any()
 
 
+def passed(*ways: str) -> list[dict[str, object]]:
+    return [{"way": way, "relative_difference": 0.1, "tolerance": 0.3} for way in ways]
+
+
 def gpu(**changes: object) -> dict[str, object]:
-    """A measurement on a GPU: a loop, a graph of one network and of two, and a loader loop."""
+    """A measurement on a GPU: a loop, a graph of one network and of two, and a loader loop; the ways checked."""
     speeds = [("loop", 1, 10_000), ("graph", 1, 30_000), ("graph", 2, 40_000), ("loader", 1, 2_000)]
     rows = [{"way": w, "members": n, "images/s": rate, "to one loop": rate / 10_000} for w, n, rate in speeds]
     about = {"network": "resnet20", "profile": "paper", "precision": "bfloat16", "batch": 128, "device": "Graphics"}
-    return about | {"torch": "2.14", "measured": rows} | changes
+    return about | {"torch": "2.14", "checks": passed("loop", "graph"), "measured": rows} | changes
+
+
+def gpu_measured(*measurements: dict[str, object]) -> None:
+    records.results_folder().mkdir(exist_ok=True)
+    (records.results_folder() / "benchmark_gpu.json").write_text(json.dumps(measurements))
 
 
 def test_measurements_on_gpus_are_listed_with_their_share_of_the_floor_where_it_is_known():
-    records.results_folder().mkdir()
     newer = gpu(precision="tf32", **{"images/s at the floor": 400_000.0})
     newer["measured"][2]["peak memory (MiB)"] = 512.4
-    (records.results_folder() / "benchmark_gpu.json").write_text(json.dumps([gpu(), newer]))
+    gpu_measured(gpu(), newer)
     table, about = gpu_benchmark()
     assert about.splitlines() == [
         "- ResNet-20, paper, bfloat16, Graphics: batches of 128, torch 2.14",
@@ -237,22 +245,35 @@ def test_measurements_on_gpus_are_listed_with_their_share_of_the_floor_where_it_
     assert list(pair) == [40_000, 4.0, 0.1, 512.0]
 
 
-def test_aims_stand_beside_what_was_measured():
-    benchmark(
-        Processor={"ResNet-20, ours / loader loop": 1.26, "ResNet-20, convolutions / ours": 1.27},
-        Newer={"ours / products": 1.3, "product": 200.0},
+def test_a_way_that_passed_no_check_has_the_verdict_in_place_of_its_rate():
+    void = {"way": "loop", "identical": False, "largest_difference": 0.0}
+    wrong = {"way": "graph", "relative_difference": math.nan, "tolerance": 0.3}
+    gpu_measured(
+        gpu(checks=[void, *passed("graph")]),
+        gpu(checks=[*passed("loop"), wrong], precision="tf32", **{"images/s at the floor": 400_000.0}),
     )
+    table, about = gpu_benchmark()
+    unchecked, failed = (table.loc["ResNet-20", "paper", precision] for precision in ("bfloat16", "tf32"))
+    assert list(unchecked["images/s"]) == ["unchecked", 30_000, 40_000, "unchecked"]
+    assert list(failed["images/s"]) == [10_000, "failed", "failed", 2_000]
+    assert list(unchecked["to one loop"].isna()) == [True, False, False, True]
+    assert list(failed["floor / measured"].isna()) == [False, True, True, False]
+    assert about.splitlines() == [
+        "- ResNet-20, paper, bfloat16, Graphics: batches of 128, torch 2.14; unchecked: loop, loader",
+        "- ResNet-20, paper, tf32, Graphics: batches of 128, torch 2.14; failed: graph",
+    ]
+
+
+def test_the_committed_measurements_give_a_rate_only_where_a_check_has_a_tolerance():
+    shown = iter(gpu_benchmark()[0]["images/s"])
+    for record in json.loads((PROJECT / "results" / "benchmark_gpu.json").read_text()):
+        with_tolerance = {check["way"] for check in record["checks"] if "tolerance" in check}
+        for row in record["measured"]:
+            way = "loop" if row["way"] == "loader" else row["way"]
+            assert (next(shown) == "unchecked") != (way in with_tolerance)
+
+
+def test_the_fastest_way_of_resnet_20_is_among_those_that_passed():
     others = [gpu(network="vgg19"), gpu(profile="smoke"), gpu(device="Old", measured=gpu()["measured"][:1])]
-    (records.results_folder() / "benchmark_gpu.json").write_text(json.dumps([gpu(), *others]))
-    table = aims()
-    assert table["measured"].tolist() == [1.26, 1.27, 1.3, 40_000, 4, 20]
-    assert table["met"].tolist() == ["not met", "met", "met", "not met", "met", "met"]
-    assert list(table.index.get_level_values("device")) == 2 * ["Processor"] + ["Newer"] + 3 * ["Graphics, bfloat16"]
-    assert table.index.get_level_values("of")[3] == "ResNet-20, images/s"
-    strangers = [{"way": way, "members": 8, "images/s": 1e6} for way in ("grouped", "compiled graph")]
-    wrong = {"way": "compiled graph", "relative_difference": math.nan, "tolerance": 0.3}
-    record = gpu() | {"measured": [*gpu()["measured"], *strangers], "checks": [wrong]}
-    (records.results_folder() / "benchmark_gpu.json").write_text(json.dumps([record]))
-    assert aims()["measured"].tolist()[3:] == [40_000, 4, 20]
-    assert "compiled graph computed something else than the loop" in gpu_benchmark()[1]
-    assert table["aim"].tolist()[1:4] == ["at most 1.5", "at most 1.3", "at least 300,000"]
+    gpu_measured(gpu(), *others, gpu(device="New", checks=passed("loop")), gpu(device="Void", checks=[]))
+    assert resnet20_on_gpus() == {"Graphics, bfloat16": 40_000, "New, bfloat16": 10_000}

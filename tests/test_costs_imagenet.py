@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from lth_core import preset
 from lth_core.costs.imagenet import costs_of_imagenet
 from lth_core.study import records
 
@@ -20,11 +21,14 @@ def measured() -> None:
     ]
     table = pd.DataFrame(rows).assign(device="a CPU", unit="", smallest=0, largest=0, measured="2026-11-25")
     table.to_csv(folder / "benchmark.csv", index=False)
-    record = {"network": "resnet20", "profile": "paper", "precision": "bfloat16", "device": "a GPU"}
+    passed = [{"way": way, "relative_difference": 0.1, "tolerance": 0.3} for way in ("loop", "graph")]
+    about = {"network": "resnet20", "profile": "paper", "precision": "bfloat16", "device": "a GPU"}
+    record = about | {"checks": passed}
     smaller = record | {"profile": "smoke", "device": "another", "measured": [{"way": "graph", "images/s": 9e9}]}
     slow = record | {"device": "another CPU", "measured": [{"way": "loop", "images/s": 500.0}]}
     fast = [{"way": "loop", "images/s": 5e4}, {"way": "graph", "images/s": 1e5}]
-    gpu = [record | {"measured": fast}, smaller, slow]
+    unchecked = about | {"device": "an unchecked GPU", "measured": fast}
+    gpu = [record | {"measured": fast}, smaller, slow, unchecked]
     (folder / "benchmark_gpu.json").write_text(json.dumps(gpu))
 
 
@@ -45,7 +49,25 @@ def test_a_gpus_hours_are_those_of_resnet_20s_rate_of_arithmetic(measured: None)
     hours = table["hours, a GPU, bfloat16 (estimate)"]
     # ResNet-20 has 40.8 million multiplications an image forward (He et al. 2016: 0.041 billion), ResNet-50 4.1 billion
     assert hours["ResNet-50"] == pytest.approx(3.948797952e9 / (1e5 * 0.0408 / 4.09) / 3600, rel=0.02)
-    assert not any("another" in column for column in table.columns)
+    assert not any("another" in column or "unchecked" in column for column in table.columns)
+
+
+def test_without_a_checked_rate_a_gpus_hours_follow_from_recorded_trainings(measured: None):
+    """Two trainings side by side and an hour later a third, all 30,000 iterations long."""
+    config = preset("resnet20").updated(precision="bfloat16")
+    timed = [(2_400, "11:00"), (1_800, "11:00"), (1_140, "13:00")]
+    rows = [
+        ["imp", 0, replicate, 1, "0", 30_000, seconds, device, "1", "2", "3", "4", f"2026-11-25T{end}Z", 1]
+        for device in ("an unchecked GPU", "a GPU")
+        for replicate, (seconds, end) in enumerate(timed, 1)
+    ]
+    made = pd.DataFrame(rows, columns=records.PROVENANCE).assign(level=lambda table: range(len(table)))
+    records.write(records.results_folder(), config, pd.DataFrame(columns=records.COLUMNS), made)
+    table = costs_of_imagenet()
+    # from 10:20 to the end of 11:00, and from 12:41 to the end of 13:00: 41 and 20 minutes
+    speed = 3 * 30_000 * 128 / (61 * 60)
+    checked, recorded = (table[f"hours, {device}, bfloat16 (estimate)"] for device in ("a GPU", "an unchecked GPU"))
+    assert recorded.to_dict() == pytest.approx((checked * 1e5 / speed).to_dict())
 
 
 def test_memory_is_that_of_a_piece_of_the_batch(measured: None):

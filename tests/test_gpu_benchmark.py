@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +20,6 @@ from lth_core.training.train import steady_arithmetic
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import gpu
-from members import GroupedLinear
 
 SMOKE = [preset(network, profile="smoke") for network in ("lenet_300_100", "resnet20")]
 BRIEFLY = ["--profile", "smoke", "--iterations", "2", "--rounds", "1"]
@@ -76,13 +74,11 @@ def test_rounding_is_told_from_another_computation():
     with steady_arithmetic():
         member = gpu.Member(rounded, some, 1, "loop")
         gpu.advance([member], gpu.COMPARED)
-        (ended,) = member.ended()
-        rounding = gpu.relative_difference(ended, gpu.looped(config, some, ended))
+        rounding = gpu.relative_difference(member, gpu.looped(config, some, member))
         another = gpu.Member(config, some, 1, "loop")
         another.steps.order = 1
         gpu.advance([another], gpu.COMPARED)
-        (ended,) = another.ended()
-        computation = gpu.relative_difference(ended, gpu.looped(config, some, ended))
+        computation = gpu.relative_difference(another, gpu.looped(config, some, another))
     assert gpu.TOLERANCE["float32"] < rounding < gpu.TOLERANCE["bfloat16"] < computation
 
 
@@ -131,79 +127,41 @@ def test_the_floor_is_that_of_the_rates_of_the_device():
 
 
 @pytest.mark.usefixtures("on_a_processor", "no_graphs")
-@pytest.mark.parametrize("network", ["resnet20", "vgg19"])
-def test_networks_grouped_into_one_end_where_each_does_alone(network: str, monkeypatch: pytest.MonkeyPatch):
-    """Each with its own mask, order of the data and augmentation."""
-    monkeypatch.setattr(gpu, "COMPARED", 3)  # later, a difference of rounding is seen to turn a ReLU of few on or off
-    config = preset(network, profile="smoke").updated(augment=True)
-    with steady_arithmetic():
-        check = gpu.compared(config, images(config), "grouped")
-        assert check.relative_difference < 1e-4
-        both = gpu.Grouped(config, images(config), (1, 2))
-        gpu.advance([both], 3)
-        first, second = both.ended()
-    for ended in (first, second):
-        for name, kept in ended.ticket.mask.items():
-            assert not ended.weights[name][~kept].any()
-            assert ended.weights[name][kept].any()
-    assert gpu.relative_difference(first, second.weights) > 0.5
-
-
-@pytest.mark.usefixtures("on_a_processor", "no_graphs")
-def test_a_group_that_is_trained_otherwise_is_found_out(monkeypatch: pytest.MonkeyPatch):
-    config = preset("resnet20", profile="smoke").updated(augment=True)
-    forward = GroupedLinear.forward
-    monkeypatch.setattr(GroupedLinear, "forward", lambda self, x: forward(self, x).roll(10, 1))  # the other's logits
-    with steady_arithmetic():
-        assert not gpu.compared(config, images(config), "grouped").passed
+def test_every_way_is_checked_and_measured_and_the_loop_for_one_network_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gpu, "ways", lambda *_: ["loop", "graph"])
+    gpu.main([*BRIEFLY, "--network", "resnet20", "--members", "3,1,2,1"])
+    (record,) = written()
+    measured = [(row["way"], row["members"]) for row in record["measured"]]
+    assert measured == [("loop", 1), ("loader", 1), ("graph", 1), ("graph", 2), ("graph", 3)]
+    assert [check["way"] for check in record["checks"]] == ["loop", "graph"]
+    assert {check["tolerance"] for check in record["checks"]} == {gpu.TOLERANCE["float32"]}
 
 
 @pytest.mark.usefixtures("on_a_processor")
-def test_every_process_trains_its_network_as_often_as_it_is_told_to(monkeypatch: pytest.MonkeyPatch):
-    options = SimpleNamespace(network="lenet_300_100", profile="smoke", precision="float32")
-    with gpu.made(options, SMOKE[0], images(SMOKE[0]), "processes", 2) as members:
-        assert gpu.advance(members, 3) > 0
-        assert gpu.advance(members, 1) > 0
-        processes = [member.process for member in members]
-        assert [process.poll() for process in processes] == [None, None]
-    assert [process.returncode for process in processes] == [0, 0]
-    with closing(gpu.Process("-c", "raise SystemExit(2)")) as ends:
-        for _ in range(2):  # while it ends, perhaps, and when it has
-            with pytest.raises(RuntimeError, match="ended with 2 instead of training"):
-                ends.advance(1)
-    talks = "import sys, members; a = members.own_output(); print('hello'); print(7, file=a, flush=True)"
-    folder = str(PROJECT / "benchmarks")
-    with closing(gpu.Process("-c", f"import sys; sys.path.insert(0, {folder!r}); {talks}; input()")) as member:
-        member.advance(1)
-        assert member.memory == 7
-
-
-@pytest.mark.usefixtures("on_a_processor", "no_graphs")
-def test_ways_that_are_slow_to_start_are_measured_for_few_numbers_of_networks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gpu, "ways", lambda *_: ["loop", "graph", "grouped", "processes"])
-    gpu.main([*BRIEFLY, "--network", "resnet20", "--members", "1,2,3"])
-    (record,) = written()
-    measured = [(row["way"], row["members"]) for row in record["measured"]]
-    assert measured == [
-        ("loop", 1), ("loader", 1), ("graph", 1), ("graph", 2), ("graph", 3), ("grouped", 2), ("processes", 2)
-    ]  # fmt: skip
-    assert [check["way"] for check in record["checks"]] == ["graph", "grouped"]
+def test_a_row_without_a_tolerance_is_not_written():
+    options = SimpleNamespace(network="resnet20", profile="smoke", precision="float32")
+    reached = {"flops_per_second": 1e9, "bytes_per_second": 1e9, "cache_bytes": 2**20}
+    rows = [{"way": way, "members": 1, "images/s": 1.0} for way in ("loop", "loader", "graph")]
+    for checked, missing in (("loop", "graph"), ("graph", "loader, loop")):
+        with pytest.raises(ValueError, match=f"without a check: {missing}; expected"):
+            gpu.recorded(options, SMOKE[1], reached, [gpu.Check(checked, 0.0, 0.1)], rows)
+    checks = [gpu.Check(way, 0.0, 0.1) for way in ("loop", "graph")]
+    assert len(gpu.recorded(options, SMOKE[1], reached, checks, rows)["measured"]) == 3
 
 
 @pytest.mark.usefixtures("on_a_processor", "no_graphs")
 def test_a_way_that_fails_leaves_what_was_measured_before(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gpu, "ways", lambda *_: ["loop", "graph", "grouped"])
+    monkeypatch.setattr(gpu, "ways", lambda *_: ["loop", "graph"])
     options = [*BRIEFLY, "--network", "resnet20", "--members", "1"]
     gpu.main(options)
     (complete,) = written()
-    really = gpu.Grouped
-    monkeypatch.setattr(gpu, "Grouped", None)
-    with pytest.raises(TypeError):
-        gpu.main(options)
+    with monkeypatch.context() as broken:
+        broken.setattr("members.RecordedSteps", None)
+        with pytest.raises(TypeError):
+            gpu.main(options)
     assert written() == [complete]
     unfinished = records.results_folder() / gpu.UNFINISHED
-    assert [row["way"] for row in json.loads(unfinished.read_text())["measured"]] == ["loop", "loader", "graph"]
-    monkeypatch.setattr(gpu, "Grouped", really)
+    assert [row["way"] for row in json.loads(unfinished.read_text())["measured"]] == ["loop", "loader"]
     gpu.main(options)
     assert written() != [complete]
     assert not unfinished.exists()
@@ -211,9 +169,7 @@ def test_a_way_that_fails_leaves_what_was_measured_before(monkeypatch: pytest.Mo
 
 @needs_a_gpu
 @every_network
-@pytest.mark.parametrize("way", ["graph", "compiled graph", "grouped"])
-def test_recorded_updates_replayed_side_by_side_end_where_the_plain_loop_does(config: Config, way: str):
-    if way == "grouped" and config.network == "lenet_300_100":
-        pytest.skip("networks with convolutions are grouped")
+@pytest.mark.parametrize("way", ["loop", "graph", "compiled graph"])
+def test_every_way_of_two_networks_side_by_side_ends_where_it_should(config: Config, way: str):
     with steady_arithmetic():
         assert gpu.compared(config, images(config), way).passed

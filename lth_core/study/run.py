@@ -30,8 +30,8 @@ ALONE = 10.0
 sooner is done sooner without, and what has taken this long is, for all that one knows, not nearly done."""
 
 ON_A_GPU = 12
-"""Networks that are trained side by side on a GPU by default: from eight on, more are no faster (benchmarks/gpu.py);
-the others wait for the levels that theirs build on. ImageNet's networks fill a GPU by themselves."""
+"""Networks that are trained side by side on a GPU by default; some of them wait for the levels that theirs build on.
+ImageNet's networks fill a GPU by themselves."""
 
 
 def run(

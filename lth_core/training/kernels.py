@@ -1,9 +1,9 @@
 """3x3 convolutions of few channels on a GPU, in Triton.
 
 cuDNN's kernels for 16 to 64 channels are far from what the GPU's memory allows: their tiles are made for hundreds of
-channels, and the gradient of the weights is the worst of them. Compiled, and with these, ResNet-20 trains twice as fast
-as with neither (benchmarks/gpu.py). A program holds all channels of some pixels, so that every value is read once from
-memory and nine times from its cache. Sums are float32 and split in the same way every time: the same bits twice.
+channels, and the gradient of the weights is the worst of them. Here a program holds all channels of some pixels, so
+that every value is read once from memory and nine times from its cache. Sums are float32 and split in the same way
+every time: the same bits twice.
 """
 
 from __future__ import annotations
