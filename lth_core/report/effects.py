@@ -74,7 +74,8 @@ class Estimate:
 
 def parse(effect: str) -> list[Term]:
     """The terms of an effect. Raises `ValueError` where the text is none."""
-    terms, position = [], 0
+    terms: list[Term] = []
+    position = 0
     while position < len(effect) or not terms:
         found = _TERM.match(effect, position)
         if found is None or not (found[1] or position == 0):
