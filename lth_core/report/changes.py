@@ -51,6 +51,21 @@ def steps_by_rewinding(records: pd.DataFrame, rewinds: Sequence[int], *, level: 
     return _table(rows, ["step", "of"])
 
 
+def slopes_by_rewinding(records: pd.DataFrame, rewinds: Sequence[int], levels: Sequence[int]) -> pd.DataFrame:
+    """How accuracy changes from pruning to pruning: least-squares slopes over levels, in points a level.
+
+    A row for tickets of each k, and for what each k changes, compared with the first. In brackets: 95% intervals.
+    """
+    own, (first, *others) = placed(records), rewinds
+    effects = {f"tickets, k = {k:,}": [Term(1, "imp", k)] for k in rewinds}
+    effects |= {f"k = {k:,} less k = {first:,}": [Term(1, "imp", k), Term(-1, "imp", first)] for k in others}
+    rows = []
+    for what, terms in effects.items():
+        values = sample(lambda _: own, terms, ACCURACY, levels).values
+        rows.append({"of": what, "slope (points a level)": str(estimate(values) or ""), "replicates": len(values)})
+    return _table(rows, ["of"])
+
+
 def changes_by_precision(records: pd.DataFrame, *, level: int) -> pd.DataFrame:
     """What each precision changes in the subnetworks of a level, compared with the first in the column `precision`.
 

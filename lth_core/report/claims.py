@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from lth_core.config import Config
+from lth_core.config import Config, ConfigError
 from lth_core.data import TITLES
 from lth_core.presets import preset
 from lth_core.report import METRIC_NAMES, NETWORK_NAMES
@@ -149,8 +149,10 @@ def judge(
     return ("contradicted" if outside < SIGNIFICANCE else "undecided"), min(inside, outside), shown
 
 
-def judged(**where: str) -> pd.DataFrame:
-    """Every claim with its verdict, or those that `where` names by column: `judged(network="resnet20")`.
+def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
+    """Every claim with its verdict, or those about some `networks`, or that `where` names by column.
+
+    Example: `judged(network="resnet20", profile="laptop")`.
 
     A row for each claim. L2 and angle of one claim are one claim: it is decided where both are, in the same way. `q` is
     its p-value corrected for all claims that were judged (Benjamini and Hochberg): a decision stands if q is below
@@ -167,6 +169,11 @@ def judged(**where: str) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     tested = table["p"].notna()
     table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"])
+    if networks is not None:
+        known = list(dict.fromkeys(table["network"]))
+        if isinstance(networks, str) or not networks or set(networks) - set(known):
+            raise ConfigError(f"networks: {networks!r} is not a list of networks; expected some of {known}")
+        table = table[table["network"].isin(networks)]
     for column, value in where.items():
         table = table[table[column] == value]
     return table.reset_index(drop=True)
