@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -112,20 +113,28 @@ def nothing_recorded(records: pd.DataFrame, where: str) -> ValueError:
     return ValueError(f"nothing is recorded {where}{why}")
 
 
-def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame, *, each: bool = False) -> pd.DataFrame:
     """A row for each size: accuracies as points less the dense network's, means of ours beside the paper's curves.
 
-    `paper` are values of Figure 8; a size is a percentage of weights remaining, in whole percent.
+    `paper` are values of Figure 8; a size is a percentage of weights remaining, in whole percent. With `each`, every
+    replicate's value stands there instead of their mean.
     """
     ours = relative_to_dense(records).query("method != 'dense'")
     line = ours["method"].map(METHOD_NAMES) + ours["rewind"].map(", k = {:,}".format)
     ours = ours.assign(curve=line, percent_remaining=(100 * ours["density"]).round())
     here, theirs = (
-        rows.pivot_table("value", "percent_remaining", "curve", sort=False) for rows in (ours, paper_curves(paper))
+        rows.groupby(["percent_remaining", "curve"], sort=False)["value"].agg(list).unstack()
+        for rows in (ours, paper_curves(paper))
     )
     table = pd.concat({"here": here, "paper": theirs.reindex(here.index)}, axis=1).sort_index(ascending=False)
     table = table.rename_axis(index="weights remaining (%)", columns=["", "curve"])
-    return table.map(lambda gap: "" if pd.isna(gap) else f"{gap:+.1f}")
+
+    def text(gaps: object) -> str:
+        if not isinstance(gaps, list):
+            return ""
+        return ", ".join(f"{gap:+.1f}" for gap in (sorted(gaps) if each else [fmean(gaps)]))
+
+    return table.map(text)
 
 
 def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
@@ -144,12 +153,17 @@ def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
     precision = "" if first.precision == "float32" else f" in {first.precision}"
     once = ", one-shot pruning" if first.densities is not None else ""
     which = f"{recipes[0]} recipe" if len(recipes) == 1 else f"{', '.join(recipes[:-1])} and {recipes[-1]} recipes"
+    shared = " Reinitialised networks of a replicate share one fresh initialisation."
+    averaged = " It is scored on averaged weights, and pruned and compared on raw ones."
     return (
         f"{NETWORK_NAMES[first.network]}{width} on {TITLES[dataset]}{size}{once}, "
         f"{which}, {first.profile} profile "
         f"({first.iterations:,} iterations of batch {first.batch_size}), "
         f"{_replicates(records)}, trained{precision} on {devices}{_changed(first)}."
-    ) + (" Line: mean; band: smallest to largest sample." if lines else "")
+        + (averaged if first.weight_average else "")
+        + (shared if records["method"].eq("random_reinit").any() else "")
+        + (" Line: mean; band: smallest to largest sample." if lines else "")
+    )
 
 
 def one_dataset(records: pd.DataFrame) -> str:

@@ -28,11 +28,12 @@ def use_style() -> None:
     plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True})
 
 
-def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
+def accuracy_curves(records: pd.DataFrame, *, relative: bool = False, each: bool = False) -> Figure:
     """Accuracy against the percentage of weights remaining (Figures 1 and 5).
 
     A line for each recipe, method and rewinding iteration. With `relative`, accuracies are differences to the dense
-    network's of the same recipe and replicate, which makes networks of different sizes comparable.
+    network's of the same recipe and replicate, which makes networks of different sizes comparable. With `each`, every
+    replicate has a line of its own: for samples with two humps, whose mean is no network's accuracy.
     """
     rows = relative_to_dense(records) if relative else accuracies(records)
     if not len(rows):
@@ -40,7 +41,7 @@ def accuracy_curves(records: pd.DataFrame, *, relative: bool = False) -> Figure:
     curves = _series(rows)
     names = list(dict.fromkeys(curves["series"]))
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
-    _lines(axes, curves, "percent_remaining", "series", names)
+    _lines(axes, curves, "percent_remaining", "series", names, each)
     _percent_axis(axes)
     axes.set_ylabel("test accuracy - dense network's (points)" if relative else METRIC_NAMES["test_accuracy"])
     _legend(axes)
@@ -112,16 +113,16 @@ def mark_paper(axes: Axes, values: pd.DataFrame, x: Sequence[float]) -> None:
     axes.legend(title=None)
 
 
-def stability_curves(records: pd.DataFrame, *, level: int, metrics: Sequence[str]) -> Figure:
+def stability_curves(records: pd.DataFrame, *, level: int, metrics: Sequence[str], each: bool = False) -> Figure:
     """A panel for each metric against the rewinding iteration, IMP beside random pruning, at one level (Fig. 4).
 
-    Several recipes have a row of panels each, with axes of their own.
+    Several recipes have a row of panels each, with axes of their own. With `each`, every replicate has a line.
     """
     rows = records[records["level"] == level]
     if not len(rows):
         raise nothing_recorded(records, f"at level {level}")
     rewinds = sorted(rows["rewind"].unique())
-    figure, panels = _panels(rows.assign(x=rows["rewind"].map(rewinds.index)), metrics)
+    figure, panels = _panels(rows.assign(x=rows["rewind"].map(rewinds.index)), metrics, each)
     for axes in panels:
         axes.set_xticks(range(len(rewinds)), [f"{k:,}" for k in rewinds])
         axes.set_xlabel("rewinding iteration k")
@@ -213,7 +214,7 @@ def ticket_search(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def _panels(rows: pd.DataFrame, metrics: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:
+def _panels(rows: pd.DataFrame, metrics: Sequence[str], each: bool = False) -> tuple[Figure, Sequence[Axes]]:
     """A panel for each metric; a row of them for each recipe, whose name stands above where there are several."""
     recipes = list(dict.fromkeys(rows["recipe"]))
     size = (4.2 * len(metrics), 3.8 * len(recipes))
@@ -222,7 +223,7 @@ def _panels(rows: pd.DataFrame, metrics: Sequence[str]) -> tuple[Figure, Sequenc
         for axes, metric in zip(row, metrics, strict=True):
             samples = _of_subnetworks(rows[rows["recipe"] == recipe], metric)
             if len(samples):
-                _lines(axes, samples, "x", "method", _SUBNETWORKS)
+                _lines(axes, samples, "x", "method", _SUBNETWORKS, each)
             _label(axes, metric, recorded=len(samples) > 0)
             axes.set_title(f"{recipe} recipe" if len(recipes) > 1 else "")
     return figure, list(grid.flat)
@@ -246,8 +247,8 @@ def _label(axes: Axes, metric: str, recorded: bool = True) -> None:
         axes.set_ylim(bottom=0)
 
 
-def _lines(axes: Axes, rows: pd.DataFrame, x: str, hue: str, order: Sequence[str]) -> None:
-    """Mean lines with a band from the smallest to the largest sample."""
+def _lines(axes: Axes, rows: pd.DataFrame, x: str, hue: str, order: Sequence[str], each: bool = False) -> None:
+    """Mean lines with a band from the smallest to the largest sample, or a line for `each` replicate."""
     look: dict[str, Any] = {
         "hue": hue,
         "style": hue,
@@ -256,7 +257,8 @@ def _lines(axes: Axes, rows: pd.DataFrame, x: str, hue: str, order: Sequence[str
         "markers": True,
         "dashes": False,
     }
-    sns.lineplot(rows, x=x, y="value", errorbar=("pi", 100), ax=axes, **look)
+    how: dict[str, Any] = {"units": "replicate", "estimator": None} if each else {"errorbar": ("pi", 100)}
+    sns.lineplot(rows, x=x, y="value", ax=axes, **how, **look)
     axes.legend(title=None)
 
 
