@@ -160,6 +160,10 @@ def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
     """
     cache: dict[str, Mapping[Place, pd.DataFrame]] = {}
     claims = read()
+    known = list(dict.fromkeys(claim.network for claim in claims))
+    chosen = known if networks is None else networks
+    if isinstance(chosen, str) or not chosen or set(chosen) - set(known):
+        raise ConfigError(f"networks: {networks!r} is not a list of networks; expected some of {', '.join(known)}")
     found = [_finding(claim, cache) for claim in claims]
     names = list(dict.fromkeys(claim.claim for claim in claims))
     rows = []
@@ -169,11 +173,7 @@ def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     tested = table["p"].notna()
     table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"])
-    if networks is not None:
-        known = list(dict.fromkeys(table["network"]))
-        if isinstance(networks, str) or not networks or set(networks) - set(known):
-            raise ConfigError(f"networks: {networks!r} is not a list of networks; expected some of {known}")
-        table = table[table["network"].isin(networks)]
+    table = table[table["network"].isin(chosen)]
     for column, value in where.items():
         table = table[table[column] == value]
     return table.reset_index(drop=True)
