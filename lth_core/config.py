@@ -32,7 +32,7 @@ _NOT_OF = {
 }  # fmt: skip
 """Network -> settings that it has no use for."""
 
-EXTENT = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "curve_levels",
+EXTENT = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "dense_orders", "curve_levels",
           "curve_rewinds")  # fmt: skip
 """Fields that say how much of a study is asked for. They do not change the bits of any one training, so they stay out
 of the digest: asking for more levels or replicates adds trainings to a study instead of starting another one."""
@@ -106,6 +106,8 @@ class Config(BaseModel):
     methods: tuple[Literal["imp", "random_pruning", "random_reinit"], ...] = ("imp", "random_pruning")
     replicates: tuple[int, ...]
     orders: int = Field(ge=1)
+    dense_orders: int = Field(default=1, ge=1)
+    """Data orders in which the dense network is trained. The first gives W_k and the masks; all give its accuracy."""
     curve_levels: int | None = Field(default=None, ge=0)
     """How many times accuracy curves prune. None: `levels`."""
     curve_rewinds: tuple[int, ...] | None = None

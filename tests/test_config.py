@@ -125,7 +125,7 @@ def test_momentum_is_refused_where_the_optimiser_has_none(smoke):
 
 
 def test_every_field_either_determines_trainings_or_says_how_many():
-    extent = {"rewinds", "levels", "compared_levels", "methods", "replicates", "orders"}
+    extent = {"rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "dense_orders"}
     extent |= {"curve_rewinds", "curve_levels"}
     assert set(Config.model_fields) == set(DETERMINING) | {"network"} | extent | {"recipe", "profile"}
 

@@ -150,6 +150,19 @@ def test_records_have_the_columns_of_the_contract_and_plausible_values(smoke: Do
     assert set(smoke.records["order"]) == {"0", "1", "0-1", "0-0"}
 
 
+def test_the_dense_network_is_trained_in_as_many_data_orders_as_asked_for(tmp_path: Path):
+    config = SMOKE.updated(dense_orders=3, levels=0, rewinds=(0,))
+    records = run(config, store=tmp_path)
+    values = records[records["metric"] == "test_accuracy"].set_index("order")["value"]
+    assert list(values.index) == ["0", "1", "2"]
+    assert values.nunique() > 1
+    assert config.digest() == SMOKE.digest()
+    first = run(config.updated(dense_orders=1), store=tmp_path, missing="error")
+    assert set(first["order"]) == {"0"}
+    ends = files(tmp_path, "end.safetensors")
+    assert len({file.read_bytes() for file in ends.values()}) == 3
+
+
 def test_densities_follow_from_the_rates(smoke: Done):
     # 20% of 235,200 and of 30,000 weights, and 10% of 1,000, each level rounded
     sizes = {0: 266_200, 1: 188_160 + 24_000 + 900, 2: 150_528 + 19_200 + 810}

@@ -326,11 +326,27 @@ def test_a_training_that_is_told_to_end_early_is_not_evaluated(embedded_mnist: D
     assert train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0, stop=2).metrics == {}
 
 
-def test_a_training_that_ends_well_has_not_diverged_and_has_both_accuracies(embedded_mnist: Dataset):
+def test_a_training_that_ends_well_has_not_diverged_and_is_evaluated(embedded_mnist: Dataset):
     trained = train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0)
     assert trained.diverged_at is None
-    assert trained.metrics.keys() == {"test_accuracy", "validation_accuracy"}
-    assert all(80 < value <= 100 for value in trained.metrics.values())
+    assert trained.metrics.keys() == {"test_accuracy", "validation_accuracy", "train_accuracy", "train_loss"}
+    assert all(80 < value <= 100 for name, value in trained.metrics.items() if name != "train_loss")
+
+
+def test_accuracy_and_loss_on_training_images_are_those_of_the_first_5000(
+    embedded_mnist: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lth_core.training.train.SEEN", 1_003)
+    trained = train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0)
+    weights = {name: tensor.double() for name, tensor in trained.state.items()}
+    x = embedded_mnist.train.images[:1_003].flatten(1).double() / 255
+    for layer in ("fc1", "fc2", "output"):
+        x = x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
+        x = x.clamp(min=0) if layer != "output" else x
+    labels = embedded_mnist.train.labels[:1_003]
+    chances = x.exp() / x.exp().sum(1, keepdim=True)
+    assert trained.metrics["train_loss"] == pytest.approx(float(-chances[range(1_003), labels].log().mean()), rel=1e-5)
+    assert trained.metrics["train_accuracy"] == pytest.approx(100 * float((x.argmax(1) == labels).double().mean()))
 
 
 def test_accuracy_is_the_percentage_of_largest_logits_at_the_label():

@@ -20,14 +20,15 @@ class MissingRecords(LookupError):
 def trainings(config: Config) -> list[Training]:
     """Every training that a configuration asks for, in the order to do them in.
 
-    First the dense runs; then for each rewinding iteration the IMP chains and what is compared at `compared_levels`,
-    controls and further data orders; last, where orders are compared, one repetition that measures the noise floor.
+    First the dense networks, in every data order; then for each rewinding iteration the IMP chains and what is compared
+    at `compared_levels`, controls and further data orders; last, where orders are compared, one repetition that
+    measures the noise floor.
 
     Where neither the masks of one-shot pruning nor what is reinitialised under them depend on the rewinding iteration,
     random reinitialisation is trained for the latest one alone.
     """
     once = config.densities is not None and config.reinit_length == "full"
-    plan = [dense(replicate) for replicate in config.replicates]
+    plan = [dense(replicate, order) for order in range(config.dense_orders) for replicate in config.replicates]
     for rewind in config.rewinds:
         chain = range(1, config.levels + 1)
         plan += [Training(r, "imp", rewind, level, 0) for r in config.replicates for level in chain]

@@ -34,7 +34,7 @@ class Busy(Exception):
 
 @dataclass(frozen=True, order=True)
 class Training:
-    """Which training of a study. The dense network has rewind 0, level 0 and order 0.
+    """Which training of a study. The dense network has rewind 0 and level 0.
 
     `again` marks the repetition of a finished training, which measures the noise floor.
     """
@@ -49,7 +49,7 @@ class Training:
     @property
     def folder(self) -> str:
         if self.method == "dense":
-            return f"replicate_{self.replicate}/dense"
+            return f"replicate_{self.replicate}/dense" + (f"/order_{self.order}" if self.order else "")
         repetition = "_again" if self.again else ""
         return (
             f"replicate_{self.replicate}/{self.method}/rewind_{self.rewind}/level_{self.level:02d}"
@@ -58,16 +58,17 @@ class Training:
 
     def __str__(self) -> str:
         if self.method == "dense":
-            return f"replicate {self.replicate}, dense"
+            return f"replicate {self.replicate}, dense" + (f", data order {self.order}" if self.order else "")
         return (
             f"replicate {self.replicate}, {self.method.replace('_', ' ')}, rewound to {self.rewind}, "
             f"level {self.level}, data order {self.order}{' again' if self.again else ''}"
         )
 
 
-def dense(replicate: int) -> Training:
-    """The dense run of a replicate: it gives W_k for every k, the first mask, and one end of every distance."""
-    return Training(replicate, "dense", rewind=0, level=0, order=0)
+def dense(replicate: int, order: int = 0) -> Training:
+    """The dense run of a replicate. In order 0 it gives W_k for every k, the first mask, and one end of every distance;
+    in further orders only its accuracy counts."""
+    return Training(replicate, "dense", rewind=0, level=0, order=order)
 
 
 class StudyStore:

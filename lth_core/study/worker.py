@@ -105,6 +105,9 @@ class Worker:
             return self.trained(Training(replicate, "imp", rewind, numbers[ticket.level], 0), ticket)
 
         end = self.dense_run(replicate)  # it leaves W_k behind
+        for training in sorted(t for t in wanted if t.method == "dense" and t.order):
+            with suppress(Busy):
+                self.trained(training, subnetwork(self.initial(replicate), self.ones, 0, 0))
         if end[1]["diverged_at"] is not None:
             return {t for t in wanted if t.method == "dense"}
         start, config = (train_level, self.initial(replicate), self.ones), self.config

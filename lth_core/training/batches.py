@@ -32,8 +32,9 @@ def training_batches(
     return part.batches((batch[rank::count] for batch in visited.split(config.batch_size)[first:whole]), augment)
 
 
-def evaluation_batches(part: Part) -> Iterator[Batch]:
-    """All images of a part, in order; where several processes evaluate together, this one's share of them."""
+def evaluation_batches(part: Part, first: int | None = None) -> Iterator[Batch]:
+    """All images of a part, or the first so many, in order; of several processes that evaluate together, a share."""
     rank, count = rank_and_count()
     size = max(1, EVALUATION_BATCH * 1_024 // max(1_024, part.size**2))
-    return part.batches(torch.arange(rank, len(part), count, device=part.chosen_on).split(size), None)
+    examples = torch.arange(len(part), device=part.chosen_on)[:first]
+    return part.batches(examples[rank::count].split(size), None)

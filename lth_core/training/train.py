@@ -31,6 +31,8 @@ from lth_core.training.steps import steps
 from lth_core.training.updates import FlatNetwork, State, products
 
 CHECKPOINT_SECONDS = 30.0
+SEEN = 5_000
+"""Training images on which a trained network is evaluated too: the first of the training part, not augmented."""
 
 
 class OutOfMemory(RuntimeError):
@@ -191,6 +193,7 @@ def _evaluated(config: Config, model: nn.Module, data: Dataset) -> dict[str, flo
     top_5 = config.network in IMAGENET_NETWORKS and config.classes > 5
     test = accuracies(model, data.test, (1, 5) if top_5 else (1,))
     metrics = {"test_accuracy": test[0], "validation_accuracy": accuracies(model, data.validation)[0]}
+    metrics |= _on_training_images(model, data.train)
     return metrics | ({"test_top5_accuracy": test[1]} if top_5 else {})
 
 
@@ -205,6 +208,19 @@ def accuracies(model: nn.Module, part: Part, among: Sequence[int] = (1,)) -> lis
             largest = logits.argmax(1, keepdim=True) if count == 1 else logits.topk(count, dim=1).indices
             correct[position] += (largest == labels[:, None]).sum()
     return [100 * count / len(part) for count in total(correct).tolist()]
+
+
+@torch.no_grad()
+def _on_training_images(model: nn.Module, part: Part) -> dict[str, float]:
+    """Accuracy in percent and mean cross-entropy, without label smoothing, on the first `SEEN` training images."""
+    model.eval()
+    correct, loss = torch.zeros(2, dtype=torch.float64, device=part.device)
+    for images, labels in evaluation_batches(part, SEEN):
+        logits = model(images).float()
+        correct += (logits.argmax(1) == labels).sum()
+        loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
+    count = min(SEEN, len(part))
+    return {"train_accuracy": 100 * float(total(correct)) / count, "train_loss": float(total(loss)) / count}
 
 
 @contextmanager
