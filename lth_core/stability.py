@@ -107,14 +107,14 @@ def _line(a: Weights, b: Weights, points: int) -> Iterator[dict[str, Tensor]]:
         for name, tensor in weights.items():
             if tensor.is_floating_point() and point:
                 x, y = (w[name].detach().to("cpu", torch.float64) for w in (a, b))
-                tensor.copy_(y if point == points - 1 else (1 - share) * x + share * y)  # 0 * x + y would lose -0.0
+                tensor.copy_(y if point == points - 1 else torch.lerp(x, y, share))
         yield weights
 
 
 def _heights(errors: Sequence[float]) -> ErrorBarrier:
     along = torch.tensor(errors, dtype=torch.float64)
     share = torch.arange(len(along), dtype=torch.float64) / (len(along) - 1)
-    line = (1 - share) * along[0] + share * along[-1]
+    line = torch.lerp(along[0], along[-1], share)  # exact at both ends, and where they are equal
     return ErrorBarrier(float(along.max() - (along[0] + along[-1]) / 2), float((along - line).max()))
 
 
