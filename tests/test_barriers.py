@@ -242,7 +242,7 @@ def test_recorded_heights_are_those_of_networks_interpolated_by_hand(
             errors = torch.tensor([point[name][0] for point in along])
             # each of the three errors that a height is made of may be off by the images in doubt
             doubt = 2 * max(point[name][1] for point in along) + 1e-5
-            assert doubt < 0.5
+            assert doubt < 1.1  # two of ResNet-20's images
             mean, line = (errors[0] + errors[-1]) / 2, torch.linspace(float(errors[0]), float(errors[-1]), 11)
             assert rows[f"barrier_{kind}_{name}_mean{way}"] == pytest.approx(float(errors.max() - mean), abs=doubt)
             assert rows[f"barrier_{kind}_{name}_line{way}"] == pytest.approx(float((errors - line).max()), abs=doubt)
