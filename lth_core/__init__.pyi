@@ -17,7 +17,9 @@ from .pruning import magnitude as magnitude
 from .pruning import prune_global as prune_global
 from .pruning import prune_layerwise as prune_layerwise
 from .pruning import shuffle_within_layers as shuffle_within_layers
+from .stability import ErrorBarrier as ErrorBarrier
 from .stability import angle as angle
+from .stability import error_barrier as error_barrier
 from .stability import l2_distance as l2_distance
 from .study.plan import MissingRecords as MissingRecords
 from .study.run import run as run

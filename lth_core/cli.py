@@ -121,6 +121,9 @@ def status(
         wanted = plan.trainings(part)
         diverged = f"; {len(lost)} diverged, or would build on what did" if lost else ""
         print(f"{name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded{diverged}")
+        if barriers := plan.barriers(part):
+            measured = len(barriers) - len(plan.unmeasured(known, part))
+            print(f"  {measured} of {len(barriers)} error barriers measured")
         for rewind in part.rewinds:
             here = [t for t in wanted if t.rewind == rewind]
             print(f"  rewound to {rewind}: {sum(t not in absent for t in here)} of {len(here)}")

@@ -1,4 +1,5 @@
 """How far apart two copies of a network end up: the paper's two stabilities are these distances (section 2).
+The error on the straight line between the two says whether they ended in one basin (arXiv 1912.05671).
 
 Stability to pruning compares the trained dense network with the trained subnetwork, both from W_k with the same data
 order. Stability to data order compares two trainings of one subnetwork with different data orders. Both are measured
@@ -8,7 +9,9 @@ at the end of training, over the weights that survive in the subnetwork. Smaller
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -16,6 +19,17 @@ from torch import Tensor
 from lth_core.masks import Mask
 
 Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ErrorBarrier:
+    """How far the error rises between two sets of weights, in the units of the error; never below 0."""
+
+    over_mean: float
+    """The largest error on the line less the mean of the two ends' errors (arXiv 1912.05671, section 2)."""
+    over_line: float
+    """The largest excess over the straight line between the ends' errors (arXiv 2110.06296, section 2). It is
+    `over_mean` where both ends have the same error."""
 
 
 def l2_distance(a: Weights, b: Weights, mask: Mask) -> float:
@@ -40,6 +54,68 @@ def angle(a: Weights, b: Weights, mask: Mask) -> float:
             raise ValueError(f"no angle with a vector of length {float(length)} over the surviving weights")
     u, v = u / lengths[0], v / lengths[1]
     return math.degrees(2 * math.atan2(torch.linalg.vector_norm(u - v), torch.linalg.vector_norm(u + v)))
+
+
+@overload
+def error_barrier(
+    evaluate: Callable[[dict[str, Tensor]], float], a: Weights, b: Weights, *, points: int = 11
+) -> ErrorBarrier: ...
+@overload
+def error_barrier(
+    evaluate: Callable[[dict[str, Tensor]], Mapping[str, float]], a: Weights, b: Weights, *, points: int = 11
+) -> dict[str, ErrorBarrier]: ...
+def error_barrier(
+    evaluate: Callable[[dict[str, Tensor]], float | Mapping[str, float]], a: Weights, b: Weights, *, points: int = 11
+) -> ErrorBarrier | dict[str, ErrorBarrier]:
+    """The barrier between two sets of weights: the error of a network along the straight line between them.
+
+    `a` and `b` map names to tensors of the same shapes and types; state dicts do, with the statistics of batch norm.
+    `evaluate(weights)` is called once for each of `points` evenly spaced points, the first being `a` and the last `b`.
+    It returns the error of these weights, in percent say, or several errors by name, and may change the weights.
+    Several errors give a barrier each, by the same names.
+
+    Floating-point tensors are interpolated in float64 and given in their own type; both ends keep their bits. Other
+    tensors, such as batch norm's count of batches, are those of `a` at every point. Raises `ValueError` where names,
+    shapes or types differ, and for fewer than 2 points.
+    """
+    if points < 2:
+        raise ValueError(f"points={points} is not valid; expected 2 (the two ends alone) or more")
+    if a.keys() != b.keys():
+        raise ValueError(
+            f"the two sets of weights differ in their names: only one of them has {sorted(a.keys() ^ b.keys())}; "
+            "give state dicts of one architecture"
+        )
+    for name in a:
+        (shape, dtype), (other, other_dtype) = ((tuple(w[name].shape), w[name].dtype) for w in (a, b))
+        if (shape, dtype) != (other, other_dtype):
+            raise ValueError(
+                f"{name!r}: {dtype} {shape} and {other_dtype} {other} have no line between them; give weights of one "
+                "shape and type"
+            )
+    errors = [evaluate(weights) for weights in _line(a, b, points)]
+    named = [error for error in errors if isinstance(error, Mapping)]
+    if named:
+        return {name: _heights([error[name] for error in named]) for name in named[0]}
+    return _heights([error for error in errors if not isinstance(error, Mapping)])
+
+
+def _line(a: Weights, b: Weights, points: int) -> Iterator[dict[str, Tensor]]:
+    """Copies of the weights at evenly spaced points from `a` to `b`."""
+    for point in range(points):
+        share = point / (points - 1)
+        weights = {name: tensor.detach().clone() for name, tensor in a.items()}
+        for name, tensor in weights.items():
+            if tensor.is_floating_point() and point:
+                x, y = (w[name].detach().to("cpu", torch.float64) for w in (a, b))
+                tensor.copy_(y if point == points - 1 else torch.lerp(x, y, share))
+        yield weights
+
+
+def _heights(errors: Sequence[float]) -> ErrorBarrier:
+    along = torch.tensor(errors, dtype=torch.float64)
+    share = torch.arange(len(along), dtype=torch.float64) / (len(along) - 1)
+    line = torch.lerp(along[0], along[-1], share)  # exact at both ends, and where they are equal
+    return ErrorBarrier(float(along.max() - (along[0] + along[-1]) / 2), float((along - line).max()))
 
 
 def _surviving(weights: Weights, mask: Mask) -> Tensor:

@@ -1,12 +1,14 @@
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lth_core import Mask, angle, l2_distance
+from lth_core import ErrorBarrier, Mask, angle, error_barrier, l2_distance
 
 numbers = st.one_of(st.just(0.0), st.floats(2**-7, 128, width=32), st.floats(-128, -(2**-7), width=32))
 entries = st.lists(st.tuples(numbers, numbers, st.booleans()), min_size=1, max_size=8)
@@ -135,3 +137,119 @@ def test_measuring_changes_no_weights():
     l2_distance(a, b, mask)
     angle(a, b, mask)
     assert (a["w"].tolist(), b["w"].tolist()) == ([1.0, 2.0, 3.0], [3.0, 2.0, 2.0])
+
+
+# The error barrier
+
+
+def network(norm: bool, seed: int) -> torch.nn.Sequential:
+    """Two layers from 4 inputs to 3 classes, with batch norm between them or without, whose numbers are all random."""
+    layers = [torch.nn.Linear(4, 16), *([torch.nn.BatchNorm1d(16)] if norm else []), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(16, 3))
+    chance = torch.Generator().manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            tensor.fill_(seed)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.2, 2.0, generator=chance)
+        else:
+            tensor.normal_(generator=chance)
+    return model.eval()
+
+
+def logits_by_hand(weights: Mapping[str, np.ndarray], inputs: np.ndarray) -> np.ndarray:
+    hidden = inputs @ weights["0.weight"].T + weights["0.bias"]
+    last = "2"
+    if "1.running_mean" in weights:
+        scaled = (hidden - weights["1.running_mean"]) / np.sqrt(weights["1.running_var"] + 1e-5)
+        hidden, last = weights["1.weight"] * scaled + weights["1.bias"], "3"
+    return np.maximum(hidden, 0) @ weights[f"{last}.weight"].T + weights[f"{last}.bias"]
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("points", [2, 5, 11])
+def test_the_barrier_agrees_with_networks_interpolated_by_hand(norm: bool, points: int):
+    a, b, model = network(norm, 1), network(norm, 2), network(norm, 3)
+    chance = np.random.default_rng(0)
+    inputs = chance.standard_normal((600, 4))
+    first, second = ({name: t.double().numpy() for name, t in end.state_dict().items()} for end in (a, b))
+    labels = {"one": logits_by_hand(first, inputs).argmax(1), "other": chance.integers(0, 3, 600)}
+
+    def evaluate(weights: dict[str, torch.Tensor]) -> dict[str, float]:
+        model.load_state_dict(weights)
+        with torch.no_grad():
+            found = model(torch.from_numpy(inputs).float()).argmax(1).numpy()
+        return {name: 100 * float((found != label).mean()) for name, label in labels.items()}
+
+    barriers = error_barrier(evaluate, a.state_dict(), b.state_dict(), points=points)
+    assert set(barriers) == set(labels)
+    for name, label in labels.items():
+        errors = []
+        for share in np.linspace(0, 1, points):
+            between = {key: (1 - share) * first[key] + share * second[key] for key in first}
+            errors.append(100 * (logits_by_hand(between, inputs).argmax(1) != label).mean())
+        # float32 puts at most one of the 600 inputs on the other side of a border between two classes
+        assert barriers[name].over_mean == pytest.approx(max(errors) - (errors[0] + errors[-1]) / 2, abs=0.17)
+        line = np.linspace(errors[0], errors[-1], points)
+        assert barriers[name].over_line == pytest.approx(max(errors - line), abs=0.17)
+    one = error_barrier(lambda weights: evaluate(weights)["one"], a.state_dict(), b.state_dict(), points=points)
+    assert one == barriers["one"]
+
+
+@pytest.mark.parametrize(
+    ("errors", "over_mean", "over_line"),
+    [
+        ([10, 40, 20], 25, 25),  # a hill in the middle
+        ([10, 14, 20], 5, 0),  # below the straight line everywhere: only the worse end is over the mean
+        ([10, 24, 20, 22, 30], 10, 9),  # the largest excess is not where the largest error is
+        ([50, 50], 0, 0),
+    ],
+)
+def test_both_heights_of_known_errors(errors: list[float], over_mean: float, over_line: float):
+    along = iter(errors)
+    weights = {"w": torch.zeros(1)}
+    found = error_barrier(lambda _: next(along), weights, weights, points=len(errors))
+    assert found == ErrorBarrier(over_mean, over_line)
+    assert (type(found.over_mean), type(found.over_line)) == (float, float)
+
+
+def test_points_are_interpolated_in_float64_and_both_ends_keep_their_bits():
+    a = {"w": torch.tensor([0.1, -0.0, 1e8]), "half": torch.tensor([1.0], dtype=torch.float16), "n": torch.tensor(3)}
+    b = {"w": torch.tensor([0.7, -0.0, 3.0]), "half": torch.tensor([2.0], dtype=torch.float16), "n": torch.tensor(9)}
+    seen = []
+
+    def evaluate(weights: dict[str, torch.Tensor]) -> float:
+        seen.append({name: tensor.clone() for name, tensor in weights.items()})
+        for tensor in weights.values():
+            tensor.zero_()  # they are its own
+        return 0.0
+
+    error_barrier(evaluate, a, b)
+    assert len(seen) == 11
+    for point, weights in enumerate(seen):
+        exact = [
+            Fraction(x) * (10 - point) / 10 + Fraction(y) * point / 10
+            for x, y in zip(a["w"].tolist(), b["w"].tolist(), strict=True)
+        ]
+        assert weights["w"].tolist() == torch.tensor([float(x) for x in exact]).tolist()
+        assert weights["half"].dtype == torch.float16
+        assert weights["n"].item() == 3
+    for end, weights in ((a, seen[0]), (b, seen[-1])):
+        assert weights["w"].view(torch.int32).tolist() == end["w"].view(torch.int32).tolist()
+        assert torch.equal(weights["half"], end["half"])
+    assert a["w"][0] != 0
+    assert b["n"] == 9
+
+
+@pytest.mark.parametrize(
+    ("b", "points", "message"),
+    [
+        ({"w": torch.zeros(2)}, 1, "points=1 .* 2"),
+        ({"v": torch.zeros(2)}, 11, r"\['v', 'w'\]"),
+        ({"w": torch.zeros(3)}, 11, r"'w': torch.float32 \(2,\) and torch.float32 \(3,\)"),
+        ({"w": torch.zeros(2, dtype=torch.float64)}, 11, "torch.float64"),
+    ],
+)
+def test_weights_that_have_no_line_between_them_are_refused(b: dict[str, torch.Tensor], points: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        error_barrier(lambda _: 0.0, {"w": torch.zeros(2)}, b, points=points)

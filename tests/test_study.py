@@ -122,9 +122,11 @@ def files(folder: Path, *patterns: str) -> dict[str, Path]:
 
 
 def bits(folder: Path) -> dict[str, bytes]:
-    """Every state and mask in a store."""
-    kept = files(folder, "end.safetensors", "mask.safetensors", "iteration_*.safetensors", "distances.json")
-    return {name: file.read_bytes() for name, file in kept.items()}
+    """Every state and mask in a store, and what was measured between them."""
+    states = files(folder, "end.safetensors", "mask.safetensors", "iteration_*.safetensors", "distances.json")
+    barriers = files(folder, "barriers.json")  # written one barrier after the other, in any order
+    measured = {name: json.dumps(json.loads(file.read_text()), sort_keys=True) for name, file in barriers.items()}
+    return {name: file.read_bytes() for name, file in states.items()} | {n: m.encode() for n, m in measured.items()}
 
 
 def times(folder: Path, *patterns: str) -> dict[str, int]:
@@ -328,7 +330,7 @@ def count_helpers(monkeypatch: pytest.MonkeyPatch, alone: float) -> list[tuple[i
     started: list[tuple[int, int]] = []
 
     @contextlib.contextmanager
-    def helpers(_: StudyStore, wanted: Sequence[Training]) -> Iterator[Callable[[int], None]]:
+    def helpers(_: StudyStore, wanted: Sequence[Training], *__: object) -> Iterator[Callable[[int], None]]:
         yield lambda count: started.append((len(wanted), count))
 
     monkeypatch.setattr("lth_core.study.helpers.helpers", helpers)
@@ -391,10 +393,10 @@ def test_a_gpu_trains_as_many_networks_as_are_missing_and_never_none(
     monkeypatch.setattr("lth_core.devices.compute_device", lambda: torch.device("cuda"))
     monkeypatch.setattr(worker, "Worker", lambda *_, workers: recorded.append(workers))
     monkeypatch.setattr(
-        "lth_core.study.side_by_side.complete_side_by_side", lambda _, wanted, count: counts.append(count)
+        "lth_core.study.side_by_side.complete_side_by_side", lambda *arguments: counts.append(arguments[-1])
     )
     for store in (copy.store, tmp_path / "empty"):
-        study._train(StudyStore(store, TINY), plan.trainings(TINY), workers=None, seconds=None, progress=None)
+        study._train(StudyStore(store, TINY), plan.trainings(TINY), [], workers=None, seconds=None, progress=None)
     assert counts == recorded == [1, 4]
 
 
@@ -418,7 +420,7 @@ def test_a_later_wish_for_a_rewind_gives_the_same_bits_as_an_early_one(copy: Don
     run(config, store=copy.store)
     run(config, store=tmp_path / "fresh")
     late, early = bits(copy.store), bits(tmp_path / "fresh")
-    shared = [name for name in early if not name.endswith("distances.json")]
+    shared = [name for name in early if name.endswith(".safetensors")]
     assert {name: late[name] for name in shared} == {name: early[name] for name in shared}
 
 
@@ -663,17 +665,17 @@ import os
 replace = os.replace
 def spy(source, destination, **options):
     replace(source, destination, **options)
-    if str(destination).endswith("result.json"):
+    if str(destination).endswith(("result.json", "barriers.json")):
         with open(os.environ["LTH_TEST_LOG"], "a") as log:
             log.write(f"{os.getpid()} {destination}\\n")
 os.replace = spy
 """
-"""Runs at the start of every Python process and logs each training that it finishes."""
+"""Runs at the start of every Python process and logs each training that it finishes and barrier that it measures."""
 
 
 @pytest.fixture
 def finishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The log of the trainings that processes started from here finish."""
+    """The log of what processes started from here finish."""
     (tmp_path / "spy").mkdir()
     (tmp_path / "spy" / "sitecustomize.py").write_text(SPY)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "spy"), str(PROJECT)]))
@@ -684,8 +686,10 @@ def finishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def check_shared(log: Path, store: Path, alone: Done) -> None:
     lines = [line.split(" ", 1) for line in log.read_text().splitlines()]
     done = Counter(path for _, path in lines)
-    assert len(done) == len(alone.trained)
-    assert set(done.values()) == {1}
+    trained = {path: count for path, count in done.items() if path.endswith("result.json")}
+    assert len(trained) == len(alone.trained)
+    assert set(trained.values()) == {1}
+    assert sum((done - Counter(trained)).values()) == len(plan.barriers(alone.config))
     assert bits(store) == bits(alone.store)
     assert not files(store, "checkpoint.safetensors")
 

@@ -10,21 +10,25 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
 from lth_core.config import Config
+from lth_core.study.plan import Barrier
 from lth_core.study.store import StudyStore, Training
 from lth_core.training import Stopped
 
 
 @contextmanager
-def helpers(study: StudyStore, absent: Sequence[Training]) -> Iterator[Callable[[int], None]]:
-    """Gives a function that starts so many other processes, which do these trainings too; behind it, they have saved
-    what they did and ended."""
+def helpers(
+    study: StudyStore, absent: Sequence[Training], barriers: Sequence[Barrier]
+) -> Iterator[Callable[[int], None]]:
+    """Gives a function that starts so many other processes, which do these trainings and measure these barriers too;
+    behind it, they have saved what they did and ended."""
     started: list[subprocess.Popen[bytes]] = []
     try:
-        yield lambda count: started.extend(_start(study, absent, 1 + count) for _ in range(count))
+        yield lambda count: started.extend(_start(study, absent, barriers, 1 + count) for _ in range(count))
     finally:
         for helper in started:
             helper.terminate()
@@ -32,13 +36,16 @@ def helpers(study: StudyStore, absent: Sequence[Training]) -> Iterator[Callable[
             helper.wait()
 
 
-def _start(study: StudyStore, absent: Sequence[Training], workers: int) -> subprocess.Popen[bytes]:
-    """Another process that does the same trainings, until none is left or this process ends."""
+def _start(
+    study: StudyStore, absent: Sequence[Training], barriers: Sequence[Barrier], workers: int
+) -> subprocess.Popen[bytes]:
+    """Another process that does the same, until nothing is left or this process ends."""
     order = {
         "parent": os.getpid(),
         "store": str(study.store),
         "config": study.config.to_json(),
-        "absent": [vars(training) for training in absent],
+        "absent": [asdict(training) for training in absent],
+        "barriers": [asdict(barrier) for barrier in barriers],
         "workers": workers,
     }
     path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -62,7 +69,8 @@ def _help() -> None:
     study = StudyStore(Path(order["store"]), Config.from_json(order["config"]))
     with stop_signals() as stopping, suppress(Stopped):
         worker = Worker(study, lambda: stopping.is_set() or os.getppid() != order["parent"], order["workers"])
-        worker.complete([Training(**training) for training in order["absent"]])
+        barriers = [Barrier(b["kind"], Training(**b["a"]), Training(**b["b"])) for b in order["barriers"]]
+        worker.complete([Training(**training) for training in order["absent"]], barriers)
 
 
 @contextmanager

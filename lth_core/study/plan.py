@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import pandas as pd
 
@@ -11,10 +13,35 @@ from lth_core.config import Config
 from lth_core.study.store import Training, dense
 
 NOISE_FLOOR = "l2_noise_floor"
+_BARRIER = re.compile(r"barrier_(\w+)_(train|test)_(mean|line)(_recomputed)?")
+"""The metrics of a barrier: its kind, the images, the height, and how batch norm's statistics were had."""
 
 
 class MissingRecords(LookupError):
     """Trainings that were asked for are not recorded; the message says which and how to make them."""
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """An error barrier between the ends of two trainings. It is recorded with the second of them.
+
+    `kind` says how the two differ: "data_order"; "pruning", where `a` is the dense network; "level", where `a` is the
+    ticket of the level before; or "level_masked", where `a` is that ticket under the mask of `b`.
+    """
+
+    kind: str
+    a: Training
+    b: Training
+
+    @property
+    def order(self) -> str:
+        """What its rows have as `order`: two data orders, or the one of both trainings."""
+        return f"{self.a.order}-{self.b.order}" if self.kind == "data_order" else str(self.b.order)
+
+    def __str__(self) -> str:
+        b, kind = self.b, self.kind.replace("_", " ")
+        where = f"replicate {b.replicate}, {b.method.replace('_', ' ')}, rewound to {b.rewind}, level {b.level}"
+        return f"{where}, {kind} barrier {self.order}"
 
 
 def trainings(config: Config) -> list[Training]:
@@ -45,6 +72,35 @@ def trainings(config: Config) -> list[Training]:
     return list(dict.fromkeys(plan))
 
 
+def barriers(config: Config) -> list[Barrier]:
+    """Every error barrier that a configuration asks for, all at its compared levels.
+
+    Of IMP and of random pruning: between every two data orders of a subnetwork, and between the dense network and the
+    subnetwork, both in data order 0. Of IMP, unless pruning is one-shot: between the tickets of the level before and of
+    this one, as they are and under this one's mask. The ticket before level 1 is the dense network.
+    """
+    plan = []
+    places = [(k, level, r) for k in config.rewinds for level in config.compared for r in config.replicates]
+    for rewind, level, replicate in places:
+        for method in config.methods:
+            if method == "random_reinit":
+                continue
+            ends = [Training(replicate, method, rewind, level, order) for order in range(config.orders)]
+            plan += [Barrier("data_order", a, b) for a, b in combinations(ends, 2)]
+            plan.append(Barrier("pruning", dense(replicate), ends[0]))
+            if method == "imp" and config.densities is None:
+                before = Training(replicate, "imp", rewind, level - 1, 0) if level > 1 else dense(replicate)
+                plan += [Barrier("level", before, ends[0])] if level > 1 else []
+                plan.append(Barrier("level_masked", before, ends[0]))
+    return plan
+
+
+def unmeasured(records: pd.DataFrame, config: Config) -> list[Barrier]:
+    """The barriers that a configuration asks for and that are not recorded, whether or not they can be measured."""
+    recorded = set(_rows(records))
+    return [barrier for barrier in barriers(config) if _row(barrier) not in recorded]
+
+
 def length(training: Training, config: Config) -> int:
     """The iterations of a training."""
     if training.method == "random_reinit" and config.reinit_length == "full":
@@ -53,12 +109,12 @@ def length(training: Training, config: Config) -> int:
 
 
 def select(records: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The rows that a configuration asks for: those whose trainings it asks for, both of them where there are two."""
-    wanted = set(trainings(config))
-    columns = [records[name].tolist() for name in ("replicate", "method", "rewind", "level", "order")]
+    """The rows that a configuration asks for: its barriers; and others if it asks for the training, or for both of the
+    trainings where there are two."""
+    wanted, asked = set(trainings(config)), set(map(_row, barriers(config)))
     keep = [
-        all(Training(r, method, k, level, end, again) in wanted for end, again in _ends(order))
-        for r, method, k, level, order in zip(*columns, strict=True)
+        row in asked if row[-1] else all(Training(*row[:4], end, again) in wanted for end, again in _ends(row[4]))
+        for row in _rows(records)
     ]
     return records.loc[pd.array(keep, dtype=bool)].reset_index(drop=True)
 
@@ -115,3 +171,19 @@ def _ends(order: str) -> list[tuple[int, bool]]:
 def _trainings_of(records: pd.DataFrame) -> list[Training]:
     columns = [records[name].tolist() for name in ("replicate", "method", "rewind", "level", "order")]
     return [Training(r, method, k, level, int(order)) for r, method, k, level, order in zip(*columns, strict=True)]
+
+
+_Row = tuple[int, str, int, int, str, str | None]
+"""Replicate, method, rewinding iteration, level, order, and the kind of barrier, or None for what is no barrier's."""
+
+
+def _row(barrier: Barrier) -> _Row:
+    b = barrier.b
+    return b.replicate, b.method, b.rewind, b.level, barrier.order, barrier.kind
+
+
+def _rows(records: pd.DataFrame) -> list[_Row]:
+    metrics = records["metric"].tolist()
+    kinds = {metric: match[1] if (match := _BARRIER.fullmatch(metric)) else None for metric in set(metrics)}
+    columns = [records[name].tolist() for name in ("replicate", "method", "rewind", "level", "order")]
+    return list(zip(*columns, (kinds[metric] for metric in metrics), strict=True))

@@ -25,7 +25,7 @@ Done = TypeVar("Done")
 STUDY = ["digest", "network", "recipe", "profile", "dataset"]
 TRAINING = ["method", "rewind", "replicate", "level"]
 COLUMNS = [*STUDY, *TRAINING, "density", "order", "metric", "value"]
-"""One value of one metric. `order` is a data order ("0"), or the two that a distance compares ("0-1")."""
+"""One value of one metric. `order` is a data order ("0"), or the two that a distance or a barrier compares ("0-1")."""
 
 PROVENANCE = [*TRAINING, "order", "iterations", "seconds", "device", "lth_core", "torch", "python",
               "data_fingerprint", "finished", "workers"]  # fmt: skip
@@ -68,11 +68,13 @@ def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
             values["diverged"] = result["diverged_at"]
         density = float(f"{result['density']:.7g}")  # as it is in files, so that it is one number wherever it is from
         rows += [[*about, *where, density, order, metric, value] for metric, value in values.items()]
-        file = study.folder / Path(training.folder).parent / "distances.json"
-        if training.method != "dense" and file not in measured and file.exists():
-            measured.add(file)
-            for pair, distances in read_json(file).items():
-                rows += [[*about, *where, density, pair, metric, v] for metric, v in distances.items()]
+        level = study.folder / Path(training.folder).parent
+        if training.method == "dense" or level in measured:
+            continue
+        measured.add(level)
+        for file in (level / "distances.json", level / "barriers.json"):
+            for pair, found in (read_json(file) if file.exists() else {}).items():
+                rows += [[*about, *where, density, pair, metric, value] for metric, value in found.items()]
     records = pd.DataFrame(rows, columns=COLUMNS)
     traced = pd.DataFrame(provenance, columns=PROVENANCE).astype({SINCE_RECORDED: _TYPES[SINCE_RECORDED]})
     return _sorted(records, COLUMNS), _sorted(traced, PROVENANCE)

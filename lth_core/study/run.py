@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,7 +20,8 @@ from lth_core.config import IMAGENET_NETWORKS, Config, ConfigError
 from lth_core.files import StoreError
 from lth_core.study import plan, records
 from lth_core.study.commands import how_to_make
-from lth_core.study.measure import measure
+from lth_core.study.measure import barrier_measured, barrier_summary, measurable, measure
+from lth_core.study.plan import Barrier
 from lth_core.study.store import StudyStore, Training
 from lth_core.training import Stopped
 
@@ -43,7 +45,8 @@ def run(
     seconds: float | None = None,
     progress: Style = None,
 ) -> pd.DataFrame:
-    """The records that a configuration asks for, training those that are missing.
+    """The records that a configuration asks for. Trains what is missing, and measures the error barriers between
+    networks whose ends are in the run store.
 
     Columns: `records.COLUMNS`, and from `records.traced` the `device` and when training was `finished`.
 
@@ -108,21 +111,31 @@ def train_missing(
 
 
 def _complete(configs: Sequence[Config], store: Path, **options: Any) -> list[Config]:
-    before: list[Training] = []
+    before: tuple[list[Training], list[Barrier]] | None = None
     while True:
-        known = _known(store, configs[0])
+        study, known = StudyStore(store, configs[0]), _known(store, configs[0])
         absent = list(dict.fromkeys(t for config in configs for t in plan.missing(known, config)))
-        if not absent:
+        barriers = list(dict.fromkeys(b for config in configs for b in plan.unmeasured(known, config)))
+        ready = [barrier for barrier in barriers if measurable(study, barrier)]
+        if not absent and not ready:
             return list(configs)
-        if absent == before:
-            raise StoreError(f"{configs[0].name}: trained, and still not recorded: {'; '.join(map(str, absent))}")
+        if (absent, ready) == before:
+            raise StoreError(
+                f"{configs[0].name}: trained, and still not recorded: {'; '.join(map(str, [*absent, *ready]))}"
+            )
         from lth_core import data
 
-        resolved = data.resolve(configs[0].dataset)
+        with warnings.catch_warnings():
+            if not absent:  # what is trained already has no barriers on other images
+                warnings.simplefilter("ignore")
+            resolved = data.resolve(configs[0].dataset)
         if resolved == configs[0].dataset:
-            wanted = (t for config in configs for t in plan.needed(absent, config))
-            _train(StudyStore(store, configs[0]), list(dict.fromkeys(wanted)), **options)
-            before = absent
+            wanted = list(dict.fromkeys(t for config in configs for t in plan.needed(absent, config)))
+            there = {t for b in barriers for t in (b.a, b.b) if t in wanted or study.saves(t).complete}
+            _train(study, wanted, [b for b in barriers if {b.a, b.b} <= there], **options)
+            before = absent, ready
+        elif not absent:
+            return list(configs)
         configs = [config.updated(dataset=resolved) for config in configs]
 
 
@@ -135,11 +148,12 @@ def _known(store: Path, config: Config) -> pd.DataFrame:
 def _train(
     study: StudyStore,
     wanted: Sequence[Training],
+    barriers: Sequence[Barrier],
     workers: int | None,
     seconds: float | None,
     progress: Style,
 ) -> None:
-    """Do what of these trainings is not in the store, several networks at once."""
+    """Do what of these trainings and barriers is not in the store, several networks at once."""
     from lth_core.devices import compute_device, cores
     from lth_core.ranks import rank_and_count
     from lth_core.study.helpers import helpers, stop_signals
@@ -153,9 +167,14 @@ def _train(
     most = cores()
     if on_gpu:
         most = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
-    count = 1 if together > 1 else max(1, min(workers or most, len(wanted) - study.count(wanted)))
+    shares = max(len(wanted) - study.count(wanted), len({Path(barrier.b.folder).parent for barrier in barriers}))
+    count = 1 if together > 1 else max(1, min(workers or most, shares))
     study.prepare()
-    with stop_signals() as stopping, _Progress(study, wanted, progress) as shown, helpers(study, wanted) as get_help:
+    with (
+        stop_signals() as stopping,
+        _Progress(study, [*wanted, *barriers], progress) as shown,
+        helpers(study, wanted, barriers) as get_help,
+    ):
         deadline = math.inf if seconds is None else time.monotonic() + seconds
         help_at = math.inf
 
@@ -175,27 +194,28 @@ def _train(
         worker = Worker(study, stop_requested, workers=count if on_gpu else 1)
         try:
             if on_gpu:
-                complete_side_by_side(worker, wanted, count)
+                complete_side_by_side(worker, wanted, barriers, count)
             else:
                 if count > 1:
                     help_at = time.monotonic() + (ALONE if workers is None else 0)
-                worker.complete(wanted)
+                worker.complete(wanted, barriers)
         except Stopped:
+            measured = f"{sum(barrier_measured(study, barrier) for barrier in barriers)} of {len(barriers)}"
             done = f"{study.count(wanted)} of {len(wanted)}"
-            raise Stopped(f"{study.config.name}: stopped with {done} trainings done") from None
+            raise Stopped(f"{study.config.name}: stopped with {measured} barriers and {done} trainings done") from None
 
 
 class _Progress:
-    """Shows how many of the wanted trainings are complete, whichever process did them."""
+    """Shows how many of the wanted trainings and barriers are done, whichever process did them."""
 
-    def __init__(self, study: StudyStore, wanted: Sequence[Training], style: Style) -> None:
+    def __init__(self, study: StudyStore, wanted: Sequence[Training | Barrier], style: Style) -> None:
         self.study = study
-        self.waiting = [t for t in wanted if not study.saves(t).complete]
+        self.waiting = [step for step in wanted if not self.done(step)]
         self.total = len(wanted)
         self.style = style
         self.next = 0.0
         done = self.total - len(self.waiting)
-        self.bar = tqdm(total=self.total, initial=done, unit="training", disable=style != "bar", smoothing=0.1)
+        self.bar = tqdm(total=self.total, initial=done, unit="step", disable=style != "bar", smoothing=0.1)
 
     def __enter__(self) -> Self:
         return self
@@ -204,6 +224,14 @@ class _Progress:
         self.next = 0.0
         self.update()
         self.bar.close()
+
+    def done(self, step: Training | Barrier) -> bool:
+        if isinstance(step, Barrier):
+            return barrier_measured(self.study, step)
+        return self.study.saves(step).complete
+
+    def summary(self, step: Training | Barrier) -> str:
+        return barrier_summary(self.study, step) if isinstance(step, Barrier) else self.study.summary(step)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
@@ -215,9 +243,9 @@ class _Progress:
         if self.style is None or time.monotonic() < self.next:
             return
         self.next = time.monotonic() + 1
-        finished = [t for t in self.waiting if self.study.saves(t).complete]
-        self.waiting = [t for t in self.waiting if t not in finished]
+        finished = [step for step in self.waiting if self.done(step)]
+        self.waiting = [step for step in self.waiting if step not in finished]
         self.bar.update(len(finished))
         if self.style == "lines":
-            for position, training in enumerate(finished, self.total - len(self.waiting) - len(finished) + 1):
-                print(f"[{position}/{self.total}] {self.study.summary(training)}", flush=True)
+            for position, step in enumerate(finished, self.total - len(self.waiting) - len(finished) + 1):
+                print(f"[{position}/{self.total}] {self.summary(step)}", flush=True)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
+from lth_core.study.plan import Barrier
 from lth_core.study.store import Training
 from lth_core.study.worker import Worker
 from lth_core.training import Stopped
@@ -21,8 +22,10 @@ from lth_core.training.train import steady_arithmetic
 POLL_SECONDS = 0.2
 
 
-def complete_side_by_side(worker: Worker, absent: Collection[Training], count: int) -> None:
-    """Do these trainings on a GPU, up to `count` of them at once.
+def complete_side_by_side(
+    worker: Worker, absent: Collection[Training], barriers: Collection[Barrier], count: int
+) -> None:
+    """Do these trainings and measure these barriers on a GPU, up to `count` of them at once.
 
     Raises what the first of the threads raised, after the others have stopped with their checkpoints saved.
     """
@@ -32,7 +35,7 @@ def complete_side_by_side(worker: Worker, absent: Collection[Training], count: i
 
     def complete() -> None:
         with torch.cuda.stream(torch.cuda.Stream(device)):
-            member.complete(absent)
+            member.complete(absent, barriers)
 
     torch.cuda.synchronize(device)  # the images are on their way yet, and other streams would not wait for them
     # what this sets is the process's: it must stay until the last thread is done

@@ -3,6 +3,7 @@
     <store>/<study>/{config,images}.json
     <store>/<study>/replicate_1/dense/{iteration_500,end}.safetensors, result.json
     <store>/<study>/replicate_1/imp/rewind_500/level_03/order_0/{mask,end}.safetensors, result.json
+    <store>/<study>/replicate_1/imp/rewind_500/level_03/{distances,barriers}.json
 
 `result.json` is written last: where it stands, the training is complete. Every file is written beside its place and
 then moved there, states carry a checksum, and a training is done under a lock, so that several processes, on one

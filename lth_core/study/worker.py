@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -27,7 +27,9 @@ from lth_core.imp import (
 )
 from lth_core.masks import Mask
 from lth_core.models import build, initial_weights
-from lth_core.study import records
+from lth_core.study import barriers, records
+from lth_core.study.measure import measurable, measure_barrier
+from lth_core.study.plan import Barrier
 from lth_core.study.store import Busy, StudyStore, Training, dense
 from lth_core.training import Stopped
 from lth_core.training.train import Job, pruner, train
@@ -35,9 +37,11 @@ from lth_core.training.updates import MOMENTS, State
 
 
 class Worker:
-    """One process's share of a study: it does the trainings that are missing and that no other process is doing.
+    """One process's share of a study: it does the trainings that are missing and that no other process is doing, and
+    measures error barriers between them.
 
-    `stop_requested` is asked before every update; when it says yes, `Stopped` is raised with everything saved.
+    `stop_requested` is asked before every update and every barrier; when it says yes, `Stopped` is raised with
+    everything saved.
     `workers` is how many processes or threads there are for the study, this one among them, which is recorded.
     """
 
@@ -61,8 +65,11 @@ class Worker:
             )
         self.stop_requested = stop_requested
 
-    def complete(self, absent: Collection[Training]) -> None:
-        """Do these trainings, with what they need. Waits for those that another process is doing."""
+    def complete(self, absent: Collection[Training], open_barriers: Collection[Barrier] = ()) -> None:
+        """Do these trainings, with what they need, and measure those barriers whose ends are then in the store.
+
+        Waits for what another process is doing.
+        """
         remaining = list(absent)
         self.rewinds = {training.rewind for training in absent}
         while remaining:
@@ -75,9 +82,26 @@ class Worker:
                 except Busy:
                     continue
                 remaining = [t for t in remaining if t not in here or t in reachable]
+                self.measure(b for b in open_barriers if (b.b.rewind, b.b.replicate) == (rewind, replicate))
             remaining = [t for t in remaining if not self.store.saves(t).complete]
             if len(remaining) == before:  # everything left is being done, or waits for what is being done, by others
                 self.wait(min(30.0, 9 * (time.monotonic() - started)))
+        while self.measure(open_barriers):
+            self.wait(1.0)
+
+    def measure(self, open_barriers: Iterable[Barrier]) -> int:
+        """Measure those of these barriers that can be; returns how many are left to other processes."""
+        busy = 0
+        for barrier in open_barriers:
+            if not measurable(self.store, barrier):
+                continue
+            if self.stop_requested():
+                raise Stopped
+            try:
+                measure_barrier(self.store, barrier, lambda a, b: barriers.heights(self.config, self.data, a, b))
+            except Busy:
+                busy += 1
+        return busy
 
     def wait(self, seconds: float) -> None:
         """Leave the processor to others: looking for work is work, since it loads what every level has left behind."""

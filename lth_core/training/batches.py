@@ -35,6 +35,10 @@ def training_batches(
 def evaluation_batches(part: Part, first: int | None = None) -> Iterator[Batch]:
     """All images of a part, or the first so many, in order; of several processes that evaluate together, a share."""
     rank, count = rank_and_count()
-    size = max(1, EVALUATION_BATCH * 1_024 // max(1_024, part.size**2))
     examples = torch.arange(len(part), device=part.chosen_on)[:first]
-    return part.batches(examples[rank::count].split(size), None)
+    return part.batches(examples[rank::count].split(evaluated_at_once(part)), None)
+
+
+def evaluated_at_once(part: Part) -> int:
+    """How many images of a part make an evaluation batch."""
+    return max(1, EVALUATION_BATCH * 1_024 // max(1_024, part.size**2))
