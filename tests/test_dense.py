@@ -23,7 +23,7 @@ def rows(
         ("train_accuracy", train or {}),
     ]
     table = [[*about, r, 0, 1.0, "0", metric, v] for metric, sample in values for r, v in sample.items()]
-    return pd.DataFrame(table, columns=COLUMNS).assign(device=device)
+    return pd.DataFrame(table, columns=COLUMNS).assign(device=device, finished="2026-12-01T00:00Z")
 
 
 NOTHING = rows(BASE, {})
@@ -73,6 +73,15 @@ def test_every_row_names_its_images_its_processor_and_what_is_not_recorded(varia
     assert table["test accuracy (%)"]["decay"] == "not recorded"
 
 
+def test_a_network_trained_in_several_data_orders_counts_once_with_their_mean(variants):
+    """The mean of 80.5 and 83.5 is 82, two points above the first variant's 80."""
+    again = rows(ROUNDED, {1: 83.5}).query("metric == 'test_accuracy'").assign(order="1")
+    variants["bfloat16"] = pd.concat([rows(ROUNDED, {1: 80.5, 2: 81.5}), again])
+    shown = dense_changes(variants).loc["bfloat16"]
+    assert (shown["test accuracy (%)"], shown["replicates"]) == ("81.8 (81.5 to 82.0)", "2")
+    assert (shown["difference (points)"].split(" ")[0], shown["pairs"]) == ("+0.75", "2")  # of 2 and -0.5
+
+
 def test_trainings_that_diverged_are_counted(variants):
     lost = rows(ROUNDED, {3: 7.0}).query("metric == 'test_accuracy'").assign(metric="diverged", value=700.0)
     variants["bfloat16"] = pd.concat([rows(ROUNDED, {1: 80.5, 2: 81.5}), lost])
@@ -101,7 +110,7 @@ def test_a_stand_in_that_makes_two_variants_one_study_leaves_nothing_to_compare(
 
 def test_what_is_recorded_of_the_replicates_asked_for_comes_with_its_device():
     made = [["dense", 0, r, 0, "0", 3_000, 1.0, EPYC, *"-----", 1] for r in (1, 2, 5)]
-    own = rows(BASE, {1: 80.0, 2: 82.0, 5: 84.0}).drop(columns="device")
+    own = rows(BASE, {1: 80.0, 2: 82.0, 5: 84.0})[COLUMNS]
     write(results_folder(), BASE, own, pd.DataFrame(made, columns=PROVENANCE))
     found = recorded(BASE.updated(replicates=(2, 3, 5)), missing="error").query("metric == 'test_accuracy'")
     assert found[["replicate", "value", "device"]].to_numpy().tolist() == [[2, 82.0, EPYC], [5, 84.0, EPYC]]

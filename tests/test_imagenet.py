@@ -18,7 +18,8 @@ from lth_core.data.parts import DataError, Dataset, Split
 from lth_core.imp import subnetwork
 from lth_core.models import build, initial_weights
 from lth_core.models.imagenet import ImageNetNetwork
-from lth_core.report.claims import claims
+from lth_core.report.claims import read
+from lth_core.report.effects import parse
 from lth_core.study import worker
 from lth_core.study.plan import missing, trainings
 from lth_core.study.records import known, store_folder
@@ -315,7 +316,22 @@ def test_without_densities_every_level_prunes_a_fifth_of_what_is_left(none):
     first = total - round(0.2 * total)
     kept = [total, first, first - round(0.2 * first)]
     assert (records.groupby("level")["density"].first() * total).tolist() == pytest.approx(kept, abs=0.5)
-    assert claims(config, records) == []
+
+
+@every_network
+@pytest.mark.parametrize("profile", ["paper", "imagenette", "laptop"])
+def test_claims_are_about_the_size_of_the_papers_figure_7_and_networks_that_a_study_trains(network: str, profile: str):
+    config = preset(network, profile=profile)
+    assert config.densities is not None
+    percent = {"resnet50": 30, "inception_v3": 30, "squeezenet1_0": 50}[network]
+    found = [claim for claim in read() if (claim.network, claim.profile) == (network, profile)]
+    assert any(claim.source.startswith("section 5, Figures 7") for claim in found)
+    for claim in found:
+        assert [config.densities[level - 1] for level in claim.at] == [percent / 100], claim.claim
+        assert f" {percent}% of the weights" in claim.text, claim.claim
+        rewinds = {term.rewind for term in parse(claim.effect) if term.method != "dense"}
+        assert max(rewinds) > 0, claim.claim
+        assert rewinds <= set(config.rewinds), claim.claim
 
 
 def test_a_level_that_diverges_keeps_no_other_density_from_being_trained(monkeypatch):

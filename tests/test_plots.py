@@ -42,11 +42,23 @@ def points(axes: mpl.axes.Axes) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-def test_accuracy_curves_show_means_over_replicates_of_the_first_order(table: pd.DataFrame):
+def test_accuracy_curves_show_means_over_replicates_and_data_orders(table: pd.DataFrame):
     figure = plots.accuracy_curves(table[table["rewind"] == 0])
     lines = points(figure.axes[0])
-    assert lines["IMP"] == [(64.0, 98.2), (80.0, 98.2), (100.0, 98.2)]
-    assert lines["random pruning"] == [(64.0, 96.2), (80.0, 97.2)]
+    assert lines["IMP"] == [(64.0, 97.7), (80.0, 97.7), (100.0, 98.2)]
+    assert lines["random pruning"] == [(64.0, 95.7), (80.0, 96.7)]
+
+
+def test_every_replicate_has_a_line_where_that_is_asked_for(table: pd.DataFrame):
+    initial = table[(table["rewind"] == 0) & (table["method"] != "random_pruning")]
+    accuracy = plots.accuracy_curves(initial, each=True).axes[0]
+    stability = plots.stability_curves(table, level=2, metrics=["l2_data_order"], each=True).axes[0]
+    for axes, expected in (
+        (accuracy, [(97.5 + r / 10, 97.5 + r / 10, 98.0 + r / 10) for r in (1, 2, 3)]),
+        (stability, [(10.0 + loss + r,) * 2 for loss in (0, 1) for r in (1, 2, 3)]),
+    ):
+        drawn = sorted(tuple(map(float, line.get_ydata())) for line in axes.lines if len(line.get_xdata()))
+        np.testing.assert_allclose(drawn, sorted(expected))
 
 
 def test_accuracy_curves_of_nothing_say_why(table: pd.DataFrame):
@@ -85,8 +97,8 @@ def test_relative_accuracies_are_differences_to_the_dense_network_of_the_same_re
     lost = (table["replicate"] == 3) & (table["level"] == 2)
     figure = plots.accuracy_curves(table[(table["rewind"] == 0) & ~lost], relative=True)
     lines = points(figure.axes[0])
-    assert lines["IMP"] == [(64.0, 0.0), (80.0, 0.0), (100.0, 0.0)]
-    assert lines["random pruning"] == [(64.0, -2.0), (80.0, -1.0)]
+    assert lines["IMP"] == [(64.0, -0.5), (80.0, -0.5), (100.0, 0.0)]
+    assert lines["random pruning"] == [(64.0, -2.5), (80.0, -1.5)]
     assert "dense network" in figure.axes[0].get_ylabel()
 
 
@@ -96,8 +108,8 @@ def test_scales_have_panels_of_their_own_with_axes_that_are_not_shared(table: pd
     small, large = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["small", "large"]
     assert points(small) == {
-        "IMP": [(64.0, 0.0), (80.0, 0.0), (100.0, 0.0)],
-        "random pruning": [(64.0, -2.0), (80.0, -1.0)],
+        "IMP": [(64.0, -0.5), (80.0, -0.5), (100.0, 0.0)],
+        "random pruning": [(64.0, -2.5), (80.0, -1.5)],
     }
     assert set(points(large)) == {"IMP"}
     assert not small.get_shared_y_axes().joined(small, large)
@@ -120,9 +132,9 @@ def test_recipes_are_told_apart_and_each_is_compared_with_its_own_dense_network(
     initial = table[table["rewind"] == 0]
     both = pd.concat([initial, initial.assign(recipe="low", value=initial["value"] / 2)])
     lines = points(plots.accuracy_curves(both, relative=True).axes[0])
-    assert lines["IMP, standard"] == [(64.0, 0.0), (80.0, 0.0), (100.0, 0.0)]
-    assert lines["random pruning, standard"] == [(64.0, -2.0), (80.0, -1.0)]
-    assert lines["random pruning, low"] == [(64.0, -1.0), (80.0, -0.5)]
+    assert lines["IMP, standard"] == [(64.0, -0.5), (80.0, -0.5), (100.0, 0.0)]
+    assert lines["random pruning, standard"] == [(64.0, -2.5), (80.0, -1.5)]
+    assert lines["random pruning, low"] == [(64.0, -1.25), (80.0, -0.75)]
 
 
 def test_recipes_have_a_row_of_stability_panels_each(table: pd.DataFrame):
@@ -221,8 +233,8 @@ def test_a_legend_of_many_lines_stands_beside_the_plot(table: pd.DataFrame):
 def test_stability_against_accuracy_has_a_point_for_each_subnetwork_of_the_level(table: pd.DataFrame):
     axes = plots.stability_against_accuracy(table, level=2, metric="l2_pruning").axes[0]
     drawn = [tuple(map(float, point)) for point in axes.collections[0].get_offsets()]
-    imp = [(20.0 + replicate, 98 + replicate / 10) for replicate in (1, 2, 3)]
-    random = [(21.0 + replicate, 96 + replicate / 10) for replicate in (1, 2, 3)]
+    imp = [(20.0 + replicate, 97.5 + replicate / 10) for replicate in (1, 2, 3)]
+    random = [(21.0 + replicate, 95.5 + replicate / 10) for replicate in (1, 2, 3)]
     np.testing.assert_allclose(sorted(drawn), sorted(2 * imp + 2 * random))  # at each of two rewinding iterations
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("L2 to the dense network", "test accuracy (%)")
     assert {"0", "20", "IMP", "random pruning"} <= {text.get_text() for text in axes.get_legend().get_texts()}
@@ -232,7 +244,7 @@ def test_stability_curves_have_a_panel_for_each_metric_at_the_level_asked_for(ta
     figure = plots.stability_curves(table, level=2, metrics=["l2_data_order", "test_accuracy"])
     stability, accuracy = (points(axes) for axes in figure.axes)
     assert stability == {"IMP": [(0, 12), (1, 12)], "random pruning": [(0, 13), (1, 13)]}
-    assert accuracy["IMP"] == [(0, 98.2), (1, 98.2)]
+    assert accuracy == {"IMP": [(0, 97.7), (1, 97.7)], "random pruning": [(0, 95.7), (1, 95.7)]}
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0", "20"]
 
 
@@ -263,4 +275,4 @@ def test_the_papers_values_are_never_outside_a_plot(table: pd.DataFrame):
 def test_an_accuracy_relative_to_the_dense_network_needs_no_ticket(table: pd.DataFrame):
     controls = table[(table["method"] != "imp") & (table["rewind"] == 0)]
     figure = plots.accuracy_curves(controls, relative=True)
-    assert points(figure.axes[0])["random pruning"] == [(64.0, -2.0), (80.0, -1.0)]
+    assert points(figure.axes[0])["random pruning"] == [(64.0, -2.5), (80.0, -1.5)]

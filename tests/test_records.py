@@ -9,12 +9,23 @@ import pandas as pd
 import pytest
 
 from lth_core.config import Config
-from lth_core.files import StoreError
+from lth_core.files import StoreError, write_json
 from lth_core.presets import preset
 from lth_core.study import records
 from lth_core.study.plan import missing, select, trainings
-from lth_core.study.records import COLUMNS, PROVENANCE, add, import_folder, merge, read, write
-from lth_core.study.store import Training
+from lth_core.study.records import (
+    COLUMNS,
+    PROVENANCE,
+    add,
+    import_folder,
+    merge,
+    read,
+    results_folder,
+    store_folder,
+    traced,
+    write,
+)
+from lth_core.study.store import StudyStore, Training
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 SMALL = SMOKE.updated(rewinds=(0,), levels=2, compared_levels=(2,), methods=("imp",), replicates=1, orders=2)
@@ -450,6 +461,86 @@ def test_records_are_there_only_when_everything_is_written(tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, SMALL, table(COMPLETE), provenance(TRACED))
     assert [len(part) for part in read(tmp_path, SMALL)] == [0, 0]
+
+
+# Which device made a value, and when
+
+MADE: dict[Place, tuple[str, str]] = {
+    ("dense", 0, 1, 0, "0"): ("A", "2026-01-05T00:00Z"),
+    ("imp", 20, 1, 2, "0"): ("A", "2026-01-06T00:00Z"),
+    ("imp", 20, 1, 2, "0-again"): ("B", "2026-01-04T00:00Z"),
+    ("imp", 20, 1, 2, "1"): ("B", "2026-01-08T00:00Z"),
+    ("imp", 20, 1, 2, "2"): ("B", "2026-01-07T00:00Z"),
+    ("dense", 0, 2, 0, "0"): ("B", "2026-02-05T00:00Z"),
+    ("imp", 20, 2, 2, "0"): ("A", "2026-02-06T00:00Z"),
+}
+"""Training -> its device, and when it was finished."""
+
+
+@pytest.mark.parametrize(
+    ("place", "metric", "device", "finished"),
+    [
+        (("dense", 0, 1, 0, "0"), "test_accuracy", "A", "2026-01-05T00:00Z"),
+        (("imp", 20, 1, 2, "0"), "test_accuracy", "A", "2026-01-06T00:00Z"),
+        (("imp", 20, 1, 2, "1"), "test_accuracy", "B", "2026-01-08T00:00Z"),
+        (("imp", 20, 1, 2, "1"), "diverged", "B", "2026-01-08T00:00Z"),
+        (("imp", 20, 1, 2, "0-1"), "l2_data_order", "A and B", "2026-01-06T00:00Z"),
+        (("imp", 20, 1, 2, "0-1"), "angle_data_order", "A and B", "2026-01-06T00:00Z"),
+        (("imp", 20, 1, 2, "1-2"), "l2_data_order", "B", "2026-01-07T00:00Z"),
+        (("imp", 20, 1, 2, "0"), "l2_pruning", "A", "2026-01-05T00:00Z"),
+        (("imp", 20, 2, 2, "0"), "angle_pruning", "A and B", "2026-02-05T00:00Z"),
+        (("imp", 20, 1, 2, "0-0"), "l2_noise_floor", "A and B", "2026-01-04T00:00Z"),
+        (("imp", 20, 1, 1, "0"), "test_accuracy", "unknown", ""),
+        (("imp", 20, 1, 1, "0"), "l2_pruning", "A and unknown", ""),
+        (("imp", 20, 1, 2, "1-3"), "l2_data_order", "B and unknown", ""),
+        (("imp", 20, 2, 2, "0-0"), "l2_noise_floor", "A and unknown", ""),
+        (("imp", 0, 1, 2, "0"), "test_accuracy", "unknown", ""),
+        (("random_pruning", 20, 1, 2, "0-1"), "l2_data_order", "unknown", ""),
+    ],
+    ids=str,
+)
+def test_a_value_has_the_devices_of_its_networks_and_when_the_first_was_finished(
+    place: Place, metric: str, device: str, finished: str
+):
+    made = provenance(MADE).assign(**dict(zip(("device", "finished"), zip(*MADE.values(), strict=True), strict=True)))
+    others = [(("imp", 20, 1, 2, "0"), "validation_accuracy", 1.0), (("imp", 20, 1, 2, "2"), "test_accuracy", 2.0)]
+    write(results_folder(), SMALL, table([others[0], (place, metric, 3.0), others[1]]), made)
+    found = traced(StudyStore(store_folder(), SMALL))
+    assert list(found.columns) == [*COLUMNS, "device", "finished"]
+    assert found["value"].tolist() == [1.0, 3.0, 2.0]
+    assert found["device"].tolist() == ["A", device, "B"]
+    assert found["finished"].tolist() == ["2026-01-06T00:00Z", finished, "2026-01-07T00:00Z"]
+
+
+def test_values_without_any_provenance_are_of_an_unknown_device():
+    write(results_folder(), SMALL, table(COMPLETE), provenance([]))
+    found = traced(StudyStore(store_folder(), SMALL))
+    assert (set(found["device"]), set(found["finished"])) == ({"unknown"}, {""})
+    assert len(found) == len(COMPLETE)
+
+
+def test_no_records_are_traced_to_a_table_with_the_same_columns():
+    found = traced(StudyStore(store_folder(), SMALL))
+    assert len(found) == 0
+    assert list(found.columns) == [*COLUMNS, "device", "finished"]
+
+
+def test_committed_values_have_the_committed_device_and_a_runs_own_have_its():
+    """A training that both have was committed with the value that is given, and so was its device."""
+    places = [("dense", 0, 1, 0, "0"), ("imp", 0, 1, 1, "0")]
+    write(results_folder(), SMALL, table([(place, "test_accuracy", 90.0) for place in places]), provenance(places))
+    study = StudyStore(store_folder(), SMALL)
+    for level in (1, 2):
+        training = Training(1, "imp", 0, level, 0)
+        made = dict.fromkeys(PROVENANCE[5:], "") | {"device": "another", "finished": "2026-03-01T00:00Z", "workers": 1}
+        result = {"metrics": {"test_accuracy": 80.0}, "density": 0.8**level, "diverged_at": None, "provenance": made}
+        write_json(study.saves(training).folder / "result.json", result | {"training": vars(training)})
+    found = traced(study)[["level", "value", "device", "finished"]].to_numpy().tolist()
+    assert found == [
+        [0, 90.0, "a processor", "2026-01-02T03:04Z"],
+        [1, 90.0, "a processor", "2026-01-02T03:04Z"],
+        [2, 80.0, "another", "2026-03-01T00:00Z"],
+    ]
 
 
 def test_folders_are_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -133,6 +133,11 @@ def times(folder: Path, *patterns: str) -> dict[str, int]:
     return {name: file.stat().st_mtime_ns for name, file in files(folder, *patterns).items()}
 
 
+def assert_same_records(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    """The same records, whenever they were made."""
+    pd.testing.assert_frame_equal(one.drop(columns="finished"), other.drop(columns="finished"))
+
+
 def flip_a_bit(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -143,13 +148,16 @@ def flip_a_bit(file: Path) -> None:
 
 
 def test_records_have_the_columns_of_the_contract_and_plausible_values(smoke: Done):
-    assert list(smoke.records.columns) == COLUMNS
+    assert list(smoke.records.columns) == [*COLUMNS, "device", "finished"]
     accuracies = smoke.records[smoke.records["metric"] == "test_accuracy"]
     assert len(accuracies) == 13  # the repetition for the noise floor is no further measurement
     assert accuracies["value"].between(70, 100).all()
     assert not smoke.records.duplicated([name for name in COLUMNS if name != "value"]).any()
     assert set(smoke.records["digest"]) == {SMOKE.digest()}
     assert set(smoke.records["order"]) == {"0", "1", "0-1", "0-0"}
+    made = [json.loads(file.read_text())["provenance"] for file in files(smoke.folder, "result.json").values()]
+    assert {*smoke.records["device"]} == {each["device"] for each in made}
+    assert {*smoke.records["finished"]} <= {each["finished"] for each in made}
 
 
 def test_the_dense_network_is_trained_in_as_many_data_orders_as_asked_for(tmp_path: Path):
@@ -322,7 +330,7 @@ def test_what_further_orders_are_compared_with_is_trained_again_where_only_its_r
     assert table.loc[table["metric"] == "l2_data_order", "order"].tolist() == ["0-1", "0-2", "1-2"]
     assert len(trained) == 4  # the dense network and three orders of its ticket
     assert plan.missing(table, wider) == []
-    pd.testing.assert_frame_equal(table, run(wider, store=copy.store))
+    assert_same_records(table, run(wider, store=copy.store))
 
 
 def count_helpers(monkeypatch: pytest.MonkeyPatch, alone: float) -> list[tuple[int, int]]:
@@ -466,7 +474,7 @@ def test_trainings_that_leave_no_record_are_an_error_and_not_done_for_ever(
 
 def test_what_run_returns_does_not_depend_on_what_else_is_in_the_store(copy: Done, tmp_path: Path):
     config = TINY.updated(levels=2, compared_levels=(2,))
-    pd.testing.assert_frame_equal(run(config, store=copy.store), run(config, store=tmp_path / "fresh"))
+    assert_same_records(run(config, store=copy.store), run(config, store=tmp_path / "fresh"))
 
 
 def test_missing_records_are_an_error_where_training_is_not_wanted(tmp_path: Path):
@@ -570,7 +578,7 @@ def test_a_full_disk_is_said_and_the_next_run_gives_the_same_bits(
         with pytest.raises(StoreError, match="No space left on device"):
             run(TINY, store=tmp_path / "store")
     table = run(TINY, store=tmp_path / "store")
-    pd.testing.assert_frame_equal(table, tiny.records)
+    assert_same_records(table, tiny.records)
     assert bits(tmp_path / "store") == bits(tiny.store)
     assert not files(tmp_path / "store", ".*.safetensors.*", ".*.json.*")
 
@@ -705,7 +713,7 @@ def test_two_commands_on_one_store_do_each_training_once_with_the_same_bits(
             _, err = process.communicate(timeout=120)
             assert process.returncode == 0, err
     check_shared(finishes, store, smoke)
-    pd.testing.assert_frame_equal(run(SMOKE, store=store, missing="error"), smoke.records)
+    assert_same_records(run(SMOKE, store=store, missing="error"), smoke.records)
 
 
 def test_two_workers_do_each_training_once_with_the_same_bits(finishes: Path, smoke: Done, tmp_path: Path):
@@ -718,7 +726,7 @@ def test_two_workers_do_each_training_once_with_the_same_bits(finishes: Path, sm
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     check_shared(finishes, store, smoke)
-    pd.testing.assert_frame_equal(run(SMOKE, store=store, missing="error"), smoke.records)
+    assert_same_records(run(SMOKE, store=store, missing="error"), smoke.records)
     assert set(workers_of(store, SMOKE)) == {2}
 
 
@@ -855,5 +863,5 @@ def test_memory_that_runs_out_leaves_a_store_that_goes_on(
         with pytest.raises(OutOfMemory, match="What was finished is kept"):
             run(TINY, store=store, workers=1)
     assert len(files(store, "result.json")) == 1
-    pd.testing.assert_frame_equal(run(TINY, store=store, workers=1), tiny.records)
+    assert_same_records(run(TINY, store=store, workers=1), tiny.records)
     assert bits(store) == bits(tiny.store)

@@ -26,7 +26,8 @@ def changes_by_rewinding(configs: Sequence[Config], records: pd.DataFrame) -> pd
         own = placed(records[records["recipe"] == config.recipe])
         for k in sorted(set(config.rewinds) - {0}):
             terms = [Term(1, "imp", k), Term(-1, "imp", 0)]
-            rows.append({"recipe": config.recipe, "k": k} | _changes({"": own}, terms, STABILITIES, config.levels))
+            effects = dict.fromkeys((ACCURACY, *STABILITIES), terms)
+            rows.append({"recipe": config.recipe, "k": k} | _changes({"": own}, effects, config.levels))
     return _table(rows, ["recipe", "k"])
 
 
@@ -46,8 +47,8 @@ def steps_by_rewinding(records: pd.DataFrame, rewinds: Sequence[int], *, level: 
                 accuracy += [Term(-1, "random_pruning", after), Term(1, "random_pruning", before)]
             nearer = [Term(-term.sign, term.method, term.rewind) for term in accuracy]
             what = "tickets, beyond random" if beyond else "tickets"
-            found = _changes(study, accuracy, (), level) | _changes(study, nearer, STABILITIES, level, accuracy=False)
-            rows.append({"step": f"{before:,} to {after:,}", "of": what} | found)
+            effects = {ACCURACY: accuracy} | dict.fromkeys(STABILITIES, nearer)
+            rows.append({"step": f"{before:,} to {after:,}", "of": what} | _changes(study, effects, level))
     return _table(rows, ["step", "of"])
 
 
@@ -82,24 +83,20 @@ def changes_by_precision(records: pd.DataFrame, *, level: int) -> pd.DataFrame:
         for method, k in subnetworks.itertuples(index=False):
             terms = [Term(1, method, k, (("precision", precision),)), Term(-1, method, k, (("precision", first),))]
             about = {"precision": precision, "subnetwork": METHOD_NAMES[method], "k": k}
-            rows.append(about | _changes(study, terms, DISTANCES, level))
+            rows.append(about | _changes(study, dict.fromkeys((ACCURACY, *DISTANCES), terms), level))
     return _table(rows, ["precision", "subnetwork", "k"])
 
 
 def _changes(
-    studies: Mapping[str, Mapping[Place, pd.DataFrame]],
-    terms: Sequence[Term],
-    distances: Sequence[str],
-    level: int,
-    accuracy: bool = True,
+    studies: Mapping[str, Mapping[Place, pd.DataFrame]], effects: Mapping[str, Sequence[Term]], level: int
 ) -> dict[str, object]:
-    """The mean effect on the accuracy and on distances, each with its interval.
+    """The mean of each metric's effect with its interval, and the most replicates that one of them is from.
 
     `studies` are records by their precision; "" where there is one.
     """
     shown: dict[str, object] = {}
     count = 0
-    for metric in (*([ACCURACY] if accuracy else []), *distances):
+    for metric, terms in effects.items():
         found = sample(lambda changes: studies[changes.get("precision", "")], terms, metric, (level,))
         unit = "quotient" if metric in DISTANCES else "points"
         name = "accuracy" if metric == ACCURACY else METRIC_NAMES[metric].removesuffix(" (°)")
