@@ -33,8 +33,8 @@ _NOT_OF = {
 }  # fmt: skip
 """Network -> settings that it has no use for."""
 
-EXTENT = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "dense_orders", "curve_levels",
-          "curve_rewinds")  # fmt: skip
+EXTENT = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "dense_orders", "barriers",
+          "curve_levels", "curve_rewinds")  # fmt: skip
 """Fields that say how much of a study is asked for. They do not change the bits of any one training, so they stay out
 of the digest: asking for more levels or replicates adds trainings to a study instead of starting another one."""
 
@@ -114,6 +114,8 @@ class Config(BaseModel):
     orders: int = Field(ge=1)
     dense_orders: int = Field(default=1, ge=1)
     """Data orders in which the dense network is trained. The first gives W_k and the masks; all give its accuracy."""
+    barriers: bool = True
+    """Whether error barriers are measured at the compared levels. Accuracy curves, which compare all, do without."""
     curve_levels: int | None = Field(default=None, ge=0)
     """How many times accuracy curves prune. None: `levels`."""
     curve_rewinds: tuple[int, ...] | None = None

@@ -228,7 +228,7 @@ def figures(config: Config) -> dict[str, Config]:
     deepest = config.levels if config.curve_levels is None else config.curve_levels
     curve = config.updated(rewinds=rewinds, levels=deepest, compared_levels=tuple(range(1, deepest + 1)))
     methods = [m for m in METHODS if m != "random_pruning" or config.network not in IMAGENET_NETWORKS]
-    parts = {"stability": config, "accuracy": curve.updated(methods=methods, orders=1)}
+    parts = {"stability": config, "accuracy": curve.updated(methods=methods, orders=1, barriers=False)}
     if config.network == "lenet_300_100":
         parts["levels"] = curve
         if config.profile == "paper" and config.densities is None:

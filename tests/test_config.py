@@ -139,7 +139,7 @@ def test_a_choice_of_what_decays_is_refused_where_nothing_does():
 
 
 def test_every_field_either_determines_trainings_or_says_how_many():
-    extent = {"rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "dense_orders"}
+    extent = {"rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "dense_orders", "barriers"}
     extent |= {"curve_rewinds", "curve_levels"}
     assert set(Config.model_fields) == set(DETERMINING) | {"network"} | extent | {"recipe", "profile"}
 

@@ -490,6 +490,15 @@ MADE: dict[Place, tuple[str, str]] = {
         (("imp", 20, 1, 2, "0"), "l2_pruning", "A", "2026-01-05T00:00Z"),
         (("imp", 20, 2, 2, "0"), "angle_pruning", "A and B", "2026-02-05T00:00Z"),
         (("imp", 20, 1, 2, "0-0"), "l2_noise_floor", "A and B", "2026-01-04T00:00Z"),
+        (("imp", 20, 1, 2, "0-1"), "barrier_data_order_test_mean", "A and B", "2026-01-06T00:00Z"),
+        (("imp", 20, 2, 2, "0"), "barrier_pruning_test_line", "A and B", "2026-02-05T00:00Z"),
+        (("imp", 20, 1, 2, "0"), "barrier_level_masked_test_mean", "A and unknown", ""),  # its level 1 is not traced
+        (
+            ("imp", 20, 2, 1, "0"),
+            "barrier_level_masked_test_mean",
+            "B and unknown",
+            "",
+        ),  # before level 1: the dense run
         (("imp", 20, 1, 1, "0"), "test_accuracy", "unknown", ""),
         (("imp", 20, 1, 1, "0"), "l2_pruning", "A and unknown", ""),
         (("imp", 20, 1, 2, "1-3"), "l2_data_order", "B and unknown", ""),

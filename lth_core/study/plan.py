@@ -79,7 +79,9 @@ def barriers(config: Config) -> list[Barrier]:
     subnetwork, both in data order 0. Of IMP, unless pruning is one-shot: between the tickets of the level before and of
     this one, as they are and under this one's mask. The ticket before level 1 is the dense network.
     """
-    plan = []
+    plan: list[Barrier] = []
+    if not config.barriers:
+        return plan
     places = [(k, level, r) for k in config.rewinds for level in config.compared for r in config.replicates]
     for rewind, level, replicate in places:
         for method in config.methods:

@@ -150,20 +150,21 @@ def known(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
 def traced(study: StudyStore) -> pd.DataFrame:
     """The records of a study, each with the `device` that made its networks and when the first was `finished`.
 
-    A distance has two networks. Where several kinds of processor made them, or it is not known which did, `device`
-    names them all.
+    A distance and a barrier have two networks. Where several kinds of processor made them, or it is not known which
+    did, `device` names them all.
     """
     values, provenance = known(study)
-    pruned = values["metric"].str.contains("pruning")
-    ends = values.assign(row=range(len(values)), order=values["order"].str.split("-")).explode("order")
+    values = values.assign(row=range(len(values)))
+    ends = values.assign(order=values["order"].str.split("-")).explode("order")
     ends.loc[ends.duplicated(["row", "order"]), "order"] += "-again"
-    unpruned = values.assign(row=range(len(values)), method="dense", rewind=0, level=0)[pruned]
-    made = pd.concat([ends, unpruned]).merge(
-        provenance[[*PROVENANCE_KEY, "device", "finished"]], "left", PROVENANCE_KEY
-    )
+    before = values[values["metric"].str.startswith("barrier_level")].assign(level=lambda rows: rows["level"] - 1)
+    unpruned = pd.concat([before[before["level"] == 0], values[values["metric"].str.contains("pruning")]])
+    others = pd.concat([before[before["level"] > 0], unpruned.assign(method="dense", rewind=0, level=0)])
+    made = pd.concat([ends, others]).merge(provenance[[*PROVENANCE_KEY, "device", "finished"]], "left", PROVENANCE_KEY)
     by = made.fillna({"device": "unknown", "finished": ""}).groupby("row")
     devices = by["device"].agg(lambda names: " and ".join(sorted(set(names))))
-    return values.assign(device=devices.to_numpy(), finished=by["finished"].min().to_numpy())
+    values = values.assign(device=devices.to_numpy(), finished=by["finished"].min().to_numpy())
+    return values.drop(columns="row")
 
 
 def _union(first: pd.DataFrame, second: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
