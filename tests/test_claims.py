@@ -8,7 +8,8 @@ import pytest
 
 from lth_core import preset
 from lth_core.report import claims
-from lth_core.report.claims import counts, judge, judged, power_table, read, readable
+from lth_core.report.claim_tables import counts, power_table, readable
+from lth_core.report.claims import judge, judged, read
 from lth_core.study.records import COLUMNS, PROVENANCE, project_folder, results_folder, write
 
 SPREAD = [-1.0, 0.0, 1.0]
@@ -185,6 +186,16 @@ def test_two_measures_of_one_claim_are_decided_together():
     assert table.loc["stable", "p"] > table.loc["l2 alone", "p"]
     assert table.loc["stable", "here"].startswith("L2 2.02 (")
     assert "; angle 1.0" in table.loc["stable", "here"]
+
+
+def test_measures_decided_in_opposite_ways_leave_a_claim_undecided():
+    write_claims(
+        claim_row("both", "l2_data_order", "random_pruning@0 - imp@0", "superior", "1", ""),
+        claim_row("both", "angle_data_order", "random_pruning@0 - imp@0", "superior", "1", ""),
+    )
+    write_records(GOOD | {("random_pruning", 0, "angle_data_order"): [5.0, 5.5, 6.1]})
+    table = judged()
+    assert (table.loc[0, "verdict"], table.loc[0, "p"], table.loc[0, "q"]) == ("undecided", 1.0, 1.0)
 
 
 def test_p_values_are_corrected_for_all_claims_that_were_judged(monkeypatch: pytest.MonkeyPatch):

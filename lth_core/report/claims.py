@@ -13,7 +13,6 @@ A claim with a `control` cannot fail where that control, put in the tickets' pla
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from scipy import stats
 from lth_core.config import Config, ConfigError
 from lth_core.data import TITLES
 from lth_core.presets import preset
-from lth_core.report import METRIC_NAMES, NETWORK_NAMES
+from lth_core.report import METRIC_NAMES
 from lth_core.report.effects import (
     DISTANCES,
     SIGNIFICANCE,
@@ -37,13 +36,10 @@ from lth_core.report.effects import (
     parse,
     placed,
     sample,
-    smallest_effect,
 )
 from lth_core.study import records
 from lth_core.study.store import StudyStore
 
-SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "cannot fail here": "∅", "not run": "–"}
-"""Every verdict, and the sign that stands before it in a page."""
 TESTS = ("superior", "not inferior", "equivalent", "signs")
 _EARLIER = {"cifar10": "cifar10_jpeg"}
 """Data set -> an earlier copy of it, whose records are judged as exploratory until the original is recorded."""
@@ -237,60 +233,26 @@ def _together(measures: Sequence[tuple[Claim, Finding]]) -> dict[str, Any]:
         "here": joined((claim, finding.shown) for claim, finding in measures),
         "n": min(finding.replicates for finding in findings),
         "verdict": _of_all(verdicts),
-        "p": math.nan if "not run" in verdicts else max(finding.p for finding in findings),
+        "p": _p_of_all(findings),
         "recorded_on": findings[0].dataset,
         "note": "; ".join(dict.fromkeys(note for finding in findings for note in finding.notes)),
     }
 
 
 def _of_all(verdicts: set[str]) -> str:
-    if len(verdicts) == 1:
-        return next(iter(verdicts))
-    return "not run" if "not run" in verdicts else "undecided"
+    if "not run" in verdicts:
+        return "not run"
+    if verdicts == {"supported", "cannot fail here"}:
+        return "cannot fail here"
+    return next(iter(verdicts)) if len(verdicts) == 1 else "undecided"
 
 
-def readable(table: pd.DataFrame) -> Marked:
-    """Judged claims as a table for a page: by network, recipe and scale where there are several."""
-    scale = table["profile"] + [f", {TITLES[name]}" if name else "" for name in table["recorded_on"]]
-    q = table["q"].map(lambda value: "" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001")
-    shown = table.assign(network=table["network"].map(NETWORK_NAMES), scale=scale, claim=table["text"], q=q)
-    index = [name for name in ("network", "recipe", "scale") if shown[name].nunique() > 1]
-    return Marked(shown.set_index([*index, "claim"])[["paper", "here", "n", "verdict", "q", "note"]])
-
-
-def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """How many claims of the paper, and of the study's own questions, have each verdict; exploratory ones apart."""
-    about = table["about"].map({"paper": "the paper's claims", "study": "the study's own questions"})
-    kind = table["note"].str.contains("exploratory").map({True: "exploratory", False: "as fixed"})
-    found = pd.crosstab([about.rename("about"), kind.rename("judged")], table["verdict"])
-    return found.reindex(columns=list(SIGNS), fill_value=0)
-
-
-def power_table(replicates: Sequence[int] = (3, 5, 8)) -> pd.DataFrame:
-    """The smallest effects that tests with so many replicates find four times in five, in standard deviations."""
-    found = {n: round(smallest_effect(n), 1) for n in replicates}
-    signs = {n: "yes" if stats.binomtest(n, n).pvalue < SIGNIFICANCE else "no" for n in replicates}
-    table = pd.DataFrame({"smallest effect (standard deviations)": found, "a test by signs can decide": signs})
-    return table.rename_axis("replicates")
-
-
-class Marked:
-    """A table with a column of verdicts, for a page: each with its sign, and a class by which the book colours it."""
-
-    def __init__(self, table: pd.DataFrame) -> None:
-        self.table = table
-
-    def __repr__(self) -> str:
-        return repr(self.table)
-
-    def _repr_html_(self) -> str:
-        cells = self.table.reset_index().map(lambda cell: html.escape(str(cell)))
-        cells["verdict"] = [
-            f'<span class="verdict {verdict.replace(" ", "-")}">{SIGNS[verdict]} {verdict}</span>'
-            for verdict in self.table["verdict"]
-        ]
-        text: str = cells.set_index(self.table.index.names).to_html(escape=False)
-        return text
+def _p_of_all(findings: Sequence[Finding]) -> float:
+    """The p-value of deciding for all measures; 1 where they are decided in opposite ways."""
+    verdicts = {finding.verdict for finding in findings}
+    if "not run" in verdicts:
+        return math.nan
+    return 1.0 if {"supported", "contradicted"} <= verdicts else max(finding.p for finding in findings)
 
 
 _SHORT = {name: title.split(" ")[0] for name, title in METRIC_NAMES.items()}
