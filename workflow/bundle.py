@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import importlib.util
 import json
+import lzma
 import os
 import shlex
 import shutil
@@ -119,7 +120,11 @@ def pack(
     pieces = Pieces(destination, piece * 2**20)
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    with tempfile.TemporaryDirectory() as temporary, tarfile.open(fileobj=pieces, mode="w|xz") as archive:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        lzma.open(pieces, "w", preset=1) as compressed,  # wheels and images: more effort saves few bytes
+        tarfile.open(fileobj=compressed, mode="w|") as archive,
+    ):
         code, wheels = Path(temporary, "code.tar"), Path(temporary, "wheels")
         subprocess.run([*git, "archive", "--prefix=code/", f"--output={code}", commit], check=True)
         with tarfile.open(code) as committed:
