@@ -1,4 +1,4 @@
-"""The command line: `lth run`, `lth status`, `lth export`, `lth import`.
+"""The command line: `lth run`, `lth status`, `lth agenda`, `lth export`, `lth import`.
 
 What takes long to import is imported by the commands that need it, not here: torch where something is trained, pandas
 where records are read, pydantic where there are settings.
@@ -127,6 +127,58 @@ def status(
         for rewind in part.rewinds:
             here = [t for t in wanted if t.rewind == rewind]
             print(f"  rewound to {rewind}: {sum(t not in absent for t in here)} of {len(here)}")
+
+
+@app.command()
+def agenda(
+    profile: Annotated[str, typer.Option(help="Scale: laptop (a processor's work) or paper (a GPU's).")] = "laptop",
+    device: Annotated[
+        str | None, typer.Option(help="Device of the hours, as records name it. Default: this one.")
+    ] = None,
+    run: Annotated[bool, typer.Option("--run", help="Do it here, in this order, and export every replicate.")] = False,
+    time_limit: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after this many seconds.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Networks at once, as for lth run.")] = None,
+    store: Store = None,
+    destination: Annotated[Path | None, typer.Option(help="Folder of records. Default: results/.")] = None,
+) -> None:
+    """What of the study is not recorded, what it costs, and how many claims it would decide; or, with --run, do it.
+
+    Hours are those of one core, or of one GPU. With --run it exits with 3 when it stopped before the end.
+    """
+    from lth_core.agenda.parts import parts
+    from lth_core.agenda.table import agenda, shown
+    from lth_core.report import claims
+    from lth_core.study import records
+
+    if device is None or run:
+        from lth_core.config import ConfigError
+        from lth_core.devices import device_name
+
+        if device not in (None, device_name()):
+            raise ConfigError(f"--device {device}: with --run it is this machine's, {device_name()}; leave it out")
+        device = device_name()
+    folder, listed = store or records.store_folder(), parts(profile)
+    table = agenda(listed, claims.read(), folder, device, ranked=profile != "laptop")  # whose order is the study's own
+    print(f"{profile}, on {device}")
+    print(shown(table))
+    if not run:
+        return
+    from lth_core.agenda.run import run_parts, what_is_left
+    from lth_core.study.run import Style
+    from lth_core.training import Stopped
+
+    in_order = [listed[place] for place in table.index]
+    style: Style = "bar" if sys.stderr.isatty() else "lines"
+    goal, stopped = destination or records.results_folder(), False
+    try:
+        run_parts(in_order, folder, goal, workers=workers, seconds=time_limit, progress=style)
+    except Stopped as reason:
+        stopped = True
+        print(f"{reason or 'stopped'}; the same command goes on from here")
+    for line in what_is_left(in_order, folder, device):
+        print(line)
+    if stopped:
+        raise typer.Exit(UNFINISHED)
 
 
 @app.command("export")

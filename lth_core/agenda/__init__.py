@@ -1,0 +1,1 @@
+"""What of the study is not recorded, in the order in which it is worth doing, and doing it."""
