@@ -116,12 +116,13 @@ def test_run_status_export_and_import_go_round(lth: Lth, tmp_path: Path, monkeyp
 
     ran = lth(*smoke("run", *FEW))
     assert (ran.status, ran.err) == (0, "")
-    assert "[4/4]" in ran.out
+    assert "[7/7]" in ran.out
     for file in (tmp_path / "store").rglob("distances.json"):  # as a run leaves it that is stopped before it measures
         file.unlink()
     status = lth(*smoke("status", *FEW)).out
     assert SMOKE.name in status
     assert "stability: 4 of 4 trainings recorded" in status
+    assert "3 of 3 error barriers measured" in status
     assert "rewound to 0" in status
 
     again = lth(*smoke("run", *FEW))
