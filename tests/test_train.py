@@ -27,6 +27,7 @@ from lth_core.training.train import (
     Diverged,
     OutOfMemory,
     Trained,
+    _on_training_images,
     accuracies,
     memory_explained,
     steady_arithmetic,
@@ -347,6 +348,12 @@ def test_accuracy_and_loss_on_training_images_are_those_of_the_first_5000(
     chances = x.exp() / x.exp().sum(1, keepdim=True)
     assert trained.metrics["train_loss"] == pytest.approx(float(-chances[range(1_003), labels].log().mean()), rel=1e-5)
     assert trained.metrics["train_accuracy"] == pytest.approx(100 * float((x.argmax(1) == labels).double().mean()))
+
+
+def test_a_loss_beyond_the_range_of_numbers_is_left_out():
+    logits = torch.tensor([[3e38, -3e38], [3e38, -3e38]])  # the second one's loss is 6e38
+    found = _on_training_images(nn.Identity(), Split(logits, torch.tensor([0, 1])))
+    assert found == {"train_accuracy": 50.0}
 
 
 def test_accuracy_is_the_percentage_of_largest_logits_at_the_label():

@@ -16,8 +16,9 @@ from lth_core.data.parts import DataError
 from lth_core.devices import compute_device, device_name
 from lth_core.files import StoreError
 from lth_core.presets import preset
-from lth_core.study import records
+from lth_core.study import plan, records
 from lth_core.study.helpers import stop_signals
+from lth_core.study.measure import measurable
 from lth_core.study.run import Style, train_missing
 from lth_core.study.store import StudyStore, dense
 from lth_core.study.worker import Worker
@@ -113,9 +114,10 @@ def _accuracy(precision: str, folder: Path, deadline: float | None) -> float:
 
 def _can_be_added_to(configs: Sequence[Config], store: Path, place: str) -> bool:
     """Whether something of one replicate of a study is missing; says so where it is another processor's to add."""
-    study, device = known(store, configs[0]), device_name()
+    study, device, kept = known(store, configs[0]), device_name(), StudyStore(store, configs[0])
     there = study.elsewhere(device).get(configs[0].replicates[0], device)
-    missing = bool(absent(configs, study, there))
+    barriers = (barrier for config in configs for barrier in plan.unmeasured(study.values, config))
+    missing = bool(absent(configs, study, there)) or any(measurable(kept, barrier) for barrier in barriers)
     if missing and there != device:
         print(f"{place}: skipped: {configs[0].name}: made by {there}; here is {device}", flush=True)
     return missing and there == device

@@ -60,8 +60,8 @@ def agenda(
     """What is to be done on a device: a row for each part, indexed by its place in `listed`, best first if `ranked`.
 
     Columns: part, profile, missing (trainings), hours, claims, claims per hour. Hours are those of one core or of one
-    GPU; NaN where nothing like it was timed. A part decides a claim when it trains all that the claim still lacks. The
-    order is by claims per hour. Parts without hours, and ties, keep their order.
+    GPU, for trainings alone; NaN where nothing like it was timed. A part decides a claim when it trains all that the
+    claim still lacks. Ranked, parts come by claims per hour; ties, and parts without hours, keep their order.
     """
     studies: dict[str, Study] = {}
 

@@ -7,6 +7,7 @@ unpruned network retrained from W_k repeats the dense run bit for bit.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -212,7 +213,10 @@ def accuracies(model: nn.Module, part: Part, among: Sequence[int] = (1,)) -> lis
 
 @torch.no_grad()
 def _on_training_images(model: nn.Module, part: Part) -> dict[str, float]:
-    """Accuracy in percent and mean cross-entropy, without label smoothing, on the first `SEEN` training images."""
+    """Accuracy in percent and mean cross-entropy, without label smoothing, on the first `SEEN` training images.
+
+    A loss beyond the range of numbers, as of huge weights, is left out.
+    """
     model.eval()
     correct, loss = torch.zeros(2, dtype=torch.float64, device=part.device)
     for images, labels in evaluation_batches(part, SEEN):
@@ -220,7 +224,8 @@ def _on_training_images(model: nn.Module, part: Part) -> dict[str, float]:
         correct += (logits.argmax(1) == labels).sum()
         loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
     count = min(SEEN, len(part))
-    return {"train_accuracy": 100 * float(total(correct)) / count, "train_loss": float(total(loss)) / count}
+    found = {"train_accuracy": 100 * float(total(correct)) / count, "train_loss": float(total(loss)) / count}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 @contextmanager
