@@ -235,7 +235,7 @@ MOMENTS = {
 @every_network
 def test_stopped_in_an_epoch_and_resumed_from_the_file_gives_the_same_bits(network: str, tmp_path: Path):
     """Optimiser, average of the weights and dropout go on where they were; three batches of 8 are an epoch."""
-    config = preset(network, profile="smoke").updated(weight_average=0.9, learning_rate=0.05, final_learning_rate=None)
+    config = preset(network, profile="smoke").updated(weight_average=0.9, learning_rate=0.005, final_learning_rate=None)
     images, ones = few_images(side=config.image_size or 0), Mask.ones(build(config))
     ticket = subnetwork(initial_weights(config, torch.Generator().manual_seed(1)), ones, 0, 0)
     which: dict[str, int] = {"replicate": 1, "order": 0}
