@@ -1,7 +1,7 @@
 """Error barriers of the study: which are planned, what they measure, and that each is measured once."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,15 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             monkeypatch.setenv("LTH_RESULTS", str(stores[config.network].parent / "results"))
             run(config, store=stores[config.network], workers=1)
     return stores
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are faster so, above all beside other tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
