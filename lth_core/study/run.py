@@ -116,8 +116,10 @@ def _complete(configs: Sequence[Config], store: Path, **options: Any) -> list[Co
 
         resolved = data.resolve(configs[0].dataset)
         if resolved == configs[0].dataset:
-            wanted = (t for config in configs for t in plan.needed(absent, config))
-            _train(StudyStore(store, configs[0]), list(dict.fromkeys(wanted)), **options)
+            study = StudyStore(store, configs[0])
+            complete = frozenset(study.results())
+            wanted = (t for config in configs for t in plan.needed(absent, config, complete))
+            _train(study, list(dict.fromkeys(wanted)), **options)
             before = absent
         configs = [config.updated(dataset=resolved) for config in configs]
 
