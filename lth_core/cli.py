@@ -186,6 +186,7 @@ def export_command(
     destination: Annotated[Path | None, typer.Argument(help="Folder of records. Default: results/.")] = None,
     store: Store = None,
     keep_recorded: KeepRecorded = False,
+    weights: Annotated[Path | None, typer.Option(help="Folder for weights from which IMP goes on elsewhere.")] = None,
 ) -> None:
     """Write what the run store has measured as records: small CSV files to commit or to carry elsewhere.
 
@@ -193,23 +194,39 @@ def export_command(
     """
     from lth_core.study import records
 
-    for line in records.export_store(
-        store or records.store_folder(), destination or records.results_folder(), keep_recorded
-    ):
+    folder = store or records.store_folder()
+    for line in records.export_store(folder, destination or records.results_folder(), keep_recorded):
         print(line)
+    _carry(folder, weights)
 
 
 @app.command("import")
 def import_command(
     source: Annotated[Path, typer.Argument(help="Folder of records that `lth export` wrote, here or elsewhere.")],
     destination: Annotated[Path | None, typer.Argument(help="Folder of records. Default: results/.")] = None,
+    store: Store = None,
     keep_recorded: KeepRecorded = False,
+    weights: Annotated[Path | None, typer.Option(help="Folder that `lth export --weights` wrote.")] = None,
 ) -> None:
-    """Merge the records made on another machine into ours. Values that disagree with recorded ones are refused."""
+    """Merge the records made on another machine into ours. Values that disagree with recorded ones are refused.
+
+    With --weights, runs go on here from the deepest level that was trained there.
+    """
     from lth_core.study import records
 
     for folder in records.import_folder(source, destination or records.results_folder(), keep_recorded):
         print(folder)
+    _carry(weights, store or records.store_folder())
+
+
+def _carry(source: Path | None, destination: Path | None) -> None:
+    """Copy what chains go on from between a run store and a folder of weights, where one is given."""
+    if source is None or destination is None:
+        return
+    from lth_core.study.weights import carry
+
+    for line in carry(source, destination):
+        print(line)
 
 
 def _parts(

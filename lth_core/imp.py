@@ -58,7 +58,14 @@ def prune_lowest(weights: Weights, mask: Mask, rate: float = 0.2) -> Mask:
 
 
 def iterative_magnitude_pruning(
-    train: Train, weights: Weights, mask: Mask, *, levels: int, rewind: int = 0, prune: Prune = prune_lowest
+    train: Train,
+    weights: Weights,
+    mask: Mask,
+    *,
+    levels: int,
+    rewind: int = 0,
+    prune: Prune = prune_lowest,
+    start: tuple[int, Mask] | None = None,
 ) -> Iterator[Level]:
     """Find tickets by iterative magnitude pruning with rewinding to iteration `rewind` (Algorithm 1).
 
@@ -66,11 +73,18 @@ def iterative_magnitude_pruning(
     `rewind=0` is the original lottery ticket procedure. `prune(trained, mask)` returns the next mask. A level is
     trained when it is asked for, so a loop that stops early trains nothing further. Hand over a copy of W_0: the state
     dict of a model that is trained in between changes with it.
+
+    `start` goes on with an earlier search: the number of one of its levels, and that level's mask. Levels before it are
+    neither trained nor yielded. `train` is asked for that level as for any other, and may return the weights it kept.
     """
     if levels < 0:
         raise ValueError(f"cannot prune {levels} times; choose 0 (the dense network alone) or more levels")
+    first = start[0] if start else 0
+    if not 0 <= first <= levels:
+        raise ValueError(f"cannot start at level {first}; choose from 0 (the dense network) to levels={levels}")
     rewound = _train_to(rewind, train, weights, mask)
-    for level in range(levels + 1):
+    mask = start[1] if start else mask
+    for level in range(first, levels + 1):
         trained, result = _trained(train, subnetwork(rewound, mask, rewind, level))
         yield Level(mask, _copied(rewound), _copied(trained), result)
         if level < levels:

@@ -218,6 +218,24 @@ def test_pruning_can_start_from_a_mask_that_is_sparse_already():
     assert not any(bool((pruned.mask[name] & ~sparse[name]).any()) for name in sparse)
 
 
+@pytest.mark.parametrize("rewind", [0, 4])
+@pytest.mark.parametrize("first", [0, 1, 3, 5])
+def test_a_search_can_start_at_a_level_of_an_earlier_one(first, rewind):
+    by_hand, train = algorithm_1(rewind, 5), Trainer()
+    mask = Mask({name: torch.tensor(kept) for name, kept in by_hand[first][0].items()})
+    found = iterative_magnitude_pruning(train, tensors(initial()), ones(), levels=5, rewind=rewind, start=(first, mask))
+    assert [(as_lists(m), numbers(w), numbers(t)) for m, w, t, _ in found] == by_hand[first:]
+    assert [level for _, stop, level in train.calls if stop is None] == list(range(first, 6))
+
+
+@pytest.mark.parametrize("first", [-1, 3])
+def test_a_search_starts_at_a_level_that_it_has(first):
+    train = Trainer()
+    with pytest.raises(ValueError, match=f"cannot start at level {first}; choose from 0"):
+        next(iterative_magnitude_pruning(train, tensors(initial()), ones(), levels=2, start=(first, ones())))
+    assert train.calls == []
+
+
 @pytest.mark.parametrize("procedure", [iterative_magnitude_pruning, one_shot_pruning])
 def test_a_negative_rewinding_iteration_is_refused(procedure):
     trainer = Trainer()

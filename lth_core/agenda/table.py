@@ -87,7 +87,7 @@ def agenda(
             study = study_of(configs[0])
             lacking = absent(configs, study, device)
             missing |= {(configs[0].name, training) for training in lacking}
-            work = {t for config in configs for t in plan.needed(lacking, config)} - study.complete
+            work = {t for config in configs for t in plan.needed(lacking, config, study.complete)} - study.complete
             updates = sum(plan.length(training, configs[0]) for training in work)
             hours += updates * seconds_per_update(configs[0], device, timed) / 3600 if updates else 0
         count = _decided(wanted, made, missing, device)

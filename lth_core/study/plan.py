@@ -147,21 +147,36 @@ def lost(records: pd.DataFrame, config: Config) -> list[Training]:
     ]
 
 
-def needed(absent: Collection[Training], config: Config) -> list[Training]:
+def needed(
+    absent: Collection[Training], config: Config, complete: Collection[Training] = frozenset()
+) -> list[Training]:
     """What has to be in one store for these trainings of a configuration to be recorded, in the order to do it in.
 
     With them, that is the dense runs and the levels that they build on, and the trainings in other data orders that
     they are compared with: a distance needs both of its ends, and what is recorded may have been trained on another
-    machine.
+    machine. A chain goes on from a level that is `complete` in the store: levels below it are not needed.
     """
     compared = {replace(t, order=0) for t in absent if t.method in ("imp", "random_pruning") and not t.again}
     wanted = [t for t in trainings(config) if t in absent or replace(t, order=0) in compared]
     levels: dict[Training, None] = {}
+    lowest: dict[tuple[int, int], int] = {}
     for t in wanted:
-        first = 1 if config.densities is None else t.level
-        levels |= dict.fromkeys(Training(t.replicate, "imp", t.rewind, n, 0) for n in range(first, t.level + 1) if n)
+        if t.level:
+            chain = t.replicate, t.rewind
+            lowest[chain] = min(t.level, lowest.get(chain, t.level))
+    first = {chain: _deepest(complete, *chain, level) or 1 for chain, level in lowest.items()}
+    for t in wanted:
+        if t.level:
+            start = first[t.replicate, t.rewind] if config.densities is None else t.level
+            levels |= dict.fromkeys(Training(t.replicate, "imp", t.rewind, n, 0) for n in range(start, t.level + 1))
     runs = dict.fromkeys(dense(t.replicate) for t in wanted)
     return list(runs | levels | dict.fromkeys(wanted))
+
+
+def _deepest(complete: Collection[Training], replicate: int, rewind: int, level: int) -> int:
+    """The deepest of a chain's complete levels that is no deeper than `level`; 0 where there is none."""
+    chain = (Training(replicate, "imp", rewind, n, 0) for n in range(level, 0, -1))
+    return next((training.level for training in chain if training in complete), 0)
 
 
 def _ends(order: str) -> list[tuple[int, bool]]:

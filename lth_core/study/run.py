@@ -130,8 +130,9 @@ def _complete(configs: Sequence[Config], store: Path, **options: Any) -> list[Co
                 warnings.simplefilter("ignore")
             resolved = data.resolve(configs[0].dataset)
         if resolved == configs[0].dataset:
-            wanted = list(dict.fromkeys(t for config in configs for t in plan.needed(absent, config)))
-            there = {t for b in barriers for t in (b.a, b.b) if t in wanted or study.saves(t).complete}
+            complete = frozenset(study.results())
+            wanted = list(dict.fromkeys(t for config in configs for t in plan.needed(absent, config, complete)))
+            there = {t for b in barriers for t in (b.a, b.b) if t in wanted or t in complete}
             _train(study, wanted, [b for b in barriers if {b.a, b.b} <= there], **options)
             before = absent, ready
         elif not absent:

@@ -167,13 +167,16 @@ class TrainingFolder:
 
     def nearest_state(self, iteration: int) -> tuple[int, dict[str, Tensor] | None]:
         """The latest readable state at or before an iteration, or (0, None)."""
-        kept = (int(file.stem.removeprefix("iteration_")) for file in self.folder.glob("iteration_*.safetensors"))
-        for earlier in sorted((k for k in kept if k <= iteration), reverse=True):
+        for earlier in sorted((k for k in self.kept_states() if k <= iteration), reverse=True):
             try:
                 return earlier, self.load_state(earlier)
             except Damaged:
                 continue
         return 0, None
+
+    def kept_states(self) -> list[int]:
+        """The iterations whose states are kept."""
+        return sorted(int(f.stem.removeprefix("iteration_")) for f in self.folder.glob("iteration_*.safetensors"))
 
     def save_state(self, iteration: int, state: Mapping[str, Tensor]) -> None:
         write_state(self.folder / f"iteration_{iteration}.safetensors", state)

@@ -126,7 +126,8 @@ class Worker:
                 return state, {}
             if ticket.level == 0:
                 return end
-            return self.trained(Training(replicate, "imp", rewind, numbers[ticket.level], 0), ticket)
+            number = ticket.level if config.densities is None else numbers[ticket.level]
+            return self.trained(Training(replicate, "imp", rewind, number, 0), ticket)
 
         end = self.dense_run(replicate)  # it leaves W_k behind
         for training in sorted(t for t in wanted if t.method == "dense" and t.order):
@@ -134,14 +135,18 @@ class Worker:
                 self.trained(training, subnetwork(self.initial(replicate), self.ones, 0, 0))
         if end[1]["diverged_at"] is not None:
             return {t for t in wanted if t.method == "dense"}
-        start, config = (train_level, self.initial(replicate), self.ones), self.config
+        config, search = self.config, (train_level, self.initial(replicate), self.ones)
         numbers = list(range(max(t.level for t in wanted) + 1))
         if config.densities is None:
-            levels = iterative_magnitude_pruning(*start, levels=numbers[-1], rewind=rewind, prune=pruner(config))
+            start = self.start(replicate, rewind, min((t.level for t in wanted if t.level), default=0))
+            levels = iterative_magnitude_pruning(
+                *search, levels=numbers[-1], rewind=rewind, prune=pruner(config), start=start
+            )
+            numbers = numbers[start[0] :]
         else:  # levels that do not build on each other
             numbers = sorted({0, *(t.level for t in wanted)})
             densities = [config.densities[number - 1] for number in numbers[1:]]
-            levels = one_shot_pruning(*start, densities=densities, rewind=rewind)
+            levels = one_shot_pruning(*search, densities=densities, rewind=rewind)
         for level, (mask, rewound, _, result) in zip(numbers, levels, strict=True):
             for training in sorted(t for t in wanted if t.level == level and t.method != "dense"):
                 try:
@@ -151,6 +156,17 @@ class Worker:
             if result["diverged_at"] is not None and config.densities is None:
                 return {t for t in wanted if t.level <= level}
         return set(wanted)
+
+    def start(self, replicate: int, rewind: int, level: int) -> tuple[int, Mask]:
+        """Where to start a chain that leads to a level: the deepest one, up to it, that the store has, and its mask."""
+        for number in range(level, 0, -1):
+            folder = self.store.saves(Training(replicate, "imp", rewind, number, 0))
+            if folder.complete:
+                with suppress(Damaged):
+                    mask = folder.load_mask()
+                    # in the network's order, which files do not keep: the controls' random numbers are drawn in it
+                    return number, Mask({name: mask[name] for name in self.ones})
+        return 0, self.ones
 
     def ticket(self, training: Training, mask: Mask, rewound: State) -> Ticket:
         """What a training starts from, given its level's IMP mask and W_k."""
