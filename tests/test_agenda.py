@@ -26,7 +26,7 @@ from lth_core.study.store import StudyStore, Training, dense
 from lth_core.training import Stopped
 
 SMOKE = preset("lenet_300_100", profile="smoke")
-ONE = SMOKE.updated(rewinds=(0,), levels=1, methods=("imp",), orders=1, replicates=2)
+ONE = SMOKE.updated(rewinds=(0,), levels=1, methods=("imp",), orders=1, replicates=2, barriers=False)
 """Two trainings for each of two replicates: dense, and the ticket at level 1."""
 HERE = "a processor (AVX512)"
 ELSEWHERE = "another processor (AVX2)"

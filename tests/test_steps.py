@@ -111,7 +111,7 @@ def test_threads_do_all_trainings_once_and_the_same_as_one_after_the_other(
         "lth_core.study.store.TrainingFolder.finish",
         lambda self, result, *rest: (done.append(str(self.folder)), finish(self, result, *rest)),
     )
-    complete_side_by_side(beside, absent(beside), 4)
+    complete_side_by_side(beside, absent(beside), [], 4)
     assert sorted(done) == sorted(set(done))
     assert absent(beside) == []
     alone.complete(absent(alone))
@@ -136,7 +136,7 @@ def test_what_one_thread_raises_stops_the_others_and_is_raised(
 
     monkeypatch.setattr(Worker, "dense_run", dense_run)
     with pytest.raises(DataError, match="an image has gone"):
-        complete_side_by_side(busy, absent(busy), 2)
+        complete_side_by_side(busy, absent(busy), [], 2)
 
 
 def test_asked_to_stop_all_threads_save_their_checkpoints(
@@ -147,7 +147,7 @@ def test_asked_to_stop_all_threads_save_their_checkpoints(
     busy = worker(tmp_path, iterations=100_000)
     busy.stop_requested = lambda: True
     with pytest.raises(Stopped):
-        complete_side_by_side(busy, absent(busy), 2)
+        complete_side_by_side(busy, absent(busy), [], 2)
     for replicate in (1, 2):
         assert (busy.store.folder / f"replicate_{replicate}/dense/checkpoint.safetensors").exists()
 
@@ -179,8 +179,8 @@ def test_a_graph_does_what_plain_updates_on_the_gpu_do(network: str, monkeypatch
 def test_networks_side_by_side_on_a_gpu_end_with_the_bits_of_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
     beside, alone = (worker(tmp_path / name, "resnet20", iterations=40) for name in ("beside", "alone"))
-    complete_side_by_side(beside, absent(beside), 6)
-    complete_side_by_side(alone, absent(alone), 1)
+    complete_side_by_side(beside, absent(beside), [], 6)
+    complete_side_by_side(alone, absent(alone), [], 1)
     for training in alone.store.results():
         ends = [each.store.saves(training).load_end() for each in (beside, alone)]
         assert all(torch.equal(ends[0][name], tensor) for name, tensor in ends[1].items())

@@ -24,7 +24,7 @@ DATA = {"MNIST": "mnist", "cifar-10-batches-py": "cifar10", "imagenette": "image
 """Folder of a data set -> its name in records."""
 NETWORKS = ("lenet_300_100", "resnet20", "vgg19", "resnet50", "inception_v3", "squeezenet1_0")
 SMOKE = ("--profile", "smoke", "--figure", "stability", "--rewinds", "0", "--levels", "1", "--orders", "1",
-         "--workers", "1", "--set", 'methods=["imp"]')  # fmt: skip
+         "--workers", "1", "--set", 'methods=["imp"]', "--set", "barriers=false")  # fmt: skip
 """Options that leave two trainings of a network: dense, and pruned once."""
 NARROW = ("--set", "width=0.125")
 """Lets ResNet-50 and Inception-v3 pass on a processor in seconds."""
