@@ -72,7 +72,7 @@ def test_a_chain_continued_elsewhere_gives_the_bits_of_one_that_was_not_broken_o
     levels = trained_levels(monkeypatch)
     continued = run(config, store=there, workers=1)
     assert set(levels) == {3, 4}
-    pd.testing.assert_frame_equal(continued, at_once)
+    pd.testing.assert_frame_equal(continued.drop(columns="finished"), at_once.drop(columns="finished"))
     expected, found = bits(alone, config), bits(there, config)
     deep = {name for name in expected if "level_03" in name or "level_04" in name}
     assert deep <= found.keys()
