@@ -251,6 +251,11 @@ def test_replicates_of_several_kinds_of_processor_are_dropped_and_said(tmp_path:
     made.loc[(made["method"] == "imp") & (made["replicate"] == 2), "device"] = "Intel Xeon (AVX512)"
     made.to_csv(file, index=False)
     assert judged().loc[0, "note"] == "2 of 3 replicates; 1 dropped: several kinds of processor"
+    made.loc[made["method"] == "imp", "device"] = "Intel Xeon (AVX512)"
+    made.to_csv(file, index=False)
+    table = judged()
+    assert (table.loc[0, "verdict"], table.loc[0, "recorded_on"]) == ("not run", "cifar10")
+    assert table.loc[0, "note"] == "3 dropped: several kinds of processor"
 
 
 @pytest.mark.parametrize(

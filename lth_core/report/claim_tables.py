@@ -19,7 +19,7 @@ SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "cannot fa
 
 def readable(table: pd.DataFrame) -> Marked:
     """Judged claims as a table for a page: by network, recipe and scale where there are several."""
-    scale = table["profile"] + [f", {TITLES[name]}" if name else "" for name in table["recorded_on"]]
+    scale = table["profile"] + ", " + table["recorded_on"].map(TITLES)
     q = table["q"].map(lambda value: "" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001")
     shown = table.assign(network=table["network"].map(NETWORK_NAMES), scale=scale, claim=table["text"], q=q)
     index = [name for name in ("network", "recipe", "scale") if shown[name].nunique() > 1]

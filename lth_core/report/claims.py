@@ -176,6 +176,7 @@ def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
 
 
 def _finding(claim: Claim, cache: dict[str, Mapping[Place, pd.DataFrame]]) -> Finding:
+    dropped = 0
     for dataset in (claim.dataset, _EARLIER.get(claim.dataset)):
         if dataset is None or (dataset != claim.dataset and "dataset=" in claim.effect):
             break
@@ -189,7 +190,12 @@ def _finding(claim: Claim, cache: dict[str, Mapping[Place, pd.DataFrame]]) -> Fi
         found = sample(study, claim.effect, claim.measure, claim.at)
         if len(found.values) >= 2:
             return _judged(claim, dataset, found.first(int(claim.replicates)), _of_control(claim, study))
-    return Finding("not run")
+        dropped = max(dropped, found.dropped)
+    return Finding("not run", dataset=claim.dataset, notes=(_dropped(dropped),) if dropped else ())
+
+
+def _dropped(count: int) -> str:
+    return f"{count} dropped: several kinds of processor"
 
 
 def _of_control(claim: Claim, study: Study) -> Sample | None:
@@ -214,7 +220,7 @@ def _judged(claim: Claim, dataset: str, found: Sample, control: Sample | None) -
     if count < int(claim.replicates):
         notes.append(f"{count} of {claim.replicates} replicates")
     if found.dropped:
-        notes.append(f"{found.dropped} dropped: several kinds of processor")
+        notes.append(_dropped(found.dropped))
     shown = shown if "-" in claim.effect + claim.levels else shown.replace("+", "")  # an accuracy, not a change of one
     return Finding(verdict, p, shown, count, dataset, tuple(notes))
 
