@@ -79,8 +79,14 @@ def checksum(training: Path) -> str:
 
 
 def machine() -> str:
-    """What the bits of a training depend on beside the code."""
-    return f"{device_name()}, torch {torch.__version__}"
+    """The kind of processor, as far as rounding may depend on it: its name, all of its instructions, and torch."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next(line.split(":")[1].split() for line in lines if line.startswith("flags"))
+    except (OSError, StopIteration):
+        flags = []
+    instructions = hashlib.sha256(" ".join(sorted(flags)).encode()).hexdigest()[:8]
+    return f"{device_name()}, instructions {instructions}, torch {torch.__version__}"
 
 
 def kept() -> dict[str, Any]:
