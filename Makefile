@@ -45,9 +45,9 @@ bench: $(INSTALLED)  ## measure the speed of training on this machine
 
 clean:  ## remove what was built; keeps .venv, data/ and runs/
 	rm -rf _build book/executed book/executed.part .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find lth_core tests book benchmarks workflow -name __pycache__ -prune -exec rm -rf {} +
+	find lth_core lth_study tests book benchmarks workflow -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[study,book,test,dev]'
 	touch $@

@@ -26,9 +26,9 @@ import shares
 import torch
 from common import peak_memory, row
 
-from lth_core.devices import device_name
-from lth_core.files import write_atomic
-from lth_core.study.records import results_folder
+from lth_study.devices import device_name
+from lth_study.files import write_atomic
+from lth_study.records import results_folder
 
 TRAININGS = {"lenet_300_100": lenet.ours_variant, "resnet20": convolutional.training_variant}
 """What a process of its own can be started for."""

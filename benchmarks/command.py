@@ -19,7 +19,7 @@ def rows(rounds: int) -> list[Row]:
         environment = {**os.environ, "LTH_STORE": f"{folder}/store", "LTH_RESULTS": f"{folder}/results"}
 
         def lth(*arguments: str) -> None:
-            command = [sys.executable, "-m", "lth_core.cli", *arguments]
+            command = [sys.executable, "-m", "lth_study", *arguments]
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
 
         lth(*SMALL)  # from here on nothing is missing

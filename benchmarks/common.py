@@ -14,13 +14,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lth_core import seeds, subnetwork
-from lth_core.config import Config
-from lth_core.data import image_shape
-from lth_core.data.parts import Dataset, Split
+from lth_core import subnetwork
 from lth_core.imp import Ticket
 from lth_core.masks import Mask
-from lth_core.models import build, initial_weights
+from lth_study import seeds
+from lth_study.data import image_shape
+from lth_study.data.parts import Dataset, Split
+from lth_study.networks import build, initial_weights
+from lth_study.settings import Config
 
 Variant = Callable[[], float]
 """Does its work once and returns the seconds that it took."""

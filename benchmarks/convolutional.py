@@ -25,16 +25,16 @@ from common import Row, Variant, half_ticket, interleaved, row, textbook_loop, t
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lth_core import data, preset
-from lth_core.config import Config
-from lth_core.costs.limits import iteration_flops
-from lth_core.data.parts import DataError, Dataset, Split
-from lth_core.models import build
-from lth_core.models.network import Network
-from lth_core.report import NETWORK_NAMES
-from lth_core.training import Stopped
-from lth_core.training.batches import EVALUATION_BATCH
-from lth_core.training.train import steady_arithmetic, train
+from lth_study import data, preset
+from lth_study.costs.limits import iteration_flops
+from lth_study.data.parts import DataError, Dataset, Split
+from lth_study.networks import build
+from lth_study.networks.network import Network
+from lth_study.report import NETWORK_NAMES
+from lth_study.settings import Config
+from lth_study.training import Stopped
+from lth_study.training.batches import EVALUATION_BATCH
+from lth_study.training.train import steady_arithmetic, train
 
 NETWORKS = ("resnet20", "vgg19")
 ROUNDS = 4

@@ -39,20 +39,20 @@ from machine import COPIED_BYTES
 from members import Member, advance, peak_memory, synchronise
 from torch import Tensor
 
-from lth_core import data, preset
-from lth_core.config import IMAGENET_NETWORKS, Config
-from lth_core.costs.benchmarks import verdict
-from lth_core.costs.limits import CACHE_BYTES, floor_seconds
-from lth_core.data.parts import Dataset, Split
-from lth_core.devices import compute_device, device_name
-from lth_core.files import write_atomic, write_json
 from lth_core.masks import Mask
-from lth_core.models import build
-from lth_core.report import NETWORK_NAMES
-from lth_core.study.records import results_folder
-from lth_core.training.steps import can_be_recorded
-from lth_core.training.train import steady_arithmetic, train
-from lth_core.training.updates import FlatNetwork, State
+from lth_study import data, preset
+from lth_study.costs.benchmarks import verdict
+from lth_study.costs.limits import CACHE_BYTES, floor_seconds
+from lth_study.data.parts import Dataset, Split
+from lth_study.devices import compute_device, device_name
+from lth_study.files import write_atomic, write_json
+from lth_study.networks import build
+from lth_study.records import results_folder
+from lth_study.report import NETWORK_NAMES
+from lth_study.settings import IMAGENET_NETWORKS, Config
+from lth_study.training.steps import can_be_recorded
+from lth_study.training.train import steady_arithmetic, train
+from lth_study.training.updates import FlatNetwork, State
 
 Row = dict[str, Any]
 COMPARED = 12

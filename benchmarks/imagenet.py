@@ -9,9 +9,9 @@ from __future__ import annotations
 from common import Row, interleaved, random_images, row
 from convolutional import ITERATIONS, ours_variant
 
-from lth_core import preset
-from lth_core.config import IMAGENET_NETWORKS
-from lth_core.report import NETWORK_NAMES
+from lth_study import preset
+from lth_study.report import NETWORK_NAMES
+from lth_study.settings import IMAGENET_NETWORKS
 
 BATCH = 8
 ROUNDS = 3

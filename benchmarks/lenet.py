@@ -19,9 +19,9 @@ import torch
 from common import Row, Variant, half_ticket, interleaved, row, textbook_loop, timed
 from torch import nn
 
-from lth_core import data, preset
-from lth_core.data.parts import DataError, Dataset, Split
-from lth_core.training.train import steady_arithmetic, train
+from lth_study import data, preset
+from lth_study.data.parts import DataError, Dataset, Split
+from lth_study.training.train import steady_arithmetic, train
 
 ITERATIONS = 1_000
 """Somewhat more than an epoch's 917. What a training does only once takes as long as ten iterations."""

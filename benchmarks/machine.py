@@ -15,9 +15,9 @@ import torch
 from common import Row, Variant, row, timed
 from torch.nn import functional as F
 
-from lth_core.config import Config
-from lth_core.costs.limits import CACHE_BYTES, floor_seconds
-from lth_core.training.train import steady_arithmetic
+from lth_study.costs.limits import CACHE_BYTES, floor_seconds
+from lth_study.settings import Config
+from lth_study.training.train import steady_arithmetic
 
 SIDE = 1024
 """Of the square matrices whose product is timed."""

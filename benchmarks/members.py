@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from common import half_ticket
 
-from lth_core.config import Config
-from lth_core.data.parts import Dataset
-from lth_core.models import build
-from lth_core.training.steps import DrawnBatches, PlainSteps, RecordedSteps
-from lth_core.training.train import prepare
-from lth_core.training.updates import FlatNetwork, State
+from lth_study.data.parts import Dataset
+from lth_study.networks import build
+from lth_study.settings import Config
+from lth_study.training.steps import DrawnBatches, PlainSteps, RecordedSteps
+from lth_study.training.train import prepare
+from lth_study.training.updates import FlatNetwork, State
 
 
 class Member:

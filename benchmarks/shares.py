@@ -23,14 +23,14 @@ from lenet import mnist
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from lth_core import preset
-from lth_core.config import Config
-from lth_core.data.parts import Dataset
-from lth_core.models import build
-from lth_core.report import NETWORK_NAMES
-from lth_core.training.steps import PlainSteps
-from lth_core.training.train import steady_arithmetic
-from lth_core.training.updates import FlatNetwork
+from lth_study import preset
+from lth_study.data.parts import Dataset
+from lth_study.networks import build
+from lth_study.report import NETWORK_NAMES
+from lth_study.settings import Config
+from lth_study.training.steps import PlainSteps
+from lth_study.training.train import steady_arithmetic
+from lth_study.training.updates import FlatNetwork
 
 UPDATES = {"resnet20": 3, "vgg19": 3, "lenet_300_100": 200}
 """Network -> updates that are profiled in every round."""

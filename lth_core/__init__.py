@@ -1,11 +1,38 @@
-"""Iterative magnitude pruning with rewinding, and how stable the subnetworks are that it finds.
+"""The method of the study: iterative magnitude pruning with rewinding, and how stable its subnetworks are.
 
-The public names stand in `__init__.pyi`. Each is imported when it is first used, so that the command line need not
-wait for torch.
+For any network and any training loop. It needs torch, numpy and safetensors; the study itself is `lth_study`.
 """
 
-import lazy_loader
+from lth_core.imp import (
+    Level,
+    Ticket,
+    iterative_magnitude_pruning,
+    one_shot_pruning,
+    random_pruning,
+    random_reinitialisation,
+    subnetwork,
+)
+from lth_core.masks import Mask
+from lth_core.pruning import magnitude, prune_global, prune_layerwise, shuffle_within_layers
+from lth_core.stability import ErrorBarrier, angle, error_barrier, l2_distance
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ = [
+    "ErrorBarrier",
+    "Level",
+    "Mask",
+    "Ticket",
+    "angle",
+    "error_barrier",
+    "iterative_magnitude_pruning",
+    "l2_distance",
+    "magnitude",
+    "one_shot_pruning",
+    "prune_global",
+    "prune_layerwise",
+    "random_pruning",
+    "random_reinitialisation",
+    "shuffle_within_layers",
+    "subnetwork",
+]

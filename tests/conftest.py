@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 from hypothesis import settings
 
-from lth_core import data, preset
-from lth_core.data.parts import Dataset
-from lth_core.study import records
+from lth_study import data, preset, records
+from lth_study.data.parts import Dataset
 
 PROJECT = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("LTH_DATA", PROJECT / "data")).absolute()
@@ -86,5 +85,5 @@ def table() -> pd.DataFrame:
 @pytest.fixture
 def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU: a recorded update stands for the graph made of it."""
-    monkeypatch.setattr("lth_core.training.steps.recorded", lambda update: SimpleNamespace(replay=update))
-    monkeypatch.setattr("lth_core.training.steps._wait_for_gpu", lambda: None)
+    monkeypatch.setattr("lth_study.training.steps.recorded", lambda update: SimpleNamespace(replay=update))
+    monkeypatch.setattr("lth_study.training.steps._wait_for_gpu", lambda: None)

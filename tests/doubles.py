@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from lth_core.data.image_folders import IMAGENETTE
+from lth_study.data.image_folders import IMAGENETTE
 
 
 def write_imagenette(root: Path) -> None:

@@ -9,21 +9,21 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from lth_core import ConfigError, cli, data
-from lth_core.agenda import run as doing
-from lth_core.agenda.parts import Part, parts
-from lth_core.agenda.run import Imprecise, check_precisions, run_parts, what_is_left
-from lth_core.agenda.table import agenda, needs
-from lth_core.config import METHODS, Config
-from lth_core.costs.updates import seconds_per_update
-from lth_core.data.parts import Dataset
-from lth_core.devices import device_name
-from lth_core.presets import figures, preset
-from lth_core.report import claims
-from lth_core.report.claims import Claim
-from lth_core.study import plan, records
-from lth_core.study.store import StudyStore, Training, dense
-from lth_core.training import Stopped
+from lth_study import ConfigError, data, plan, records
+from lth_study.__main__ import entry
+from lth_study.agenda import run as doing
+from lth_study.agenda.parts import Part, parts
+from lth_study.agenda.run import Imprecise, check_precisions, run_parts, what_is_left
+from lth_study.agenda.table import agenda, needs
+from lth_study.costs.updates import seconds_per_update
+from lth_study.data.parts import Dataset
+from lth_study.devices import device_name
+from lth_study.presets import figures, preset
+from lth_study.report import claims
+from lth_study.report.claims import Claim
+from lth_study.settings import METHODS, Config
+from lth_study.store import StudyStore, Training, dense
+from lth_study.training import Stopped
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 ONE = SMOKE.updated(rewinds=(0,), levels=1, methods=("imp",), orders=1, replicates=2, barriers=False)
@@ -330,7 +330,7 @@ def lth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
     monkeypatch.setattr(sys, "argv", ["lth", "agenda", *arguments])
     capsys.readouterr()
     with pytest.raises(SystemExit) as left:
-        cli.entry()
+        entry()
     return int(left.value.code or 0), *capsys.readouterr()
 
 
@@ -348,7 +348,7 @@ def test_the_command_prints_the_table_and_writes_nothing(
 def test_the_command_does_it_and_exits_with_3_when_it_is_stopped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("lth_core.agenda.parts.parts", lambda profile: [Part("part", (ONE,))])
+    monkeypatch.setattr("lth_study.agenda.parts.parts", lambda profile: [Part("part", (ONE,))])
     status, out, _ = lth(monkeypatch, capsys, "--run", "--time-limit", "0")
     assert status == 3
     assert "the same command goes on from here\nleft: part, 4 trainings\n" in out

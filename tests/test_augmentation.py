@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from lth_core.config import ConfigError
-from lth_core.data.augmentation import PaddedCrops, ResizedCrops, augmentation, boxes, flipped, resize_boxes
-from lth_core.presets import preset
-from lth_core.seeds import epoch_crops
+from lth_study.data.augmentation import PaddedCrops, ResizedCrops, augmentation, boxes, flipped, resize_boxes
+from lth_study.presets import preset
+from lth_study.seeds import epoch_crops
+from lth_study.settings import ConfigError
 
 CPU = torch.device("cpu")
 

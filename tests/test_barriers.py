@@ -11,18 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lth_core import data, run
-from lth_core.config import METHODS, Config
-from lth_core.data.parts import Dataset, Split
-from lth_core.files import read_state
-from lth_core.presets import preset
-from lth_core.study import barriers, plan, records, worker
-from lth_core.study.barriers import heights
-from lth_core.study.measure import measure_barrier
-from lth_core.study.plan import Barrier
-from lth_core.study.store import Busy, StudyStore, Training, TrainingFolder, dense
-from lth_core.study.worker import Worker
-from lth_core.training import Stopped
+from lth_study import barriers, data, plan, records, run, worker
+from lth_study.barriers import heights
+from lth_study.data.parts import Dataset, Split
+from lth_study.files import read_state
+from lth_study.measure import measure_barrier
+from lth_study.plan import Barrier
+from lth_study.presets import preset
+from lth_study.settings import METHODS, Config
+from lth_study.store import Busy, StudyStore, Training, TrainingFolder, dense
+from lth_study.training import Stopped
+from lth_study.worker import Worker
 
 LENET = preset("lenet_300_100", profile="smoke").updated(rewinds=(20,), iterations=70, methods=("imp",))
 """Two levels of one chain, the second in two data orders; barriers between the orders, to the dense network, and to the

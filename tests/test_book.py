@@ -16,10 +16,11 @@ import nbformat
 import pytest
 
 import lth_core
-from lth_core import preset
-from lth_core.config import IMAGENET_NETWORKS
-from lth_core.costs.trainings import costs
-from lth_core.report import NETWORK_NAMES
+import lth_study
+from lth_study import preset
+from lth_study.costs.trainings import costs
+from lth_study.report import NETWORK_NAMES
+from lth_study.settings import IMAGENET_NETWORKS
 
 ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = re.compile(r"(https?:)?//", re.IGNORECASE)
@@ -55,7 +56,8 @@ def copy_of_book(folder: Path) -> Path:
         shutil.copyfile(ROOT / name, folder / name)
     built = shutil.ignore_patterns("executed", "executed.part", "mathjax", "__pycache__")
     shutil.copytree(ROOT / "book", folder / "book", ignore=built)
-    shutil.copytree(ROOT / "lth_core", folder / "lth_core", ignore=built)  # chapters quote it, and the README
+    for package in ("lth_core", "lth_study"):
+        shutil.copytree(ROOT / package, folder / package, ignore=built)  # chapters quote it, and the README
     shutil.copytree(ROOT / "results", folder / "results")
     shutil.copyfile(ROOT / "README.md", folder / "README.md")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
@@ -142,8 +144,9 @@ def test_pages_fit_a_phone_and_name_their_language(pages: dict[str, Page]) -> No
 
 def test_the_api_page_has_every_public_name(pages: dict[str, Page]) -> None:
     described = {attributes["id"] for _, attributes in pages["book/api.html"].elements if "id" in attributes}
-    last_parts = {name.split(".")[-1] for name in described if name.startswith("lth_core.")}
-    assert [name for name in lth_core.__all__ if name not in last_parts] == []
+    for package in (lth_core, lth_study):
+        last_parts = {name.split(".")[-1] for name in described if name.startswith(f"{package.__name__}.")}
+        assert [name for name in package.__all__ if name not in last_parts] == []
 
 
 @pytest.mark.parametrize("network", IMAGENET_NETWORKS)

@@ -5,14 +5,14 @@ import math
 import pandas as pd
 import pytest
 
-from lth_core import preset
-from lth_core.config import Config
-from lth_core.report.changes import (
+from lth_study import preset
+from lth_study.report.changes import (
     changes_by_precision,
     changes_by_rewinding,
     slopes_by_rewinding,
     steps_by_rewinding,
 )
+from lth_study.settings import Config
 
 LEVEL = 2
 T_95_ONE_DEGREE = 12.7062  # of Student's t, from a table

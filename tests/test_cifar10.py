@@ -29,15 +29,15 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as TF
 
-from lth_core import DataError, data
-from lth_core.data import _download, cifar10, mnist
-from lth_core.data.augmentation import crop_and_flip
-from lth_core.data.parts import Dataset, Split, hold_out
-from lth_core.models import build
-from lth_core.presets import preset
-from lth_core.seeds import epoch_augmentation
-from lth_core.study.store import StudyStore
-from lth_core.study.worker import Worker
+from lth_study import DataError, data
+from lth_study.data import _download, cifar10, mnist
+from lth_study.data.augmentation import crop_and_flip
+from lth_study.data.parts import Dataset, Split, hold_out
+from lth_study.networks import build
+from lth_study.presets import preset
+from lth_study.seeds import epoch_augmentation
+from lth_study.store import StudyStore
+from lth_study.worker import Worker
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COUNTS = {"train": 2, "test": 1}

@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lth_core import preset
-from lth_core.report import claims
-from lth_core.report.claim_tables import counts, power_table, readable
-from lth_core.report.claims import judge, judged, read
-from lth_core.study.records import COLUMNS, PROVENANCE, project_folder, results_folder, write
+from lth_study import preset
+from lth_study.records import COLUMNS, PROVENANCE, project_folder, results_folder, write
+from lth_study.report import claims
+from lth_study.report.claim_tables import counts, power_table, readable
+from lth_study.report.claims import judge, judged, read
 
 SPREAD = [-1.0, 0.0, 1.0]
 """Three replicates with mean 0 and deviation 1: half-widths 2.4841 at 95% and 1.6859 at 90%."""

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-from lth_core import ConfigError, __version__, cli, data
-from lth_core.data.parts import Dataset
-from lth_core.presets import preset
-from lth_core.study import records
+from lth_study import ConfigError, __version__, cli, data, records
+from lth_study.__main__ import entry
+from lth_study.data.parts import Dataset
+from lth_study.presets import preset
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 FEW = ("--rewinds", "0", "--levels", "1", "--orders", "1", "--figure", "stability")
@@ -45,7 +45,7 @@ def lth(
         monkeypatch.setattr(sys, "argv", ["lth", *arguments])
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
-            cli.entry()
+            entry()
         return Result(int(left.value.code or 0), *capsys.readouterr())
 
     return call
@@ -205,8 +205,8 @@ def test_a_study_that_is_finished_does_not_wait_for_torch(lth: Lth):
 def imported(arguments: Sequence[str]) -> set[str]:
     """The modules that a process of the command `lth` imports."""
     script = (
-        "import sys; from lth_core import cli\n"
-        "try: cli.entry()\n"
+        "import sys; from lth_study.__main__ import entry\n"
+        "try: entry()\n"
         "except SystemExit as left: assert not left.code\n"
         "print('\\n', *sys.modules)"
     )

@@ -4,11 +4,11 @@ import shlex
 
 import pytest
 
-from lth_core import cli
-from lth_core.config import Config
-from lth_core.presets import figures, preset
-from lth_core.study.commands import command_for, how_to_make
-from lth_core.study.plan import trainings
+from lth_study.__main__ import entry
+from lth_study.commands import command_for, how_to_make
+from lth_study.plan import trainings
+from lth_study.presets import figures, preset
+from lth_study.settings import Config
 
 PAPER = preset("lenet_300_100")
 SMOKE = preset("lenet_300_100", profile="smoke")
@@ -52,10 +52,10 @@ def test_the_command_trains_what_is_missing_and_nothing_else(wish: str, monkeypa
     command = command_for(config)
     assert command is not None
     asked: list[Config] = []
-    monkeypatch.setattr("lth_core.study.run.train_missing", lambda parts, *_, **__: asked.extend(parts))
+    monkeypatch.setattr("lth_study.runner.train_missing", lambda parts, *_, **__: asked.extend(parts))
     monkeypatch.setattr("sys.argv", shlex.split(command))
     with pytest.raises(SystemExit):
-        cli.entry()
+        entry()
     assert [part.digest() for part in asked] == [config.digest()]
     assert set(trainings(asked[0])) == set(trainings(config))
 

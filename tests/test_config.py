@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lth_core import ConfigError, configure, figures, preset
-from lth_core.config import Config
-from lth_core.data import data_root
+from lth_study import ConfigError, configure, figures, preset
+from lth_study.data import data_root
+from lth_study.settings import Config
 
 DIGESTS = {"paper": "7a0d53d5f65f", "laptop": "1f79200c6446", "smoke": "68be79a1bab0"}
 PROFILES = list(DIGESTS)
@@ -164,7 +164,7 @@ def test_the_order_that_settings_are_given_in_does_not_matter(smoke):
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4242"])
 def test_digests_are_the_same_in_every_process(hash_seed):
-    program = f"from lth_core import preset; print(*(preset('lenet_300_100', profile=p).digest() for p in {PROFILES}))"
+    program = f"from lth_study import preset; print(*(preset('lenet_300_100', profile=p).digest() for p in {PROFILES}))"
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)

@@ -14,19 +14,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
-from lth_core import ConfigError, Mask, data, seeds
-from lth_core.config import Config
-from lth_core.data import mnist
-from lth_core.data.parts import Dataset, Split
+from lth_core import Mask
 from lth_core.imp import Ticket, subnetwork
-from lth_core.models import build, initial_weights
-from lth_core.presets import preset
-from lth_core.study import worker
-from lth_core.study.run import run
-from lth_core.study.store import TrainingFolder
-from lth_core.training import Stopped
-from lth_core.training.train import Trained, pruner, train
-from lth_core.training.updates import FlatNetwork, learning_rate
+from lth_study import ConfigError, data, seeds, worker
+from lth_study.data import mnist
+from lth_study.data.parts import Dataset, Split
+from lth_study.networks import build, initial_weights
+from lth_study.presets import preset
+from lth_study.runner import run
+from lth_study.settings import Config
+from lth_study.store import TrainingFolder
+from lth_study.training import Stopped
+from lth_study.training.train import Trained, pruner, train
+from lth_study.training.updates import FlatNetwork, learning_rate
 
 PAPER_VALUES = Path(__file__).parents[1] / "results" / "paper_values.csv"
 RESNET = preset("resnet20", "warmup", "smoke")

@@ -7,15 +7,14 @@ import pandas as pd
 import pytest
 from conftest import PROJECT
 
-from lth_core import ConfigError, preset
-from lth_core.config import Config
-from lth_core.costs.benchmarks import benchmark as measured_speeds
-from lth_core.costs.benchmarks import gpu_benchmark, measured_rates, resnet20_on_gpus, time_shares
-from lth_core.costs.hours import WATTS_PER_CORE, costs_of_figures, floors
-from lth_core.costs.limits import floor_seconds, iteration_flops
-from lth_core.costs.trainings import costs, costs_of_networks, growth, growth_of_networks
-from lth_core.report import NETWORK_NAMES, readable
-from lth_core.study import records
+from lth_study import ConfigError, preset, records
+from lth_study.costs.benchmarks import benchmark as measured_speeds
+from lth_study.costs.benchmarks import gpu_benchmark, measured_rates, resnet20_on_gpus, time_shares
+from lth_study.costs.hours import WATTS_PER_CORE, costs_of_figures, floors
+from lth_study.costs.limits import floor_seconds, iteration_flops
+from lth_study.costs.trainings import costs, costs_of_networks, growth, growth_of_networks
+from lth_study.report import NETWORK_NAMES, readable
+from lth_study.settings import Config
 
 SMALL = preset("lenet_300_100", profile="smoke")
 """Rewinds 0 and 20 of 120 iterations, two levels, all methods at the second, two orders, one replicate."""

@@ -5,9 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from lth_core import preset
-from lth_core.costs.imagenet import costs_of_imagenet
-from lth_core.study import records
+from lth_study import preset, records
+from lth_study.costs.imagenet import costs_of_imagenet
 
 
 @pytest.fixture

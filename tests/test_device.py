@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lth_core import ConfigError, Mask, data, preset, seeds, subnetwork
-from lth_core.config import Config
-from lth_core.data.augmentation import crop_and_flip
-from lth_core.data.parts import Dataset, Split
-from lth_core.devices import compute_device, cores
-from lth_core.models import build, initial_weights
-from lth_core.study.store import StudyStore
-from lth_core.study.worker import Worker
-from lth_core.training.train import Trained, train
-from lth_core.training.updates import FlatNetwork
+from lth_core import Mask, subnetwork
+from lth_study import ConfigError, data, preset, seeds
+from lth_study.data.augmentation import crop_and_flip
+from lth_study.data.parts import Dataset, Split
+from lth_study.devices import compute_device, cores
+from lth_study.networks import build, initial_weights
+from lth_study.settings import Config
+from lth_study.store import StudyStore
+from lth_study.training.train import Trained, train
+from lth_study.training.updates import FlatNetwork
+from lth_study.worker import Worker
 
 SMOKE = [preset(network, profile="smoke") for network in ("lenet_300_100", "resnet20", "vgg19")]
 every_network = pytest.mark.parametrize("config", SMOKE, ids=lambda config: config.network)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lth_core.report.effects import (
+from lth_study.report.effects import (
     Estimate,
     Term,
     estimate,

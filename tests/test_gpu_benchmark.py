@@ -9,14 +9,13 @@ import pytest
 import torch
 from conftest import PROJECT
 
-from lth_core import data, preset
-from lth_core.config import Config
-from lth_core.costs.limits import floor_seconds
-from lth_core.data.parts import Dataset
-from lth_core.devices import compute_device
-from lth_core.study import records
-from lth_core.training.steps import PlainSteps
-from lth_core.training.train import steady_arithmetic
+from lth_study import data, preset, records
+from lth_study.costs.limits import floor_seconds
+from lth_study.data.parts import Dataset
+from lth_study.devices import compute_device
+from lth_study.settings import Config
+from lth_study.training.steps import PlainSteps
+from lth_study.training.train import steady_arithmetic
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import gpu

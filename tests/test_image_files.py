@@ -14,15 +14,15 @@ from doubles import write_imagenet
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
-from lth_core import data, preset, run
-from lth_core.config import Config, ConfigError
-from lth_core.data import image_files
-from lth_core.data.augmentation import boxes, flipped
-from lth_core.data.image_files import load_imagenet
-from lth_core.data.parts import DataError, Part
-from lth_core.files import StoreError
-from lth_core.seeds import epoch_crops, epoch_order
-from lth_core.training.batches import evaluation_batches, training_batches
+from lth_study import data, preset, run
+from lth_study.data import image_files
+from lth_study.data.augmentation import boxes, flipped
+from lth_study.data.image_files import load_imagenet
+from lth_study.data.parts import DataError, Part
+from lth_study.files import StoreError
+from lth_study.seeds import epoch_crops, epoch_order
+from lth_study.settings import Config, ConfigError
+from lth_study.training.batches import evaluation_batches, training_batches
 
 CLASSES = ("n1", "n2", "n3")
 CONFIG = preset("squeezenet1_0", profile="smoke").updated(
@@ -200,7 +200,7 @@ def test_a_reading_process_that_is_killed_during_an_update_is_explained_too(
         raise RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
 
     monkeypatch.setenv("LTH_READERS", "2")
-    monkeypatch.setattr("lth_core.training.updates.FlatNetwork.update", interrupted)
+    monkeypatch.setattr("lth_study.training.updates.FlatNetwork.update", interrupted)
     with pytest.raises(DataError, match=r"has died \(DataLoader worker \(pid 4711\).*LTH_READERS to fewer than 2"):
         run(CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1))
 
@@ -235,8 +235,8 @@ def test_reading_processes_import_nothing_of_their_own(root: Path):
     watched = """
 import sys
 from pathlib import Path
-from lth_core.data import image_files
-from lth_core.data.augmentation import ResizedCrops
+from lth_study.data import image_files
+from lth_study.data.augmentation import ResizedCrops
 import torch
 
 class Watched(image_files._Reader):

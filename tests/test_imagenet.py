@@ -10,23 +10,23 @@ import torch
 from doubles import StopAt, write_imagenette
 from PIL import Image
 
-from lth_core import Mask, data, one_shot_pruning, preset, run
-from lth_core.config import Config, ConfigError
-from lth_core.data.image_folders import IMAGENETTE as CLASSES
-from lth_core.data.image_folders import load_imagenette
-from lth_core.data.parts import DataError, Dataset, Split
+from lth_core import Mask, one_shot_pruning
 from lth_core.imp import subnetwork
-from lth_core.models import build, initial_weights
-from lth_core.models.imagenet import ImageNetNetwork
-from lth_core.report.claims import read
-from lth_core.report.effects import parse
-from lth_core.study import worker
-from lth_core.study.plan import missing, trainings
-from lth_core.study.records import known, store_folder
-from lth_core.study.store import StudyStore, Training, dense
-from lth_core.training import Stopped
-from lth_core.training.train import train, trainer
-from lth_core.training.updates import State, learning_rate
+from lth_study import data, preset, run, worker
+from lth_study.data.image_folders import IMAGENETTE as CLASSES
+from lth_study.data.image_folders import load_imagenette
+from lth_study.data.parts import DataError, Dataset, Split
+from lth_study.networks import build, initial_weights
+from lth_study.networks.imagenet import ImageNetNetwork
+from lth_study.plan import missing, trainings
+from lth_study.records import known, store_folder
+from lth_study.report.claims import read
+from lth_study.report.effects import parse
+from lth_study.settings import Config, ConfigError
+from lth_study.store import StudyStore, Training, dense
+from lth_study.training import Stopped
+from lth_study.training.train import train, trainer
+from lth_study.training.updates import State, learning_rate
 
 NETWORKS = ("resnet50", "inception_v3", "squeezenet1_0")
 every_network = pytest.mark.parametrize("network", NETWORKS)
@@ -358,7 +358,7 @@ def test_the_average_of_weights_is_what_is_evaluated_and_the_weights_are_what_is
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "lth_core.training.train.accuracies", lambda model, *_: seen.append(copied(model)) or [50.0, 90.0]
+            "lth_study.training.train.accuracies", lambda model, *_: seen.append(copied(model)) or [50.0, 90.0]
         )
         kept = train(config, images, ticket, replicate=1, order=0).state
     evaluated = seen[0]["body.features.0.weight"]
@@ -399,7 +399,7 @@ def test_images_are_scaled_to_the_size_and_cut_to_the_square_in_the_middle(folde
 
 
 def test_squares_are_made_once_for_a_size_and_again_when_an_image_changes(folder: Path, monkeypatch):
-    from lth_core.data import image_folders
+    from lth_study.data import image_folders
 
     decoded = []
     square = image_folders.square

@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="needs Triton, which torch has where it sup
 COMPARISON = """
 import torch
 from torch.nn import functional as F
-from lth_core.training.kernels import FewChannels, convolve, use_kernels
+from lth_study.training.kernels import FewChannels, convolve, use_kernels
 
 torch.manual_seed(0)
 for inputs, outputs, stride, side, batch in {shapes}:

@@ -5,12 +5,12 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from lth_core import ConfigError, data, preset
-from lth_core.costs.limits import CACHE_BYTES, floor_seconds, iteration_bytes, iteration_flops, layers, training_bytes
-from lth_core.data import image_shape
-from lth_core.models import build
-from lth_core.presets import profiles
-from lth_core.report import NETWORK_NAMES
+from lth_study import ConfigError, data, preset
+from lth_study.costs.limits import CACHE_BYTES, floor_seconds, iteration_bytes, iteration_flops, layers, training_bytes
+from lth_study.data import image_shape
+from lth_study.networks import build
+from lth_study.presets import profiles
+from lth_study.report import NETWORK_NAMES
 
 LENET = preset("lenet_300_100")
 RESNET20 = preset("resnet20")

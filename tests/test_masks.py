@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lth_core import Mask, magnitude, prune_global
 from lth_core.masks import prunable
-from lth_core.models.lenet import LeNet300100
+from lth_study.networks.lenet import LeNet300100
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lth_core import Mask
-from lth_core.models import build, initial_weights
-from lth_core.models.lenet import LeNet300100
-from lth_core.presets import preset
+from lth_study.networks import build, initial_weights
+from lth_study.networks.lenet import LeNet300100
+from lth_study.presets import preset
 
 SHAPES = {"fc1": (300, 784), "fc2": (100, 300), "output": (10, 100)}
 

@@ -14,13 +14,13 @@ from conftest import PROJECT
 from doubles import write_imagenette
 from notebook_files import IPC, code_cells
 
-from lth_core import figures, preset
-from lth_core.config import METHODS
-from lth_core.data import data_root
-from lth_core.files import read_json
-from lth_core.report import NETWORK_NAMES
-from lth_core.study.plan import trainings
-from lth_core.study.records import COLUMNS, PROVENANCE, results_folder, store_folder, write
+from lth_study import figures, preset
+from lth_study.data import data_root
+from lth_study.files import read_json
+from lth_study.plan import trainings
+from lth_study.records import COLUMNS, PROVENANCE, results_folder, store_folder, write
+from lth_study.report import NETWORK_NAMES
+from lth_study.settings import METHODS
 
 
 def outputs_of(notebook: str, values: dict[str, Any], tmp_path: Path) -> list[Any]:

@@ -85,5 +85,9 @@ def test_conda_takes_the_python_that_the_project_admits() -> None:
 
 
 def test_the_versions_agree() -> None:
-    version = (ROOT / "lth_core" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
+    version, study = (
+        (ROOT / package / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
+        for package in ("lth_core", "lth_study")
+    )
+    assert study == version
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from lth_core import report
-from lth_core.report import plots
+from lth_study import report
+from lth_study.report import plots
 
 mpl.use("agg")
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from lth_core import ConfigError, figures, preset
-from lth_core.config import IMAGENET_NETWORKS, METHODS, Config
-from lth_core.models import build
-from lth_core.presets import recipes
+from lth_study import ConfigError, figures, preset
+from lth_study.networks import build
+from lth_study.presets import recipes
+from lth_study.settings import IMAGENET_NETWORKS, METHODS, Config
 
 
 class Row(NamedTuple):

@@ -13,16 +13,16 @@ import pytest
 import torch
 from doubles import write_imagenet
 
-from lth_core import ConfigError, Mask, data, preset, run, subnetwork
-from lth_core import ranks as together
-from lth_core.config import Config
-from lth_core.files import read_state
-from lth_core.models import build, initial_weights
-from lth_core.study import worker
-from lth_core.study.records import store_folder
-from lth_core.study.run import train_missing
-from lth_core.study.store import StudyStore, Training, dense
-from lth_core.training.train import Job, accuracies, train
+from lth_core import Mask, subnetwork
+from lth_study import ConfigError, data, preset, run, worker
+from lth_study import ranks as together
+from lth_study.files import read_state
+from lth_study.networks import build, initial_weights
+from lth_study.records import store_folder
+from lth_study.runner import train_missing
+from lth_study.settings import Config
+from lth_study.store import StudyStore, Training, dense
+from lth_study.training.train import Job, accuracies, train
 
 CONFIG = preset("lenet_300_100", profile="smoke").updated(optimizer="momentum", learning_rate=0.1)
 """With momentum, since Adam would not notice a gradient that is the sum over processes instead of the mean."""
@@ -44,7 +44,7 @@ FILES_OPTIONS = ["--profile", "smoke", "--figure", "stability", "--dataset", "im
 WITHOUT_DROPOUT = """
 import os, runpy, signal, time
 import torch
-from lth_core.training.updates import FlatNetwork
+from lth_study.training.updates import FlatNetwork
 
 update, updates = FlatNetwork.update, []
 
@@ -57,7 +57,7 @@ def counted(self, *batch):
 
 FlatNetwork.update = counted
 torch.nn.Dropout.forward = lambda self, inputs: inputs
-runpy.run_module("lth_core.cli", run_name="__main__")
+runpy.run_module("lth_study", run_name="__main__")
 """
 """The command line, without the dropout in which processes differ; after `STOP_AFTER` updates everything is stopped."""
 
@@ -67,7 +67,7 @@ def start(
     processes: int,
     network: str = "lenet_300_100",
     *options: str,
-    program: Sequence[str] = ("-m", "lth_core.cli"),
+    program: Sequence[str] = ("-m", "lth_study"),
     **variables: str,
 ) -> subprocess.Popen[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -208,11 +208,11 @@ def test_a_process_that_takes_part_is_given_nothing_to_save_with_and_writes_noth
     ticket = subnetwork(initial_weights(config, torch.Generator().manual_seed(1)), Mask.ones(build(config)), 0, 0)
     handed_out = iter([Job(config.to_json(), ticket, 1, 0, 2), "the last word"])
     trained, written = [], []
-    monkeypatch.setattr("lth_core.ranks.receive", lambda: next(handed_out))
+    monkeypatch.setattr("lth_study.ranks.receive", lambda: next(handed_out))
     monkeypatch.setattr(worker, "train", lambda *job, **which: trained.append((which, train(*job, **which))))
-    monkeypatch.setattr("lth_core.study.store.write_atomic", lambda path, *_: written.append(path))
-    monkeypatch.setattr("lth_core.study.store.write_state", lambda path, *_: written.append(path))
-    monkeypatch.setattr("lth_core.training.train.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("lth_study.store.write_atomic", lambda path, *_: written.append(path))
+    monkeypatch.setattr("lth_study.store.write_state", lambda path, *_: written.append(path))
+    monkeypatch.setattr("lth_study.training.train.CHECKPOINT_SECONDS", 0.0)
     assert worker.take_part() == "the last word"
     ((which, ended),) = trained
     assert which.get("saves") is None
@@ -223,13 +223,13 @@ def test_a_process_that_takes_part_is_given_nothing_to_save_with_and_writes_noth
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lth_core.ranks.rank_and_count", lambda: (0, 7))
+    monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 7))
     with pytest.raises(ConfigError, match="batch_size: 60 cannot be shared equally by 7 processes"):
         run(CONFIG, workers=1)
 
 
 def test_further_workers_beside_processes_that_train_together_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lth_core.ranks.rank_and_count", lambda: (0, 2))
+    monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 2))
     with pytest.raises(ConfigError, match="workers: 3 is too many; the 2 processes here train one network together"):
         train_missing([CONFIG], store_folder(), workers=3)
 

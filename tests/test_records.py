@@ -8,12 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lth_core.config import Config
-from lth_core.files import StoreError, write_json
-from lth_core.presets import preset
-from lth_core.study import records
-from lth_core.study.plan import missing, select, trainings
-from lth_core.study.records import (
+from lth_study import records
+from lth_study.files import StoreError, write_json
+from lth_study.plan import missing, select, trainings
+from lth_study.presets import preset
+from lth_study.records import (
     COLUMNS,
     PROVENANCE,
     add,
@@ -25,7 +24,8 @@ from lth_core.study.records import (
     traced,
     write,
 )
-from lth_core.study.store import StudyStore, Training
+from lth_study.settings import Config
+from lth_study.store import StudyStore, Training
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 SMALL = SMOKE.updated(rewinds=(0,), levels=2, compared_levels=(2,), methods=("imp",), replicates=1, orders=2)

@@ -5,10 +5,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lth_core import report
-from lth_core.presets import preset
-from lth_core.report import provenance
-from lth_core.study import records
+from lth_study import records, report
+from lth_study.presets import preset
+from lth_study.report import provenance
 
 CONFIG = preset("lenet_300_100", profile="smoke")
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lth_core.models import initial_weights
-from lth_core.presets import preset
-from lth_core.seeds import dropout_stream, epoch_order, seeded, stream
+from lth_study.networks import initial_weights
+from lth_study.presets import preset
+from lth_study.seeds import dropout_stream, epoch_order, seeded, stream
 
 
 def drawn(*name: int | str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ import sys
 import pytest
 from conftest import PROJECT
 
-from lth_core import data, preset
+from lth_study import data, preset
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import shares

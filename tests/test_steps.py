@@ -11,21 +11,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lth_core import data, preset, seeds, subnetwork
-from lth_core.config import Config, ConfigError
-from lth_core.data.parts import DataError, Dataset, Split
+from lth_core import subnetwork
 from lth_core.masks import Mask
-from lth_core.models import build, initial_weights
 from lth_core.pruning import magnitude, prune_global
-from lth_core.study.plan import missing
-from lth_core.study.run import _known
-from lth_core.study.side_by_side import complete_side_by_side
-from lth_core.study.store import StudyStore
-from lth_core.study.worker import Worker
-from lth_core.training import Stopped
-from lth_core.training.steps import DrawnBatches, PlainSteps, RecordedSteps, check_compiler
-from lth_core.training.train import steady_arithmetic, train
-from lth_core.training.updates import FlatNetwork
+from lth_study import data, preset, seeds
+from lth_study.data.parts import DataError, Dataset, Split
+from lth_study.networks import build, initial_weights
+from lth_study.plan import missing
+from lth_study.runner import _known
+from lth_study.settings import Config, ConfigError
+from lth_study.side_by_side import complete_side_by_side
+from lth_study.store import StudyStore
+from lth_study.training import Stopped
+from lth_study.training.steps import DrawnBatches, PlainSteps, RecordedSteps, check_compiler
+from lth_study.training.train import steady_arithmetic, train
+from lth_study.training.updates import FlatNetwork
+from lth_study.worker import Worker
 
 NETWORKS = ("lenet_300_100", "resnet20", "vgg19")
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
@@ -108,7 +109,7 @@ def test_threads_do_all_trainings_once_and_the_same_as_one_after_the_other(
     done: list[str] = []
     finish = type(beside.store.saves(absent(beside)[0])).finish
     monkeypatch.setattr(
-        "lth_core.study.store.TrainingFolder.finish",
+        "lth_study.store.TrainingFolder.finish",
         lambda self, result, *rest: (done.append(str(self.folder)), finish(self, result, *rest)),
     )
     complete_side_by_side(beside, absent(beside), [], 4)
@@ -169,7 +170,7 @@ def test_a_graph_does_what_plain_updates_on_the_gpu_do(network: str, monkeypatch
     config, images = smoke(network)
     there = images.to(torch.device("cuda"))
     recorded = train(config, there, half(config), replicate=1, order=0, stop=9).state
-    monkeypatch.setattr("lth_core.training.train.steps", PlainSteps)
+    monkeypatch.setattr("lth_study.training.train.steps", PlainSteps)
     plain = train(config, there, half(config), replicate=1, order=0, stop=9).state
     for name, tensor in plain.items():
         torch.testing.assert_close(recorded[name], tensor, rtol=1e-3, atol=1e-5)

@@ -15,22 +15,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from lth_core import seeds
-from lth_core.data.parts import Dataset
-from lth_core.files import Damaged, StoreError, read_json, read_state, write_atomic, write_json, write_state
 from lth_core.imp import subnetwork
 from lth_core.masks import Mask
-from lth_core.models import build, initial_weights
-from lth_core.presets import preset
-from lth_core.study.store import (
+from lth_study import seeds
+from lth_study.data.parts import Dataset
+from lth_study.files import Damaged, StoreError, read_json, read_state, write_atomic, write_json, write_state
+from lth_study.networks import build, initial_weights
+from lth_study.presets import preset
+from lth_study.store import (
     Busy,
     StudyStore,
     Training,
     TrainingFolder,
     dense,
 )
-from lth_core.training import Stopped
-from lth_core.training.train import train
+from lth_study.training import Stopped
+from lth_study.training.train import train
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 STATE = {"weight": torch.tensor([[1.0, -2.0], [0.0, 3.5]]), "bias": torch.tensor([0.25])}
@@ -233,7 +233,7 @@ def test_the_lock_is_free_after_an_error(place: Path):
 
 def test_another_process_holds_the_lock_until_it_is_killed(place: Path):
     script = (
-        "import sys, time; from pathlib import Path; from lth_core.study.store import TrainingFolder\n"
+        "import sys, time; from pathlib import Path; from lth_study.store import TrainingFolder\n"
         "with TrainingFolder(Path(sys.argv[1])).locked(): print('locked', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(place)], stdout=subprocess.PIPE, text=True) as other:

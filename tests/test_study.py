@@ -23,25 +23,24 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from lth_core import data, seeds
-from lth_core.config import Config
-from lth_core.data.parts import Dataset, Split
-from lth_core.files import StoreError
 from lth_core.imp import Ticket
 from lth_core.masks import Mask
-from lth_core.models import initial_weights
-from lth_core.presets import preset
-from lth_core.study import plan, records, worker
-from lth_core.study import run as study
-from lth_core.study.plan import MissingRecords
-from lth_core.study.records import COLUMNS
-from lth_core.study.run import run
-from lth_core.study.store import Busy, StudyStore, Training, dense
-from lth_core.study.worker import Worker
-from lth_core.training import Stopped
-from lth_core.training import train as training
-from lth_core.training.train import OutOfMemory, Trained, train
-from lth_core.training.updates import FlatNetwork
+from lth_study import data, plan, records, seeds, worker
+from lth_study import runner as study
+from lth_study.data.parts import Dataset, Split
+from lth_study.files import StoreError
+from lth_study.networks import initial_weights
+from lth_study.plan import MissingRecords
+from lth_study.presets import preset
+from lth_study.records import COLUMNS
+from lth_study.runner import run
+from lth_study.settings import Config
+from lth_study.store import Busy, StudyStore, Training, dense
+from lth_study.training import Stopped
+from lth_study.training import train as training
+from lth_study.training.train import OutOfMemory, Trained, train
+from lth_study.training.updates import FlatNetwork
+from lth_study.worker import Worker
 
 PROJECT = Path(__file__).resolve().parents[1]
 SMOKE = preset("lenet_300_100", profile="smoke")
@@ -341,8 +340,8 @@ def count_helpers(monkeypatch: pytest.MonkeyPatch, alone: float) -> list[tuple[i
     def helpers(_: StudyStore, wanted: Sequence[Training], *__: object) -> Iterator[Callable[[int], None]]:
         yield lambda count: started.append((len(wanted), count))
 
-    monkeypatch.setattr("lth_core.study.helpers.helpers", helpers)
-    monkeypatch.setattr("lth_core.devices.cores", lambda: 2)
+    monkeypatch.setattr("lth_study.helpers.helpers", helpers)
+    monkeypatch.setattr("lth_study.devices.cores", lambda: 2)
     monkeypatch.setattr(study, "ALONE", alone)
     return started
 
@@ -398,11 +397,9 @@ def test_a_gpu_trains_as_many_networks_as_are_missing_and_never_none(
     copy: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     counts, recorded = list[int](), list[int]()
-    monkeypatch.setattr("lth_core.devices.compute_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("lth_study.devices.compute_device", lambda: torch.device("cuda"))
     monkeypatch.setattr(worker, "Worker", lambda *_, workers: recorded.append(workers))
-    monkeypatch.setattr(
-        "lth_core.study.side_by_side.complete_side_by_side", lambda *arguments: counts.append(arguments[-1])
-    )
+    monkeypatch.setattr("lth_study.side_by_side.complete_side_by_side", lambda *arguments: counts.append(arguments[-1]))
     for store in (copy.store, tmp_path / "empty"):
         study._train(StudyStore(store, TINY), plan.trainings(TINY), [], workers=None, seconds=None, progress=None)
     assert counts == recorded == [1, 4]
@@ -444,7 +441,7 @@ def test_a_later_rewind_is_reached_in_several_goes_with_the_same_bits(copy: Done
             checkpoint = StudyStore(copy.store, config).saves(dense(1)).toward(50).load_checkpoint()
             assert checkpoint is not None
             assert checkpoint[0] == done
-        late.setattr("lth_core.training.train._evaluated", None)  # nothing is evaluated on the way
+        late.setattr("lth_study.training.train._evaluated", None)  # nothing is evaluated on the way
         stopping.dense_state(1, 50)
     assert not files(copy.store, "checkpoint.safetensors")
     run(config, store=tmp_path / "fresh")
@@ -618,10 +615,10 @@ def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> None
 KILLED = """
 import sys
 from pathlib import Path
-import lth_core.training.train
-from lth_core import run
-from lth_core.config import Config
-lth_core.training.train.CHECKPOINT_SECONDS = 0.05
+import lth_study.training.train
+from lth_study import run
+from lth_study.settings import Config
+lth_study.training.train.CHECKPOINT_SECONDS = 0.05
 run(Config.from_json(sys.stdin.read()), store=sys.argv[1])
 """
 
@@ -647,7 +644,7 @@ def test_killed_at_a_random_moment_and_started_again_gives_the_same_bits(seed: i
 def test_sigterm_stops_a_run_with_a_checkpoint_a_message_and_status_3(smoke: Done, tmp_path: Path):
     store = tmp_path / "store"
     options = ("--profile", "smoke", "--figure", "stability", "--store", str(store))
-    with start("-m", "lth_core.cli", "run", "lenet_300_100", *options, env=environment()) as process:
+    with start("-m", "lth_study", "run", "lenet_300_100", *options, env=environment()) as process:
         wait_for(".lock", store, process)
         time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
@@ -707,7 +704,7 @@ def test_two_commands_on_one_store_do_each_training_once_with_the_same_bits(
 ):
     store = tmp_path / "store"
     options = ("--profile", "smoke", "--figure", "stability", "--workers", "1", "--store", str(store))
-    both = [start("-m", "lth_core.cli", "run", "lenet_300_100", *options, env=dict(os.environ)) for _ in range(2)]
+    both = [start("-m", "lth_study", "run", "lenet_300_100", *options, env=dict(os.environ)) for _ in range(2)]
     for process in both:
         with process:
             _, err = process.communicate(timeout=120)
@@ -719,7 +716,7 @@ def test_two_commands_on_one_store_do_each_training_once_with_the_same_bits(
 def test_two_workers_do_each_training_once_with_the_same_bits(finishes: Path, smoke: Done, tmp_path: Path):
     store = tmp_path / "store"
     script = (
-        "import sys; from lth_core import run; from lth_core.config import Config\n"
+        "import sys; from lth_study import run; from lth_study.settings import Config\n"
         "run(Config.from_json(sys.argv[1]), store=sys.argv[2], workers=2)"
     )
     with start("-c", script, SMOKE.to_json(), str(store), env=dict(os.environ)) as process:

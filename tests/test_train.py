@@ -11,19 +11,19 @@ from doubles import Kept, StopAt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lth_core import seeds
-from lth_core.config import Config
-from lth_core.data.parts import Dataset, Split
 from lth_core.imp import Ticket, subnetwork
 from lth_core.masks import Mask
-from lth_core.models import build, initial_weights
-from lth_core.models.lenet import LeNet300100
-from lth_core.presets import preset
-from lth_core.study.store import TrainingFolder
-from lth_core.training import Stopped
-from lth_core.training import train as training
-from lth_core.training.batches import EVALUATION_BATCH
-from lth_core.training.train import (
+from lth_study import seeds
+from lth_study.data.parts import Dataset, Split
+from lth_study.networks import build, initial_weights
+from lth_study.networks.lenet import LeNet300100
+from lth_study.presets import preset
+from lth_study.settings import Config
+from lth_study.store import TrainingFolder
+from lth_study.training import Stopped
+from lth_study.training import train as training
+from lth_study.training.batches import EVALUATION_BATCH
+from lth_study.training.train import (
     Diverged,
     OutOfMemory,
     Trained,
@@ -34,7 +34,7 @@ from lth_core.training.train import (
     train,
     trainer,
 )
-from lth_core.training.updates import FlatNetwork
+from lth_study.training.updates import FlatNetwork
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 BATCHES = 66  # batches of 60 in an epoch of the 4,000 embedded images
@@ -337,7 +337,7 @@ def test_a_training_that_ends_well_has_not_diverged_and_is_evaluated(embedded_mn
 def test_accuracy_and_loss_on_training_images_are_those_of_the_first_5000(
     embedded_mnist: Dataset, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("lth_core.training.train.SEEN", 1_003)
+    monkeypatch.setattr("lth_study.training.train.SEEN", 1_003)
     trained = train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0)
     weights = {name: tensor.double() for name, tensor in trained.state.items()}
     x = embedded_mnist.train.images[:1_003].flatten(1).double() / 255

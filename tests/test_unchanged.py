@@ -24,11 +24,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from lth_core import preset, run
-from lth_core.config import METHODS, Config
-from lth_core.devices import device_name
-from lth_core.presets import profiles, recipes
-from lth_core.study.records import export_store
+from lth_study import preset, run
+from lth_study.devices import device_name
+from lth_study.presets import profiles, recipes
+from lth_study.records import export_store
+from lth_study.settings import METHODS, Config
 
 FILE = Path(__file__).with_name("unchanged.json")
 RESULTS = sorted((Path(__file__).parents[1] / "results").glob("*/config.json"))

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lth_core.config import Config, ConfigError
 from lth_core.masks import Mask
-from lth_core.presets import preset
-from lth_core.training.train import steady_arithmetic
-from lth_core.training.updates import MOMENTS, FlatNetwork, learning_rate
+from lth_study.presets import preset
+from lth_study.settings import Config, ConfigError
+from lth_study.training.train import steady_arithmetic
+from lth_study.training.updates import MOMENTS, FlatNetwork, learning_rate
 
 BASE = preset("resnet20", profile="smoke").updated(weight_decay=0.01, momentum=0.9)
 STEPS = 5
@@ -240,7 +240,7 @@ def test_processes_that_share_a_batch_share_its_pieces(processes: int, sizes: li
             seen.append(len(x))
             return self.own(x)
 
-    monkeypatch.setattr("lth_core.training.updates.rank_and_count", lambda: (0, processes))
+    monkeypatch.setattr("lth_study.training.updates.rank_and_count", lambda: (0, processes))
     loaded(BASE.updated(pieces=4), Counted()).update(*batches()[0], 0.1)
     assert seen == sizes
 

@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lth_core import cli
-from lth_core.config import Config
-from lth_core.files import StoreError, read_json, write_json
-from lth_core.presets import preset
-from lth_core.study import plan, records, worker
-from lth_core.study.run import run
-from lth_core.study.store import StudyStore, Training, dense
-from lth_core.study.weights import carry
+from lth_study import plan, records, worker
+from lth_study.__main__ import entry
+from lth_study.files import StoreError, read_json, write_json
+from lth_study.presets import preset
+from lth_study.runner import run
+from lth_study.settings import Config
+from lth_study.store import StudyStore, Training, dense
+from lth_study.weights import carry
 
 DEEP = {"levels": 4, "compared_levels": (4,), "orders": 2}
 LENET = preset("lenet_300_100", profile="smoke").updated(**DEEP, iterations=40, rewinds=(0, 10))
@@ -49,7 +49,7 @@ def trained_levels(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def lth(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["lth", *arguments])
     with pytest.raises(SystemExit) as left:
-        cli.entry()
+        entry()
     assert not left.value.code
 
 

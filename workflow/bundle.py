@@ -188,7 +188,7 @@ def unpack(source: Path, target: Path) -> None:
         (target / "results.part").rename(target / "results")
     install(sorted((target / "wheels").glob("*.whl")), target / "packages")
     settings = [f"export {name}={shlex.quote(value)}" for name, value in environment(target).items()]
-    command = f'lth() {{ {shlex.quote(sys.executable)} -m lth_core.cli "$@"; }}'
+    command = f'lth() {{ {shlex.quote(sys.executable)} -m lth_study "$@"; }}'
     (target / "env.sh").write_text("\n".join([*settings, command]) + "\n")
     print(f"unpacked commit {manifest['commit'][:12]}; next: python {Path(__file__).name} check {target}")
 

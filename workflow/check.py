@@ -70,7 +70,9 @@ def imports() -> str:
     """Import every module of the package; the GPU's kernels only where there is a GPU."""
     import torch
 
-    names = [module.name for module in pkgutil.walk_packages(import_module("lth_core").__path__, "lth_core.")]
+    packages = [import_module(name) for name in ("lth_core", "lth_study")]
+    walks = (pkgutil.walk_packages(package.__path__, f"{package.__name__}.") for package in packages)
+    names = [module.name for walk in walks for module in walk]
     for name in names:
         if on_a_gpu() or not name.endswith(".kernels"):
             import_module(name)
@@ -78,7 +80,7 @@ def imports() -> str:
 
 
 def device() -> str:
-    from lth_core.devices import device_name
+    from lth_study.devices import device_name
 
     return device_name()
 
@@ -87,7 +89,7 @@ def lth(*arguments: str) -> str:
     """The last line that a command `lth` prints. Its runs and records are thrown away."""
     with tempfile.TemporaryDirectory() as scratch:
         folders = {"LTH_STORE": f"{scratch}/runs", "LTH_RESULTS": f"{scratch}/results"}
-        command = [sys.executable, "-m", "lth_core.cli", *arguments]
+        command = [sys.executable, "-m", "lth_study", *arguments]
         done = subprocess.run(command, env=os.environ | folders, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr.strip() or f"exit status {done.returncode}")
@@ -101,7 +103,7 @@ def smoke(network: str) -> str:
 
 def fingerprints(dataset: str) -> str:
     """Compare a data set with what the records say it was, at every size that is recorded."""
-    from lth_core import data
+    from lth_study import data
 
     recorded: dict[tuple[bool, int | None], set[str]] = defaultdict(set)
     for file in RECORDS.glob("*/config.json"):
@@ -123,9 +125,10 @@ def learns(precision: str, **changes: object) -> str:
     """Train ResNet-20 on the embedded MNIST images; the loss that it reaches must be low."""
     import torch
 
-    from lth_core import Mask, data, preset, subnetwork, trainer
-    from lth_core.devices import compute_device
-    from lth_core.models import build, initial_weights
+    from lth_core import Mask, subnetwork
+    from lth_study import data, preset, trainer
+    from lth_study.devices import compute_device
+    from lth_study.networks import build, initial_weights
 
     brief = {"dataset": "mnist_embedded", "iterations": UPDATES, "drops": (), "rewinds": (0,), "curve_rewinds": (0,)}
     config = preset("resnet20", "low").updated(**{**brief, "precision": precision, **changes})

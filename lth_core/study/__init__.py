@@ -1,1 +1,0 @@
-"""Doing a study: what is to be trained, by which processes, and what is kept of it."""

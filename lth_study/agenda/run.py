@@ -1,0 +1,144 @@
+"""Doing the agenda: part by part, replicate by replicate, each exported when it is done."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from lth_study import data, plan, records
+from lth_study.agenda.parts import Part
+from lth_study.agenda.table import absent, known
+from lth_study.data.parts import DataError
+from lth_study.devices import compute_device, device_name
+from lth_study.files import StoreError
+from lth_study.helpers import stop_signals
+from lth_study.measure import measurable
+from lth_study.presets import preset
+from lth_study.runner import Style, train_missing
+from lth_study.settings import Config
+from lth_study.store import StudyStore, dense
+from lth_study.worker import Worker
+
+LARGEST_DIFFERENCE = 2.0
+"""In points of accuracy: how far a GPU's reduced precisions may be from float32 for an agenda to be done in them."""
+_PRECISIONS = ("float32", "tf32", "bfloat16")
+_CHECKED = {"dataset": "cifar10", "levels": 0, "rewinds": (0,), "curve_rewinds": None, "replicates": 1}
+
+
+class Imprecise(RuntimeError):
+    """A GPU whose reduced precisions train to another accuracy than float32 does."""
+
+
+def run_parts(
+    listed: Sequence[Part],
+    store: Path,
+    destination: Path,
+    *,
+    workers: int | None = None,
+    seconds: float | None = None,
+    progress: Style = "lines",
+) -> None:
+    """Train what is missing of these parts, in their order, and export records after every replicate.
+
+    Says what is skipped: replicates that another kind of processor made, and studies whose images are not there, or
+    not those of the records. No data set stands in for another one. On a GPU, `check_precisions` comes first. After
+    `seconds`, on Ctrl-C and on SIGTERM, what is finished is exported and `Stopped` is raised; the next call goes on
+    from there. Raises `StoreError` at the end where the last export was refused.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    if compute_device().type == "cuda":
+        check_precisions(store, deadline)
+    reason, refused = cache(_not_there), None
+    for part in listed:
+        for configs in part.studies():
+            if absent(configs, known(store, configs[0]), device_name()) and reason(configs[0].dataset):
+                print(f"{part.name}: skipped: {configs[0].name}: {reason(configs[0].dataset)}", flush=True)
+        for replicate in part.replicates():
+            place, trained = f"{part.name}, replicate {replicate}", False
+            try:
+                for configs in part.replicate(replicate).studies():
+                    if not _can_be_added_to(configs, store, place) or reason(configs[0].dataset):
+                        continue
+                    trained = True
+                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    try:
+                        train_missing(configs, store, workers=workers, seconds=left, progress=progress)
+                    except (DataError, StoreError) as error:  # damaged images, or others than were recorded
+                        print(f"{place}: skipped: {configs[0].name}: {error}", flush=True)
+            finally:
+                if trained:
+                    refused = _export(place, store, destination)
+    if refused is not None:
+        raise refused
+
+
+def what_is_left(listed: Sequence[Part], store: Path, device: str) -> list[str]:
+    """A line for every part that the device can still add to."""
+    counts = {part.name: sum(len(absent(c, known(store, c[0]), device)) for c in part.studies()) for part in listed}
+    return [f"left: {name}, {count} trainings" for name, count in counts.items() if count]
+
+
+def check_precisions(store: Path, deadline: float | None = None) -> None:
+    """Train the dense ResNet-20 of the profile `tenth` in every precision on this GPU and compare the accuracies.
+
+    These trainings are kept apart from the study's, whose own may be another device's. Raises `Imprecise` where tf32 or
+    bfloat16 differ from float32 by more than `LARGEST_DIFFERENCE`, and `Stopped`.
+    """
+    accuracy = {
+        precision: _accuracy(precision, store / f"precisions on {device_name()}", deadline) for precision in _PRECISIONS
+    }
+    shown = ", ".join(f"{precision} {value:.2f}%" for precision, value in accuracy.items())
+    print(f"ResNet-20 dense, 3,000 iterations, test accuracy: {shown}", flush=True)
+    if far := [p for p, value in accuracy.items() if not abs(value - accuracy["float32"]) <= LARGEST_DIFFERENCE]:
+        raise Imprecise(
+            f"{' and '.join(far)}: more than {LARGEST_DIFFERENCE:g} points from float32 on {device_name()} ({shown}); "
+            "the agenda is not done in arithmetic that this device gets wrong"
+        )
+
+
+def _accuracy(precision: str, folder: Path, deadline: float | None) -> float:
+    study = StudyStore(folder, preset("resnet20", profile="tenth").updated(**_CHECKED, precision=precision))
+    training = dense(1)
+    if not study.saves(training).complete:
+        study.prepare()
+        with stop_signals() as stopping:
+            late = lambda: stopping.is_set() or (deadline is not None and time.monotonic() >= deadline)  # noqa: E731
+            Worker(study, late).complete([training])
+    metrics = study.saves(training).result()["metrics"]
+    return float(metrics.get("test_accuracy", float("nan")))  # none where it diverged
+
+
+def _can_be_added_to(configs: Sequence[Config], store: Path, place: str) -> bool:
+    """Whether something of one replicate of a study is missing; says so where it is another processor's to add."""
+    study, device, kept = known(store, configs[0]), device_name(), StudyStore(store, configs[0])
+    there = study.elsewhere(device).get(configs[0].replicates[0], device)
+    barriers = (barrier for config in configs for barrier in plan.unmeasured(study.values, config))
+    missing = bool(absent(configs, study, there)) or any(measurable(kept, barrier) for barrier in barriers)
+    if missing and there != device:
+        print(f"{place}: skipped: {configs[0].name}: made by {there}; here is {device}", flush=True)
+    return missing and there == device
+
+
+def _not_there(dataset: str) -> str:
+    """Why a data set cannot be had; nothing where it can."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            resolved = data.resolve(dataset)
+        except DataError as error:
+            return str(error)
+    return "" if resolved == dataset else "; ".join(str(warning.message) for warning in caught)
+
+
+def _export(done: str, store: Path, destination: Path) -> StoreError | None:
+    """Export what is finished. What is refused is said, and returned: a conflict in one study must not end the run."""
+    try:
+        folders = records.export_store(store, destination)
+    except StoreError as error:
+        print(f"{done}: not all exported: {error}", flush=True)
+        return error
+    print(f"{done}: {len(folders)} studies exported to {destination}", flush=True)
+    return None

@@ -1,0 +1,303 @@
+"""The command line: `lth run`, `lth status`, `lth agenda`, `lth export`, `lth import`.
+
+What takes long to import is imported by the commands that need it, not here: torch where something is trained, pandas
+where records are read, pydantic where there are settings.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lth_study import __version__
+
+if TYPE_CHECKING:
+    from lth_study.settings import Config
+
+UNFINISHED = 3
+"""Exit status of a run that stopped, at its time limit or on a signal, before everything was done."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Network = Annotated[str, typer.Argument(help="Network, e.g. lenet_300_100.")]
+Recipe = Annotated[str, typer.Option(help="Training recipe of the network.")]
+Profile = Annotated[str, typer.Option(help="Scale: smoke (seconds), laptop (minutes) or paper.")]
+Figure = Annotated[str | None, typer.Option(help="Only the trainings of this figure. Default: all of them.")]
+Rewinds = Annotated[str | None, typer.Option(help="Rewinding iterations, e.g. 0,500.")]
+Levels = Annotated[int | None, typer.Option(help="How many times to prune.")]
+Replicates = Annotated[str | None, typer.Option(help="How many replicates (3), or which (1,4,5).")]
+Orders = Annotated[int | None, typer.Option(help="Data orders per replicate.")]
+DataSet = Annotated[str | None, typer.Option("--dataset", help="Data set, where not the network's own.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other setting of the study, e.g. precision=bfloat16; repeatable.")
+]
+Store = Annotated[Path | None, typer.Option(help="Folder of the run store. Default: LTH_STORE, or runs/.")]
+KeepRecorded = Annotated[
+    bool, typer.Option("--keep-recorded", help="Where values disagree, keep the recorded one and add the rest.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    """Lottery tickets with rewinding, and how stable they are."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command("run")
+def run_command(
+    network: Network,
+    recipe: Recipe = "standard",
+    profile: Profile = "paper",
+    figure: Figure = None,
+    rewinds: Rewinds = None,
+    levels: Levels = None,
+    replicates: Replicates = None,
+    orders: Orders = None,
+    dataset: DataSet = None,
+    settings: Set = None,
+    store: Store = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Networks at once. Default: one a core, 12 a GPU.")] = None,
+    time_limit: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after this many seconds.")] = None,
+) -> None:
+    """Train what is missing of a study. Run it again after any interruption: it goes on from where it was.
+
+    On several GPUs, which then train each network together:
+    torchrun --nproc-per-node GPUS -m lth_study run NETWORK.
+
+    Exits with 0 when everything is done and with 3 when it stopped before; torchrun has a failure's status then.
+    """
+    from lth_study.records import store_folder
+    from lth_study.runner import Style, train_missing
+    from lth_study.training import Stopped
+
+    parts = list(
+        _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings).values()
+    )
+    style: Style = "bar" if sys.stderr.isatty() else "lines"
+    try:
+        train_missing(parts, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from here")
+        raise typer.Exit(UNFINISHED) from None
+
+
+@app.command()
+def status(
+    network: Network,
+    recipe: Recipe = "standard",
+    profile: Profile = "paper",
+    figure: Figure = None,
+    rewinds: Rewinds = None,
+    levels: Levels = None,
+    replicates: Replicates = None,
+    orders: Orders = None,
+    dataset: DataSet = None,
+    settings: Set = None,
+    store: Store = None,
+) -> None:
+    """How much of a study is recorded, in the results folder or in the run store."""
+    from lth_study import plan, records
+    from lth_study.measure import measure
+    from lth_study.store import StudyStore
+
+    folder = store or records.store_folder()
+    parts = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
+    config = next(iter(parts.values()))
+    study = StudyStore(folder, config)
+    measure(study)  # what was trained last, when the run stopped
+    known, _ = records.known(study)
+    print(config.name)
+    for other in _recorded_with_other_images(folder, config):
+        print(f"also trained on {other}: lth status ... --dataset {other}")
+    for name, part in parts.items():
+        lost = plan.lost(known, part)
+        absent = {*plan.missing(known, part), *lost}
+        wanted = plan.trainings(part)
+        diverged = f"; {len(lost)} diverged, or would build on what did" if lost else ""
+        print(f"{name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded{diverged}")
+        if barriers := plan.barriers(part):
+            measured = len(barriers) - len(plan.unmeasured(known, part))
+            print(f"  {measured} of {len(barriers)} error barriers measured")
+        for rewind in part.rewinds:
+            here = [t for t in wanted if t.rewind == rewind]
+            print(f"  rewound to {rewind}: {sum(t not in absent for t in here)} of {len(here)}")
+
+
+@app.command()
+def agenda(
+    profile: Annotated[str, typer.Option(help="Scale: laptop (a processor's work) or paper (a GPU's).")] = "laptop",
+    device: Annotated[
+        str | None, typer.Option(help="Device of the hours, as records name it. Default: this one.")
+    ] = None,
+    run: Annotated[bool, typer.Option("--run", help="Do it here, in this order, and export every replicate.")] = False,
+    time_limit: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after this many seconds.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Networks at once, as for lth run.")] = None,
+    store: Store = None,
+    destination: Annotated[Path | None, typer.Option(help="Folder of records. Default: results/.")] = None,
+) -> None:
+    """What of the study is not recorded, what it costs, and how many claims it would decide; or, with --run, do it.
+
+    Hours are those of one core, or of one GPU. With --run it exits with 3 when it stopped before the end.
+    """
+    from lth_study import records
+    from lth_study.agenda.parts import parts
+    from lth_study.agenda.table import agenda, shown
+    from lth_study.report import claims
+
+    if device is None or run:
+        from lth_study.devices import device_name
+        from lth_study.settings import ConfigError
+
+        if device not in (None, device_name()):
+            raise ConfigError(f"--device {device}: with --run it is this machine's, {device_name()}; leave it out")
+        device = device_name()
+    folder, listed = store or records.store_folder(), parts(profile)
+    table = agenda(listed, claims.read(), folder, device, ranked=profile != "laptop")  # whose order is the study's own
+    print(f"{profile}, on {device}")
+    print(shown(table))
+    if not run:
+        return
+    from lth_study.agenda.run import run_parts, what_is_left
+    from lth_study.runner import Style
+    from lth_study.training import Stopped
+
+    in_order = [listed[place] for place in table.index]
+    style: Style = "bar" if sys.stderr.isatty() else "lines"
+    goal, stopped = destination or records.results_folder(), False
+    try:
+        run_parts(in_order, folder, goal, workers=workers, seconds=time_limit, progress=style)
+    except Stopped as reason:
+        stopped = True
+        print(f"{reason or 'stopped'}; the same command goes on from here")
+    for line in what_is_left(in_order, folder, device):
+        print(line)
+    if stopped:
+        raise typer.Exit(UNFINISHED)
+
+
+@app.command("export")
+def export_command(
+    destination: Annotated[Path | None, typer.Argument(help="Folder of records. Default: results/.")] = None,
+    store: Store = None,
+    keep_recorded: KeepRecorded = False,
+    weights: Annotated[Path | None, typer.Option(help="Folder for weights from which IMP goes on elsewhere.")] = None,
+) -> None:
+    """Write what the run store has measured as records: small CSV files to commit or to carry elsewhere.
+
+    Values that disagree with recorded ones are refused.
+    """
+    from lth_study import records
+
+    folder = store or records.store_folder()
+    for line in records.export_store(folder, destination or records.results_folder(), keep_recorded):
+        print(line)
+    _carry(folder, weights)
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[Path, typer.Argument(help="Folder of records that `lth export` wrote, here or elsewhere.")],
+    destination: Annotated[Path | None, typer.Argument(help="Folder of records. Default: results/.")] = None,
+    store: Store = None,
+    keep_recorded: KeepRecorded = False,
+    weights: Annotated[Path | None, typer.Option(help="Folder that `lth export --weights` wrote.")] = None,
+) -> None:
+    """Merge the records made on another machine into ours. Values that disagree with recorded ones are refused.
+
+    With --weights, runs go on here from the deepest level that was trained there.
+    """
+    from lth_study import records
+
+    for folder in records.import_folder(source, destination or records.results_folder(), keep_recorded):
+        print(folder)
+    _carry(weights, store or records.store_folder())
+
+
+def _carry(source: Path | None, destination: Path | None) -> None:
+    """Copy what chains go on from between a run store and a folder of weights, where one is given."""
+    if source is None or destination is None:
+        return
+    from lth_study.weights import carry
+
+    for line in carry(source, destination):
+        print(line)
+
+
+def _parts(
+    network: str,
+    recipe: str,
+    profile: str,
+    figure: str | None,
+    rewinds: str | None,
+    levels: int | None,
+    replicates: str | None,
+    orders: int | None,
+    dataset: str | None,
+    settings: list[str] | None,
+) -> dict[str, Config]:
+    """The parts of a study that the options of a command describe, by figure."""
+    from lth_study.presets import figures, preset
+    from lth_study.settings import ConfigError
+
+    config = preset(network, recipe, profile)
+    changes: dict[str, object] = {}
+    if rewinds is not None:
+        changes["rewinds"] = chosen = _numbers("rewinds", rewinds)
+        changes["curve_rewinds"] = tuple(k for k in config.curve_rewinds or () if k in chosen) or None
+    if levels is not None:
+        changes["curve_levels"] = None  # as many as here
+        changes["compared_levels"] = tuple(n for n in config.compared_levels or () if n <= levels) or None
+    if replicates is not None:
+        counts = _numbers("replicates", replicates)
+        changes["replicates"] = counts[0] if len(counts) == 1 else counts
+    others = {"levels": levels, "orders": orders, "dataset": dataset}
+    changes |= {name: value for name, value in others.items() if value is not None}
+    changes |= dict(map(_setting, settings or ()))
+    parts = figures(config.updated(**changes))
+    if "methods" in changes:  # without, it has more of them than the study's other part
+        parts["accuracy"] = parts["accuracy"].updated(methods=changes["methods"])
+    if figure is None:
+        return parts
+    if figure not in parts:
+        raise ConfigError(f"unknown figure {figure!r}; known: {', '.join(parts)}")
+    return {figure: parts[figure]}
+
+
+def _recorded_with_other_images(store: Path, config: Config) -> list[str]:
+    """The other data sets that a study is recorded with: a stand-in, where its own was not to be had."""
+    from lth_study.records import known
+    from lth_study.settings import DATASETS
+    from lth_study.store import StudyStore
+
+    others = (config.updated(dataset=name) for name in DATASETS if name != config.dataset)
+    return [other.dataset for other in others if len(known(StudyStore(store, other))[0])]
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        from lth_study.settings import ConfigError
+
+        raise ConfigError(f"{name}: {text!r} is not a list of whole numbers like 0,500") from None
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """A setting and its value, which is read as JSON (`pieces=4`, `densities=null`) or, where it is none, as text."""
+    from lth_study.settings import LABELS, ConfigError
+
+    name, given, value = text.partition("=")
+    if name in ("network", *LABELS, "rewinds", "levels", "orders", "dataset"):
+        raise ConfigError(f"--set: {name} is an argument or option of its own, which changes other settings with it")
+    if not given:
+        raise ConfigError(f"--set: {text!r} gives no value; expected NAME=VALUE, like precision=bfloat16")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -1,0 +1,128 @@
+"""What the benchmarks measured last, on every device, and the rates that floors are computed with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from lth_study.records import results_file
+from lth_study.report import NETWORK_NAMES
+
+
+def benchmark() -> pd.DataFrame:
+    """What `make bench` measured last on every device, a column each: the median of its rounds, and in brackets the
+    smallest and the largest. Shares of the time are left to `time_shares`."""
+    measured = _benchmark()
+    measured = measured[measured["unit"] != "share"].copy()
+    spread = zip(*(measured[name].map(_to_three_digits) for name in ("median", "smallest", "largest")), strict=True)
+    measured["value"] = [f"{median} ({smallest} to {largest})" for median, smallest, largest in spread]
+    measured["on"] = measured["device"] + ", " + measured["measured"]
+    table = measured.pivot_table("value", "measure", "on", aggfunc="first", sort=False, fill_value="")
+    return table.rename_axis(columns=None)
+
+
+def _to_three_digits(value: float) -> str:
+    return f"{float(f'{value:.3g}'):,g}"
+
+
+def time_shares() -> pd.DataFrame:
+    """Where the time of a training's updates goes, as `make bench` measured it last: for every network on every device
+    the shares of every kind of work (benchmarks/shares.py). Empty where it was not measured."""
+    measured = _benchmark()
+    measured = measured[measured["unit"] == "share"].copy()
+    measured[["network", "of"]] = measured["measure"].str.split(", share of ", expand=True).reindex(columns=[0, 1])
+    table = measured.pivot_table("median", ["network", "device"], "of", sort=False).rename_axis(columns=None)
+    return table.map("{:.1%}".format, na_action="ignore").fillna("")
+
+
+def medians() -> pd.DataFrame:
+    """The medians that `make bench` measured last: a row for each device, a column for each measure."""
+    return _benchmark().pivot_table("median", "device", "measure", sort=False)
+
+
+def _benchmark() -> pd.DataFrame:
+    return pd.read_csv(results_file("benchmark.csv"))
+
+
+def gpu_records() -> list[dict[str, Any]]:
+    """What `benchmarks/gpu.py` measured last, for every network, profile, precision and device."""
+    records: list[dict[str, Any]] = json.loads(results_file("benchmark_gpu.json").read_text())
+    return records
+
+
+def verdict(record: Mapping[str, Any], way: str) -> str:
+    """Whether a way of a measurement computed what the loop of single updates does: "passed", "failed", or "unchecked"
+    where it was not compared within a tolerance.
+
+    The loader's loop draws crops of its own, so it cannot be compared; it has the verdict of the loop beside it.
+    """
+    checks = {check["way"]: check for check in record.get("checks", [])}
+    check = checks.get("loop" if way == "loader" else way, {})
+    if "tolerance" not in check:
+        return "unchecked"
+    return "passed" if check["relative_difference"] <= check["tolerance"] else "failed"
+
+
+def resnet20_on_gpus() -> dict[str, float]:
+    """Images a second of ResNet-20 at the paper's profile, of as many networks at once as are fastest: for every GPU
+    and precision that `benchmarks/gpu.py` measured. Of ways that passed their check."""
+    speeds = {}
+    for record in gpu_records():
+        of_a_gpu = any(row["way"] == "graph" for row in record["measured"])
+        passed = [row["images/s"] for row in record["measured"] if verdict(record, row["way"]) == "passed"]
+        if (record["network"], record["profile"]) == ("resnet20", "paper") and of_a_gpu and passed:
+            speeds[f"{record['device']}, {record['precision']}"] = max(passed)
+    return speeds
+
+
+def gpu_benchmark() -> tuple[pd.DataFrame, str]:
+    """What `benchmarks/gpu.py` measured last: images a second by way and number of networks, their share of what the
+    device's rates admit, and the peak of its memory; and a line on each measurement. A way that did not pass its check
+    has the verdict in place of its rate."""
+    kind, tables, lines = ["network", "profile", "precision", "device"], [], []
+    for record in gpu_records():
+        about = {name: record[name] for name in kind} | {"network": NETWORK_NAMES[record["network"]]}
+        table = pd.DataFrame(record["measured"]).assign(**about)
+        table["floor / measured"] = table["images/s"] / record.get("images/s at the floor", math.nan)
+        verdicts = table["way"].map(lambda way, record=record: verdict(record, way))
+        table.loc[verdicts != "passed", ["to one loop", "floor / measured"]] = math.nan
+        table["images/s"] = table["images/s"].round().astype(int).where(verdicts == "passed", verdicts)
+        tables.append(table.set_index([*kind, "way", "members"]))
+        about_it = f"batches of {record['batch']}, torch {record['torch']}"
+        for found in ("failed", "unchecked"):
+            if ways := list(dict.fromkeys(table["way"][verdicts == found])):
+                about_it += f"; {found}: {', '.join(ways)}"
+        lines.append(f"- {', '.join(about.values())}: {about_it}")
+    columns = ["images/s", "to one loop", "floor / measured", "peak memory (MiB)"]
+    rounded = {"to one loop": 2, "floor / measured": 3, "peak memory (MiB)": 0}
+    return pd.concat(tables).reindex(columns=columns).round(rounded), "\n".join(lines)
+
+
+class Rates(NamedTuple):
+    """What one core of a processor reaches: floating-point operations a second in large products of matrices, and
+    bytes a second read from memory and written to it."""
+
+    flops_per_second: float
+    bytes_per_second: float
+    device: str
+
+    def __str__(self) -> str:
+        arithmetic = f"One core of {self.device} reaches {self.flops_per_second / 1e9:.1f} GFLOP/s"
+        if math.isinf(self.bytes_per_second):
+            return (
+                f"{arithmetic}. How fast it moves bytes to and from memory is not measured yet (`make bench` measures "
+                "it): until then, floors are those of arithmetic alone."
+            )
+        return f"{arithmetic}, and moves {self.bytes_per_second / 1e9:.1f} GB/s to and from memory."
+
+
+def measured_rates() -> dict[str, Rates]:
+    """The rates that `make bench` measured last, by device; where it did not measure memory, that takes no time."""
+    measured = medians()
+    memory = measured.get("memory bandwidth (GB/s)", pd.Series(dtype=float)).reindex(measured.index).fillna(math.inf)
+    pairs = zip(measured.index, measured["matrix product (GFLOP/s)"], memory, strict=True)
+    return {device: Rates(1e9 * product, 1e9 * moved, device) for device, product, moved in pairs}

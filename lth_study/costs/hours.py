@@ -1,0 +1,101 @@
+"""How long the experiments take and the energy that they draw, beside the least that they could take."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from lth_study.costs.benchmarks import measured_rates
+from lth_study.costs.limits import floor_seconds, iteration_bytes, iteration_flops
+from lth_study.costs.trainings import shared_trainings, standard_presets
+from lth_study.plan import length
+from lth_study.presets import preset, profiles
+from lth_study.records import read, results_folder, studies
+from lth_study.report import NETWORK_NAMES
+from lth_study.settings import Config
+
+WATTS_PER_CORE = 10
+"""What a busy core draws, with its share of memory, power supply and cooling: assumed for a server, not measured."""
+
+
+def floors() -> pd.DataFrame:
+    """The least that a training costs, for every network at every profile but smoke: operations and bytes of an
+    iteration, and seconds from initialisation to the end on one core of every processor that `make bench` measured.
+
+    Beside it, what such a training takes by the records of the standard recipe: the median, over all of a device's
+    trainings, of the seconds for an iteration, times the iterations.
+    """
+    rates, rows = measured_rates(), []
+    for network, name in NETWORK_NAMES.items():
+        for profile in (known for known in profiles(network) if known != "smoke"):
+            config = preset(network, profile=profile)
+            recorded = _seconds_per_iteration(config) * config.iterations
+            for device in dict.fromkeys([*rates, *recorded.index]):
+                floor = floor_seconds(config, *rates[device][:2]) if device in rates else math.nan
+                seconds = recorded.get(device, math.nan)
+                rows.append(
+                    {
+                        "network": name,
+                        "profile": profile,
+                        "device": device,
+                        "GFLOP per iteration": round(iteration_flops(config) / 1e9, 3),
+                        "MB per iteration": round(iteration_bytes(config) / 1e6, 2),
+                        "floor (s)": _shown(floor, 1),
+                        "recorded (s)": _shown(seconds, 1),
+                        "floor / recorded": _shown(floor / seconds, 2),
+                    }
+                )
+    return pd.DataFrame(rows).set_index(["network", "profile", "device"])
+
+
+def costs_of_figures(profile: str) -> pd.DataFrame:
+    """What every part of every network's study costs with the standard recipe and all replicates, on one core of every
+    processor that `make bench` measured.
+
+    Hours are iterations times the recorded seconds for one (see `floors`) where trainings are recorded on that
+    processor, else times the floor of one: computed, not measured, and less than it will take. Energy is an estimate:
+    `WATTS_PER_CORE` for as long.
+    """
+    measured = measured_rates()
+    about, tables = {}, {device: dict[tuple[str, str], Any]() for device in measured}
+    for name, config in standard_presets(profile).items():
+        recorded = _seconds_per_iteration(config)
+        for part, needed in shared_trainings(config).items():
+            iterations = sum(length(training, config) for training in needed)
+            work = round(iterations * iteration_flops(config) / 1e15, 3)
+            about[name, part] = {"profile": config.profile, "trainings": len(needed), "PFLOP": work}
+            for device, rates in measured.items():
+                least = floor_seconds(config, *rates[:2]) / config.iterations
+                hours = iterations * recorded.get(device, least) / 3600
+                tables[device][name, part] = {
+                    "hours": round(hours, 1),
+                    f"kWh at {WATTS_PER_CORE} W (estimate)": round(hours * WATTS_PER_CORE / 1000, 3),
+                    "hours from": "records" if device in recorded.index else "the floor",
+                }
+    columns = {key: pd.DataFrame.from_dict(rows, orient="index") for key, rows in {"": about, **tables}.items()}
+    return pd.concat(columns, axis=1).rename_axis(["network", "part"])
+
+
+def _shown(value: float, digits: int) -> float | str:
+    return "" if math.isnan(value) else round(value, digits)
+
+
+def _seconds_per_iteration(config: Config) -> pd.Series:
+    """The recorded seconds for an iteration by device, the median over trainings, most trainings first.
+
+    The data set may be a stand-in for the configuration's: an image costs the same.
+    """
+    same = config.updated(dataset="mnist_embedded").digest()
+    tables = [
+        read(results_folder(), study)[1]
+        for study in studies(results_folder())
+        if study.updated(dataset="mnist_embedded").digest() == same
+    ]
+    if not tables:
+        return pd.Series(dtype=float)
+    made = pd.concat(tables)
+    made["each"] = made["seconds"] / made["iterations"]
+    by_device = made.groupby("device")["each"].agg(["size", "median"])
+    return by_device.sort_values("size", ascending=False)["median"]

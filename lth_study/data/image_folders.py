@@ -1,0 +1,157 @@
+"""Folders of images in ImageNet's layout, `{train,val}/<wnid>/*`: what is in them, and what is wrong with them.
+
+Imagenette, ten of ImageNet's classes, is decoded once to squares that are held in memory. Everything wrong with a
+folder is found before anything is used, and listed in one `DataError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lth_study.data.parts import DataError, Dataset, Split, hold_out
+from lth_study.files import StoreError, read_state, write_state
+
+IMAGENETTE = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "n03394916", "n03417042", "n03425413",
+              "n03445777", "n03888257")  # fmt: skip
+"""WordNet identifiers of Imagenette's classes, which name their folders; a label is a position in this list."""
+IMAGENETTE_FOLDERS = ("imagenette", "imagenette2", "imagenette2-320", "imagenette2-160")
+IMAGENET_PARTS: Mapping[str, int | None] = {"train": None, "val": None}
+HELD_OUT = 0.05
+"""The share of the training images that is held out for validation."""
+_SHOWN = 10
+Listing = Mapping[str, Sequence[tuple[Path, int]]]
+"""Part of a data set -> its image files and their labels."""
+
+
+def find_imagenette(root: Path) -> Path | None:
+    """The folder that holds the images, under one of the names that they are handed around with."""
+    return next((root / name for name in IMAGENETTE_FOLDERS if (root / name / "train").is_dir()), None)
+
+
+def load_imagenette(root: Path, size: int) -> Dataset:
+    """Imagenette in memory; the images of `val` are for testing.
+
+    Each image is scaled until its shorter side has `size` pixels, and the square in its middle is kept. The squares of
+    a size are made once and kept beside the images.
+    """
+    folder = find_imagenette(root)
+    if folder is None:
+        raise DataError(f"no folder {' or '.join(IMAGENETTE_FOLDERS)} with images in {root}")
+    train, test = decoded_once(folder, list_images(folder, IMAGENETTE), lambda file: square(file, size), f"-{size}")
+    training, validation = (train.of(part) for part in hold_out(len(train), kept_of(len(train))))
+    return Dataset("imagenette", training, validation, test)
+
+
+def kept_of(examples: int) -> int:
+    """How many of so many training images are trained on; the others are held out for validation."""
+    return examples - max(1, round(HELD_OUT * examples))
+
+
+def list_images(
+    folder: Path, classes: Sequence[str], parts: Mapping[str, int | None] = IMAGENET_PARTS
+) -> dict[str, list[tuple[Path, int]]]:
+    """The images of every part with their labels: the positions of their folders in `classes`. `parts` says how many
+    images of a class each has, where that is known."""
+    listing: dict[str, list[tuple[Path, int]]] = {part: [] for part in parts}
+    problems = []
+    for part, files in listing.items():
+        for label, name in enumerate(classes):
+            found = sorted((folder / part / name).glob("[!.]*"))
+            expected = parts[part] or len(found)
+            if not found:
+                problems.append(f"{part}/{name}: no images of this class")
+            elif len(found) != expected:
+                problems.append(f"{part}/{name}: {len(found):,} images of this class; expected {expected:,}")
+            files += [(file, label) for file in found]
+        others = [path for path in sorted((folder / part).glob("[!.]*")) if path.name not in classes]
+        problems += [f"{path.relative_to(folder)}: not one of the {len(classes):,} classes" for path in others]
+    _refuse(folder, listing, problems)
+    return listing
+
+
+def for_each_image(folder: Path, listing: Listing, read: Callable[[Path], Tensor]) -> Mapping[str, list[Tensor]]:
+    """What `read` makes of every image; those that it cannot read (`Unreadable`) are refused in one list."""
+
+    def attempt(file: Path) -> Tensor | str:
+        try:
+            return read(file)
+        except Unreadable as error:
+            return f"{file.relative_to(folder)}: {error}"
+
+    made: dict[str, list[Tensor]] = {}
+    problems = []
+    with ThreadPoolExecutor() as threads:
+        for part, files in listing.items():
+            results = list(threads.map(attempt, (file for file, _ in files)))
+            problems += [result for result in results if isinstance(result, str)]
+            made[part] = [result for result in results if not isinstance(result, str)]
+    _refuse(folder, listing, problems)
+    return made
+
+
+def decoded_once(folder: Path, listing: Listing, decode: Callable[[Path], Tensor], kind: str = "") -> list[Split]:
+    """The parts of a folder of images, each decoded by `decode` the first time and kept, as that `kind`, beside them.
+
+    What is kept counts until a file is added, removed or changed.
+    """
+    cache = folder / f".decoded{kind}-{listing_digest(folder, listing)}.safetensors"
+    try:
+        state, _ = read_state(cache)
+    except StoreError:
+        state = {part: torch.stack(images) for part, images in for_each_image(folder, listing, decode).items()}
+        with suppress(StoreError, OSError):  # a folder that cannot be written is decoded again next time
+            for outdated in folder.glob(f".decoded{kind}-*.safetensors"):
+                outdated.unlink()
+            write_state(cache, state)
+    return [Split(state[part], torch.tensor([label for _, label in files])) for part, files in listing.items()]
+
+
+def listing_digest(folder: Path, listing: Listing) -> str:
+    """Sixteen hexadecimal digits that change when a file is added, removed or changed."""
+    digest = hashlib.sha256()
+    for file, label in (entry for part in listing.values() for entry in part):
+        status = file.stat()
+        digest.update(f"{file.relative_to(folder)} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+class Unreadable(Exception):
+    """A file that is not an image, or only a part of one."""
+
+
+def pixels(file: Path) -> Tensor:
+    """An image's pixels (uint8 [3, height, width])."""
+    from PIL import Image
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    try:
+        with Image.open(file) as image:
+            read: Tensor = pil_to_tensor(image.convert("RGB"))
+            return read
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Unreadable(f"not a readable image ({str(error).replace(str(file), file.name)})") from None
+
+
+def square(file: Path, size: int, edge: int | None = None) -> Tensor:
+    """The square of `size` pixels in the middle of an image whose shorter side was scaled to `edge` (as `size`)."""
+    from torchvision.transforms.v2.functional import center_crop, resize
+
+    scaled = resize(pixels(file), [edge or size], antialias=True)
+    cropped: Tensor = center_crop(scaled, [size])
+    return cropped
+
+
+def _refuse(folder: Path, parts: Iterable[str], problems: Sequence[str]) -> None:
+    if not problems:
+        return
+    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    listed = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
+    layout = f"{{{','.join(parts)}}}/<class>/ with images of every class in both"
+    raise DataError(f"{folder} is not as expected, {layout}. Mend:{listed}{more}")

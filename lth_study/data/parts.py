@@ -1,0 +1,129 @@
+"""What a data set is made of: parts in memory as uint8 tensors, or anything else that hands out batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lth_study.data.augmentation import Augmentation
+from lth_study.seeds import stream
+
+
+class DataError(RuntimeError):
+    """Data that is missing, truncated or altered; the message names the file and how to mend it."""
+
+
+Batch = tuple[Tensor, Tensor]
+"""Images (uint8 [batch, height, width] or [batch, channels, height, width]) and labels (int64 [batch])."""
+
+
+class Digest(Protocol):
+    """One of hashlib's, such as SHA-256."""
+
+    def update(self, content: bytes | memoryview, /) -> object: ...
+
+
+class Part(Protocol):
+    """What training and evaluation ask of a part of a data set, be it in memory or in files."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def size(self) -> int:
+        """The side of an image in pixels."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+
+    @property
+    def chosen_on(self) -> torch.device:
+        """Where the examples of a batch are chosen, and augmentations drawn."""
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device) -> Part:
+        """The same, with its batches on a device."""
+
+    def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
+        """The batches of these examples (int64 [batch] each, on `chosen_on`), augmented."""
+
+    def describe(self, digest: Digest) -> None:
+        """Put into a digest what tells these images and labels from others."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part held in memory: images (uint8, [examples, height, width] or [examples, channels, height, width]), labels
+    (int64)."""
+
+    images: Tensor
+    labels: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.images.shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    @property
+    def chosen_on(self) -> torch.device:
+        return self.labels.device
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def of(self, examples: Tensor) -> Split:
+        """The part that holds these examples."""
+        return Split(self.images[examples], self.labels[examples])
+
+    def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
+        for examples in chosen:
+            images = self.images.index_select(0, examples)
+            if augment is not None:
+                images = augment(images, examples)
+            yield images, self.labels.index_select(0, examples)
+
+    def describe(self, digest: Digest) -> None:
+        for tensor in (self.images, self.labels):
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
+
+
+def hold_out(examples: int, kept: int) -> tuple[Tensor, Tensor]:
+    """Which `kept` training images are trained on and which are held out for validation: always the same ones, drawn
+    over all classes."""
+    shuffled = torch.randperm(examples, generator=stream(0, "validation split"))
+    return shuffled[:kept], shuffled[kept:]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The three parts of a data set. The test part is only ever reported, it never chooses anything."""
+
+    name: str
+    train: Part
+    validation: Part
+    test: Part
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits over every image and label: records made from other data cannot be confused."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.validation, self.test):
+            part.describe(digest)
+        return digest.hexdigest()[:16]
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same on a device, which is where a network is trained on it."""
+        return Dataset(self.name, self.train.to(device), self.validation.to(device), self.test.to(device))

@@ -1,0 +1,280 @@
+"""Records: the tidy table of a study, where it is kept, and what of it is there.
+
+A study's records are a folder of small text files, `results/<study>/`: `config.json`, `records.csv` with one row for
+each measured value, and `provenance.csv` with one row for each training (device, versions, date, seconds). Committed
+records and the records of the local run store are read the same way.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+
+from lth_study.files import StoreError, locked, project_folder, read_json, write_atomic
+from lth_study.measure import measure
+from lth_study.settings import METHODS, Config
+from lth_study.store import StudyStore
+
+Done = TypeVar("Done")
+
+STUDY = ["digest", "network", "recipe", "profile", "dataset"]
+TRAINING = ["method", "rewind", "replicate", "level"]
+COLUMNS = [*STUDY, *TRAINING, "density", "order", "metric", "value"]
+"""One value of one metric. `order` is a data order ("0"), or the two that a distance or a barrier compares ("0-1")."""
+
+PROVENANCE = [*TRAINING, "order", "iterations", "seconds", "device", "lth_core", "torch", "python",
+              "data_fingerprint", "finished", "workers"]  # fmt: skip
+SINCE_RECORDED = "workers"
+"""What early records lack: how many processes, or threads on a GPU, the run had when a training ended."""
+KEY = [*STUDY, *TRAINING, "order", "metric"]
+PROVENANCE_KEY = [*TRAINING, "order"]
+
+
+def results_folder() -> Path:
+    """Where committed records are: `LTH_RESULTS`, or `results/` in the project."""
+    return Path(os.environ.get("LTH_RESULTS") or project_folder() / "results")
+
+
+def results_file(name: str) -> Path:
+    """A file of the results folder, or where that has none the project's own: the paper's values, the benchmarks'."""
+    own = results_folder() / name
+    return own if own.exists() else project_folder() / "results" / name
+
+
+def store_folder() -> Path:
+    """Where runs are kept: `LTH_STORE`, or `runs/` in the project."""
+    return Path(os.environ.get("LTH_STORE") or project_folder() / "runs")
+
+
+def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records and provenance of a study's complete trainings in a run store."""
+    config = study.config
+    about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
+    rows, provenance, measured = [], [], set[Path]()
+    for training, result in study.results().items():
+        where = [training.method, training.rewind, training.replicate, training.level]
+        order = f"{training.order}{'-again' if training.again else ''}"
+        made = {SINCE_RECORDED: None} | result["provenance"]
+        provenance.append([*where, order, *(made[name] for name in PROVENANCE[5:])])
+        if training.again:
+            continue
+        values = dict(result["metrics"])
+        if result["diverged_at"] is not None:
+            values["diverged"] = result["diverged_at"]
+        density = float(f"{result['density']:.7g}")  # as it is in files, so that it is one number wherever it is from
+        rows += [[*about, *where, density, order, metric, value] for metric, value in values.items()]
+        level = study.folder / Path(training.folder).parent
+        if training.method == "dense" or level in measured:
+            continue
+        measured.add(level)
+        for file in (level / "distances.json", level / "barriers.json"):
+            for pair, found in (read_json(file) if file.exists() else {}).items():
+                rows += [[*about, *where, density, pair, metric, value] for metric, value in found.items()]
+    records = pd.DataFrame(rows, columns=COLUMNS)
+    traced = pd.DataFrame(provenance, columns=PROVENANCE).astype({SINCE_RECORDED: _TYPES[SINCE_RECORDED]})
+    return _sorted(records, COLUMNS), _sorted(traced, PROVENANCE)
+
+
+def read(folder: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records and provenance of a study from a folder of records; empty tables where there are none."""
+    study = folder / config.name
+    if not (study / "records.csv").exists():
+        return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PROVENANCE)
+    records = _read_csv(study / "records.csv", COLUMNS, KEY)
+    if strangers := set(records["digest"]) - {config.digest()}:
+        raise StoreError(f"{study / 'records.csv'} has records of other studies: {', '.join(sorted(strangers))}")
+    return records, _read_csv(study / "provenance.csv", PROVENANCE, PROVENANCE_KEY)
+
+
+def write(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
+    """Write a study's records into a folder of records. What it asked for when it was first written stays there."""
+    study = folder / config.name
+    if not (study / "config.json").exists():
+        write_atomic(study / "config.json", config.to_json().encode())
+    for name, table in (("provenance", provenance), ("records", records)):  # which are there, if records are
+        write_atomic(study / f"{name}.csv", table.to_csv(index=False, float_format="%.7g").encode())
+    return study
+
+
+def merge(old: pd.DataFrame, new: pd.DataFrame, keep_old: bool = False) -> pd.DataFrame:
+    """The records of both. Where the two disagree, `StoreError` is raised, or with `keep_old` the old value stays.
+
+    They disagree where another kind of processor, which rounds differently, has repeated a training in order to go on
+    from it.
+    """
+    if len(old) and len(new) and not keep_old:
+        both = old.merge(new, on=KEY, suffixes=("", "_new"))
+        differ = both[(both["value"] - both["value_new"]).abs() > 1e-6 * both["value"].abs()]
+        if len(differ):
+            first = differ.iloc[0]
+            study, many = "-".join(first[[*STUDY[1:], "digest"]]), f"{len(differ)} of {len(both)}"
+            where = f"replicate {first['replicate']}, rewind {first['rewind']}, level {first['level']}"
+            raise StoreError(
+                f"{study}: {many} values are recorded already with another value, the first being "
+                f"{first['metric']} of {first['method']}, {where}: {first['value']} against {first['value_new']}. "
+                "Another kind of processor rounds differently: to add what is new and keep what is recorded, pass "
+                "--keep-recorded"
+            )
+    return _union(old, new, KEY)
+
+
+def add(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame, keep_old: bool = False) -> Path:
+    """Merge records into a folder of records, as `merge` does, and return the study's folder.
+
+    Processes that add to one folder at once wait for each other. Raises `StoreError` when the records were made with
+    other images.
+    """
+    with locked(folder, wait=True):
+        old_records, old_provenance = read(folder, config)
+        images = {*old_provenance["data_fingerprint"], *provenance["data_fingerprint"]}
+        if len(images) > 1:
+            raise StoreError(
+                f"{config.name} is recorded with other images than those to be added (fingerprints "
+                f"{', '.join(sorted(images))}); keep the records in folders of their own"
+            )
+        made = _union(old_provenance, provenance, PROVENANCE_KEY)
+        return write(folder, config, merge(old_records, records, keep_old), made)
+
+
+def known(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records and provenance of a study: the results folder's and, where that has nothing, a run store's."""
+    committed, own = read(results_folder(), study.config), of_store(study)
+    return _union(committed[0], own[0], KEY), _union(committed[1], own[1], PROVENANCE_KEY)
+
+
+def traced(study: StudyStore) -> pd.DataFrame:
+    """The records of a study, each with the `device` that made its networks and when the first was `finished`.
+
+    A distance and a barrier have two networks. Where several kinds of processor made them, or it is not known which
+    did, `device` names them all.
+    """
+    values, provenance = known(study)
+    values = values.assign(row=range(len(values)))
+    ends = values.assign(order=values["order"].str.split("-")).explode("order")
+    ends.loc[ends.duplicated(["row", "order"]), "order"] += "-again"
+    before = values[values["metric"].str.startswith("barrier_level")].assign(level=lambda rows: rows["level"] - 1)
+    unpruned = pd.concat([before[before["level"] == 0], values[values["metric"].str.contains("pruning")]])
+    others = pd.concat([before[before["level"] > 0], unpruned.assign(method="dense", rewind=0, level=0)])
+    made = pd.concat([ends, others]).merge(provenance[[*PROVENANCE_KEY, "device", "finished"]], "left", PROVENANCE_KEY)
+    by = made.fillna({"device": "unknown", "finished": ""}).groupby("row")
+    devices = by["device"].agg(lambda names: " and ".join(sorted(set(names))))
+    values = values.assign(device=devices.to_numpy(), finished=by["finished"].min().to_numpy())
+    return values.drop(columns="row")
+
+
+def _union(first: pd.DataFrame, second: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """The rows of both tables; where both have a place, the row of the first."""
+    if not len(first) or not len(second):
+        return first if len(first) else second
+    return _sorted(pd.concat([first, second]).drop_duplicates(list(key)), list(first.columns))
+
+
+def studies(folder: Path) -> list[Config]:
+    """The configurations of all studies in a run store or in a folder of records.
+
+    Raises `StoreError` where a folder does not go by the name of its configuration, or holds none that can be read.
+    """
+    return [_study(file) for file in _study_files(folder)]
+
+
+def _for_each_study(folder: Path, do: Callable[[Config], Done]) -> list[Done]:
+    """Do something with every study of a run store or of a folder of records.
+
+    A study that this raises `StoreError` for keeps none of the others from it: the errors are raised together, last.
+    """
+    done, errors = [], []
+    for file in _study_files(folder):
+        try:
+            done.append(do(_study(file)))
+        except StoreError as error:
+            errors.append(str(error))
+    if errors:
+        raise StoreError("; ".join([*errors, *(["the other studies are done"] if done else [])]))
+    return done
+
+
+def _study_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/config.json"))
+
+
+def _study(file: Path) -> Config:
+    try:
+        config = Config.from_json(file.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} cannot be read: {error}") from None
+    if config.name != file.parent.name:
+        raise StoreError(f"{file} describes the study {config.name}, whose name its folder does not have")
+    return config
+
+
+def export_store(store: Path, destination: Path, keep_old: bool = False) -> list[str]:
+    """Merge what a run store has measured into a folder of records; a line on each study."""
+
+    def add_measured(config: Config) -> str:
+        study = StudyStore(store, config)
+        measure(study)
+        made = of_store(study)
+        if not len(made[0]):
+            return f"{config.name}: no training is finished"
+        return str(add(destination, config, *made, keep_old))
+
+    if not _study_files(store):
+        raise StoreError(f"{store} holds no runs; make some with: lth run lenet_300_100 --profile smoke")
+    return _for_each_study(store, add_measured)
+
+
+def import_folder(source: Path, destination: Path, keep_old: bool = False) -> list[Path]:
+    """Merge the records exported on another machine into a folder of records; each study's folder there."""
+
+    def add_read(config: Config) -> Path:
+        if not (source / config.name / "records.csv").exists():
+            raise StoreError(f"{source}: expected {config.name}/records.csv, as the study's config.json names it")
+        return add(destination, config, *read(source, config), keep_old)
+
+    if not _study_files(source):
+        raise StoreError(f"{source} holds no records; expected <study>/config.json and <study>/records.csv in it")
+    return _for_each_study(source, add_read)
+
+
+_TYPES: dict[str, type | str] = {
+    **dict.fromkeys(("order", "digest", "method", "metric", "data_fingerprint"), str),
+    **dict.fromkeys(("rewind", "replicate", "level", "iterations"), int),
+    **dict.fromkeys(("density", "value", "seconds"), float),
+    SINCE_RECORDED: "Int64",
+}
+_ORDER = r"\d+(-\d+|-again)?"
+
+
+def _read_csv(file: Path, columns: Sequence[str], key: Sequence[str]) -> pd.DataFrame:
+    """A table of a results folder. Raises `StoreError` where it is cut off or altered, as by a conflict of versions."""
+    try:
+        text = file.read_text()
+        table = pd.read_csv(io.StringIO(text), dtype=_TYPES)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} cannot be read: {error}") from None
+    if SINCE_RECORDED in columns and SINCE_RECORDED not in table.columns:
+        table[SINCE_RECORDED] = pd.array([pd.NA] * len(table), dtype=_TYPES[SINCE_RECORDED])
+    if list(table.columns) != list(columns):
+        raise StoreError(f"{file} has the columns {list(table.columns)}; expected {list(columns)}")
+    faults = {
+        "an empty cell": table.drop(columns=SINCE_RECORDED, errors="ignore").isna().any(axis=1),
+        "an unknown method": ~table["method"].isin(["dense", *METHODS]),
+        "no data order": ~table["order"].fillna("").str.fullmatch(_ORDER),
+        "what another row says": table.duplicated(list(key)),
+    }
+    for fault, rows in faults.items():
+        if rows.any():
+            raise StoreError(f"{file}, line {rows.idxmax() + 2}: {fault}; restore the file")
+    if not text.endswith("\n"):
+        raise StoreError(f"{file} is cut off in its last line; restore the file")
+    return table
+
+
+def _sorted(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    keys = [name for name in (*TRAINING, "order", "metric") if name in columns]
+    return table.sort_values(keys, kind="stable").reset_index(drop=True)

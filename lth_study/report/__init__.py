@@ -1,0 +1,247 @@
+"""From records to what a reader sees: the plot shapes that the paper uses, and tables beside its numbers.
+
+Every function takes records as `run` returns them. Lines are means over replicates, bands reach from the smallest to
+the largest sample, as in the paper; grey diamonds are the paper's own values.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from lth_study.data import TITLES
+from lth_study.presets import preset
+from lth_study.records import results_file
+from lth_study.settings import EXTENT, LABELS, Config, ConfigError
+
+METHOD_NAMES = {
+    "dense": "dense network",
+    "imp": "IMP",
+    "random_pruning": "random pruning",
+    "random_reinit": "random reinitialisation",
+}
+METRIC_NAMES = {
+    "test_accuracy": "test accuracy (%)",
+    "l2_data_order": "L2 between data orders",
+    "l2_pruning": "L2 to the dense network",
+    "angle_data_order": "angle between data orders (°)",
+    "angle_pruning": "angle to the dense network (°)",
+}
+NETWORK_NAMES = {
+    "lenet_300_100": "LeNet-300-100",
+    "resnet20": "ResNet-20",
+    "vgg19": "VGG-19",
+    "resnet50": "ResNet-50",
+    "inception_v3": "Inception-v3",
+    "squeezenet1_0": "SqueezeNet 1.0",
+}
+
+_IN_THE_FILE = {"network": {"squeezenet": "squeezenet1_0"}, "metric": {"top1_accuracy": "test_accuracy"}}
+_ONE_SHOT = "_one_shot"
+
+
+def paper_values(**where: Any) -> pd.DataFrame:
+    """The paper's numbers (`results/paper_values.csv`), filtered by column: `paper_values(figure="fig3")`.
+
+    In this study's names. What the file calls `imp_one_shot` is the method `imp` with `pruning` "one-shot".
+    """
+    values = pd.read_csv(results_file("paper_values.csv")).replace(_IN_THE_FILE)
+    once = values["method"].str.endswith(_ONE_SHOT)
+    values["pruning"] = once.map({True: "one-shot", False: "iterative"})
+    values["method"] = values["method"].str.removesuffix(_ONE_SHOT)
+    for column, value in where.items():
+        values = values[values[column] == value]
+    return values.reset_index(drop=True)
+
+
+def paper_curves(values: pd.DataFrame) -> pd.DataFrame:
+    """The paper's accuracy curves (Figures 5 and 8), as points less its dense network's accuracy.
+
+    The column `curve` names each by method and rewinding. A curve that begins with all weights is measured from its
+    own beginning, another one from that of the others.
+    """
+    values = values.sort_values("percent_remaining", ascending=False)
+    dense = values.loc[values["percent_remaining"] == 100, "value"].mean()
+    first = values.groupby(["method", "pruning", "rewind"], dropna=False)[["percent_remaining", "value"]]
+    first = first.transform("first")
+    start = first["value"].where(first["percent_remaining"] == 100, dense)
+    several = values["pruning"].eq("one-shot").any()
+    names = [_curve_name(value, f"{value.pruning} " if several else "") for value in values.itertuples()]
+    curves = values.assign(curve=names, value=values["value"] - start)
+    return curves[["curve", "percent_remaining", "value"]].reset_index(drop=True)
+
+
+def _curve_name(value: Any, pruning: str) -> str:
+    name = (pruning if value.method == "imp" else "") + METHOD_NAMES[value.method]
+    if pd.isna(value.rewind):
+        return name
+    return f"{name}, {'epoch' if value.rewind_unit == 'epoch' else 'k ='} {value.rewind:,.0f}"
+
+
+def accuracies(records: pd.DataFrame) -> pd.DataFrame:
+    """The test accuracies, one for each network: the mean over the data orders that it was trained in."""
+    rows = records[records["metric"] == "test_accuracy"]
+    same = [name for name in rows if name not in ("order", "value", "device", "finished")]
+    return rows.groupby(same, sort=False, as_index=False)["value"].mean()
+
+
+def relative_to_dense(records: pd.DataFrame) -> pd.DataFrame:
+    """The test accuracies as points less the dense network's of the same recipe and replicate."""
+    rows = accuracies(records)
+    same = ["recipe", "replicate"]
+    dense = rows.loc[rows["method"] == "dense", [*same, "value"]]
+    rows = rows.merge(dense, how="left", on=same, suffixes=("", "_dense"))
+    return rows.assign(value=rows["value"] - rows["value_dense"]).drop(columns="value_dense")
+
+
+def percent_remaining(records: pd.DataFrame, level: int) -> float:
+    """The percentage of the prunable weights that is left at a level; `ValueError` where nothing is recorded there."""
+    densities = records.loc[records["level"] == level, "density"]
+    if not len(densities):
+        raise nothing_recorded(records, f"at level {level}")
+    return 100 * float(densities.iloc[0])
+
+
+def nothing_recorded(records: pd.DataFrame, where: str) -> ValueError:
+    """The error of records that lack what a page shows, which says why where that is known."""
+    diverged = int((records["metric"] == "diverged").sum())
+    why = f", since {_count(diverged, 'training')} diverged: lower learning_rate" if diverged else ""
+    return ValueError(f"nothing is recorded {where}{why}")
+
+
+def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame, *, each: bool = False) -> pd.DataFrame:
+    """A row for each size: accuracies as points less the dense network's, means of ours beside the paper's curves.
+
+    `paper` are values of Figure 8; a size is a percentage of weights remaining, in whole percent. With `each`, every
+    replicate's value stands there instead of their mean.
+    """
+    ours = relative_to_dense(records).query("method != 'dense'")
+    line = ours["method"].map(METHOD_NAMES) + ours["rewind"].map(", k = {:,}".format)
+    ours = ours.assign(curve=line, percent_remaining=(100 * ours["density"]).round())
+    here, theirs = (
+        rows.groupby(["percent_remaining", "curve"], sort=False)["value"].agg(list).unstack()
+        for rows in (ours, paper_curves(paper))
+    )
+    table = pd.concat({"here": here, "paper": theirs.reindex(here.index)}, axis=1).sort_index(ascending=False)
+    table = table.rename_axis(index="weights remaining (%)", columns=["", "curve"])
+
+    def text(gaps: object) -> str:
+        if not isinstance(gaps, list):
+            return ""
+        return ", ".join(f"{gap:+.1f}" for gap in (sorted(gaps) if each else [fmean(gaps)]))
+
+    return table.map(text)
+
+
+def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
+    """What a figure was made from, for its caption: network, data, scale, replicates, device; and what `lines` mean.
+
+    Several configurations differ in their recipe alone. Raises `ValueError` where the records are of several data
+    sets: no figure shows them together.
+    """
+    if not len(records):
+        return "Nothing is recorded yet."
+    dataset = one_dataset(records)
+    devices = ", ".join(sorted(set(" and ".join(records["device"].unique()).split(" and "))))
+    first, recipes = configs[0], [config.recipe for config in configs]
+    width = f" of {first.width:g} times the width" if first.width != 1 else ""
+    size = f" reduced to {first.image_size} pixels" if first.image_size is not None else ""
+    precision = "" if first.precision == "float32" else f" in {first.precision}"
+    once = ", one-shot pruning" if first.densities is not None else ""
+    which = f"{recipes[0]} recipe" if len(recipes) == 1 else f"{', '.join(recipes[:-1])} and {recipes[-1]} recipes"
+    shared = " Reinitialised networks of a replicate share one fresh initialisation."
+    averaged = " It is scored on averaged weights, and pruned and compared on raw ones."
+    return (
+        f"{NETWORK_NAMES[first.network]}{width} on {TITLES[dataset]}{size}{once}, "
+        f"{which}, {first.profile} profile "
+        f"({first.iterations:,} iterations of batch {first.batch_size}), "
+        f"{_replicates(records)}, trained{precision} on {devices}{_changed(first)}."
+        + (averaged if first.weight_average else "")
+        + (shared if records["method"].eq("random_reinit").any() else "")
+        + (" Line: mean; band: smallest to largest sample." if lines else "")
+    )
+
+
+def one_dataset(records: pd.DataFrame) -> str:
+    """The data set of all records, which are not to be compared otherwise; `ValueError` where there are several."""
+    first, *others = dict.fromkeys(map(str, records["dataset"]))
+    if others:
+        names = ", ".join(TITLES[name] for name in (first, *others))
+        raise ValueError(
+            f"these records are of several data sets ({names}), as happens where a part of them is trained on a "
+            "stand-in; set dataset to one that can be had here, and train on it what is missing"
+        )
+    return first
+
+
+_IN_CAPTIONS = {"dataset", "width", "image_size", "iterations", "batch_size", "precision", "densities"}
+
+
+def _changed(config: Config) -> str:
+    """The settings that are not their preset's and that a caption does not name already."""
+    try:
+        standard = preset(config.network, config.recipe, config.profile)
+    except ConfigError:
+        return ""
+    determining = {name for name in type(config).model_fields if name not in {*LABELS, *EXTENT, *_IN_CAPTIONS}}
+    changed = [name for name, value in config if name in determining and value != getattr(standard, name)]
+    return f", with {', '.join(f'{name} = {getattr(config, name)!r}' for name in changed)}" if changed else ""
+
+
+def beside_paper(records: pd.DataFrame, *, level: int, rewind: int, paper: pd.DataFrame) -> pd.DataFrame:
+    """A row for each of the paper's values: ours (mean, smallest and largest sample, samples), theirs, and the gap."""
+    rows = []
+    for value in paper.itertuples():
+        at = (0, 0) if value.method == "dense" else (level, rewind)
+        ours = records[
+            (records["method"] == value.method)
+            & (records["metric"] == value.metric)
+            & (records["level"] == at[0])
+            & (records["rewind"] == at[1])
+        ]
+        sample = (accuracies(ours) if value.metric == "test_accuracy" else ours)["value"]
+        rows.append(
+            {
+                "metric": METRIC_NAMES[value.metric],
+                "method": METHOD_NAMES[value.method],
+                "ours": mean_and_range(sample),
+                "samples": len(sample),
+                "paper": f"{value.value:.1f} ({value.low:.1f} to {value.high:.1f})",
+                "ours - paper": f"{sample.mean() - value.value:+.1f}" if len(sample) else "",
+                "ours / paper": f"{sample.mean() / value.value:.2f}" if len(sample) else "",
+            }
+        )
+    return pd.DataFrame(rows).set_index(["metric", "method"])
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table as text: thousands separated, numbers that are no counts to four digits, nothing for NaN."""
+
+    def text(value: object) -> object:
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{float(f'{value:.4g}'):,.10g}"
+        return f"{value:,}" if isinstance(value, Integral) else value
+
+    return table.map(text)
+
+
+def mean_and_range(sample: pd.Series) -> str:
+    """The mean of a sample, and from its smallest to its largest value."""
+    if not len(sample):
+        return "not recorded"
+    return f"{sample.mean():.1f} ({sample.min():.1f} to {sample.max():.1f})"
+
+
+def _replicates(records: pd.DataFrame) -> str:
+    """How many replicates have values, and how many trainings have none because they diverged."""
+    diverged = records["metric"] == "diverged"
+    count = _count(records.loc[~diverged, "replicate"].nunique(), "replicate")
+    return f"{count} ({_count(int(diverged.sum()), 'training')} diverged)" if diverged.any() else count
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

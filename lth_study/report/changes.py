@@ -1,0 +1,109 @@
+"""What a change of one thing does to networks, replicate by replicate: of the rewinding iteration, of a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+
+from lth_study.report import METHOD_NAMES, METRIC_NAMES, one_dataset
+from lth_study.report.effects import DISTANCES, Place, Term, estimate, placed, sample
+from lth_study.settings import Config
+
+ACCURACY = "test_accuracy"
+STABILITIES = ("l2_data_order", "l2_pruning")
+
+
+def changes_by_rewinding(configs: Sequence[Config], records: pd.DataFrame) -> pd.DataFrame:
+    """What rewinding to each k changes in the tickets of each recipe, compared with k = 0, at the last level.
+
+    Points of accuracy, and quotients of L2 distances: at k, divided by at 0. In brackets: 95% intervals.
+    """
+    rows = []
+    for config in configs:
+        own = placed(records[records["recipe"] == config.recipe])
+        for k in sorted(set(config.rewinds) - {0}):
+            terms = [Term(1, "imp", k), Term(-1, "imp", 0)]
+            effects = dict.fromkeys((ACCURACY, *STABILITIES), terms)
+            rows.append({"recipe": config.recipe, "k": k} | _changes({"": own}, effects, config.levels))
+    return _table(rows, ["recipe", "k"])
+
+
+def steps_by_rewinding(records: pd.DataFrame, rewinds: Sequence[int], *, level: int) -> pd.DataFrame:
+    """Where on the grid of k accuracy comes, and where stability does: a row for each step from one k to the next.
+
+    What the step does to tickets, and beside it what it does to tickets beyond what it does to random subnetworks:
+    points of accuracy, and quotients of L2 distances, the earlier k's divided by the later one's, above 1 where the
+    step brings stability. In brackets: 95% intervals.
+    """
+    study = {"": placed(records)}
+    rows = []
+    for before, after in pairwise(sorted(rewinds)):
+        for beyond in (False, True):
+            accuracy = [Term(1, "imp", after), Term(-1, "imp", before)]
+            if beyond:
+                accuracy += [Term(-1, "random_pruning", after), Term(1, "random_pruning", before)]
+            nearer = [Term(-term.sign, term.method, term.rewind) for term in accuracy]
+            what = "tickets, beyond random" if beyond else "tickets"
+            effects = {ACCURACY: accuracy} | dict.fromkeys(STABILITIES, nearer)
+            rows.append({"step": f"{before:,} to {after:,}", "of": what} | _changes(study, effects, level))
+    return _table(rows, ["step", "of"])
+
+
+def slopes_by_rewinding(records: pd.DataFrame, rewinds: Sequence[int], levels: Sequence[int]) -> pd.DataFrame:
+    """How accuracy changes from pruning to pruning: least-squares slopes over levels, in points a level.
+
+    A row for tickets of each k, and for what each k changes, compared with the first. In brackets: 95% intervals.
+    """
+    own, (first, *others) = placed(records), rewinds
+    effects = {f"tickets, k = {k:,}": [Term(1, "imp", k)] for k in rewinds}
+    effects |= {f"k = {k:,} less k = {first:,}": [Term(1, "imp", k), Term(-1, "imp", first)] for k in others}
+    rows = []
+    for what, terms in effects.items():
+        values = sample(lambda _: own, terms, ACCURACY, levels).values
+        rows.append({"of": what, "slope (points a level)": str(estimate(values) or ""), "replicates": len(values)})
+    return _table(rows, ["of"])
+
+
+def changes_by_precision(records: pd.DataFrame, *, level: int) -> pd.DataFrame:
+    """What each precision changes in the subnetworks of a level, compared with the first in the column `precision`.
+
+    A row for each precision, method and rewinding iteration: points of accuracy, and quotients of distances. In
+    brackets: 95% intervals. Replicates are paired: the same seed has the same initial weights, order, crops and flips.
+    Raises `ValueError` where the records are of several data sets.
+    """
+    one_dataset(records)
+    first, *others = dict.fromkeys(records["precision"])
+    study = {name: placed(records[records["precision"] == name]) for name in (first, *others)}
+    subnetworks = records.loc[records["level"] == level, ["method", "rewind"]].drop_duplicates()
+    rows = []
+    for precision in others:
+        for method, k in subnetworks.itertuples(index=False):
+            terms = [Term(1, method, k, (("precision", precision),)), Term(-1, method, k, (("precision", first),))]
+            about = {"precision": precision, "subnetwork": METHOD_NAMES[method], "k": k}
+            rows.append(about | _changes(study, dict.fromkeys((ACCURACY, *DISTANCES), terms), level))
+    return _table(rows, ["precision", "subnetwork", "k"])
+
+
+def _changes(
+    studies: Mapping[str, Mapping[Place, pd.DataFrame]], effects: Mapping[str, Sequence[Term]], level: int
+) -> dict[str, object]:
+    """The mean of each metric's effect with its interval, and the most replicates that one of them is from.
+
+    `studies` are records by their precision; "" where there is one.
+    """
+    shown: dict[str, object] = {}
+    count = 0
+    for metric, terms in effects.items():
+        found = sample(lambda changes: studies[changes.get("precision", "")], terms, metric, (level,))
+        unit = "quotient" if metric in DISTANCES else "points"
+        name = "accuracy" if metric == ACCURACY else METRIC_NAMES[metric].removesuffix(" (°)")
+        shown[f"{name} ({unit})"] = str(estimate(found.values, ratio=metric in DISTANCES) or "")
+        count = max(count, len(found.values))
+    return {**shown, "replicates": count}
+
+
+def _table(rows: list[dict[str, Any]], index: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=None if rows else index).set_index(index)

@@ -1,0 +1,61 @@
+"""Judged claims on a page: tables with signs, how many claims have which verdict, and what replicates can show."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+from scipy import stats
+
+from lth_study.data import TITLES
+from lth_study.report import NETWORK_NAMES
+from lth_study.report.effects import SIGNIFICANCE, smallest_effect
+
+SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "cannot fail here": "∅", "not run": "–"}
+"""Every verdict, and the sign that stands before it in a page."""
+
+
+def readable(table: pd.DataFrame) -> Marked:
+    """Judged claims as a table for a page: by network, recipe and scale where there are several."""
+    scale = table["profile"] + ", " + table["recorded_on"].map(TITLES)
+    q = table["q"].map(lambda value: "" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001")
+    shown = table.assign(network=table["network"].map(NETWORK_NAMES), scale=scale, claim=table["text"], q=q)
+    index = [name for name in ("network", "recipe", "scale") if shown[name].nunique() > 1]
+    return Marked(shown.set_index([*index, "claim"])[["paper", "here", "n", "verdict", "q", "note"]])
+
+
+def counts(table: pd.DataFrame) -> pd.DataFrame:
+    """How many claims of the paper, and of the study's own questions, have each verdict; exploratory ones apart."""
+    about = table["about"].map({"paper": "the paper's claims", "study": "the study's own questions"})
+    kind = table["note"].str.contains("exploratory").map({True: "exploratory", False: "as fixed"})
+    found = pd.crosstab([about.rename("about"), kind.rename("judged")], table["verdict"])
+    return found.reindex(columns=list(SIGNS), fill_value=0)
+
+
+def power_table(replicates: Sequence[int] = (3, 5, 8)) -> pd.DataFrame:
+    """The smallest effects that tests with so many replicates find four times in five, in standard deviations."""
+    found = {n: round(smallest_effect(n), 1) for n in replicates}
+    signs = {n: "yes" if stats.binomtest(n, n).pvalue < SIGNIFICANCE else "no" for n in replicates}
+    table = pd.DataFrame({"smallest effect (standard deviations)": found, "a test by signs can decide": signs})
+    return table.rename_axis("replicates")
+
+
+class Marked:
+    """A table with a column of verdicts, for a page: each with its sign, and a class by which the book colours it."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.table = table
+
+    def __repr__(self) -> str:
+        return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        cells = self.table.reset_index().map(lambda cell: html.escape(str(cell)))
+        cells["verdict"] = [
+            f'<span class="verdict {verdict.replace(" ", "-")}">{SIGNS[verdict]} {verdict}</span>'
+            for verdict in self.table["verdict"]
+        ]
+        text: str = cells.set_index(self.table.index.names).to_html(escape=False)
+        return text

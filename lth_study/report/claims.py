@@ -1,0 +1,265 @@
+"""The claims, fixed beforehand in `results/claims.csv`, and what the records say of each.
+
+A row is one claim in one measure. `test` says how it is judged, at 5%, over replicates:
+
+- superior: the 95% interval of the mean lies beyond the one bound that is given, `low` or `high`;
+- not inferior: the mean is above `low`, by a one-sided test (the 90% interval lies above it);
+- equivalent: the mean lies between `low` and `high`, by two one-sided tests (the 90% interval lies between them);
+- signs: more replicates lie beyond the bound than chance would put there, by the binomial test. For samples with two
+  humps, whose mean says nothing.
+
+A claim with a `control` cannot fail where that control, put in the tickets' place, passes the same test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from lth_study import records
+from lth_study.data import TITLES
+from lth_study.presets import preset
+from lth_study.report import METRIC_NAMES
+from lth_study.report.effects import (
+    DISTANCES,
+    SIGNIFICANCE,
+    Place,
+    Sample,
+    Study,
+    estimate,
+    one_sided,
+    parse,
+    placed,
+    sample,
+)
+from lth_study.settings import Config, ConfigError
+from lth_study.store import StudyStore
+
+TESTS = ("superior", "not inferior", "equivalent", "signs")
+_EARLIER = {"cifar10": "cifar10_jpeg"}
+"""Data set -> an earlier copy of it, whose records are judged as exploratory until the original is recorded."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the table of claims."""
+
+    claim: str
+    about: str
+    source: str
+    network: str
+    recipe: str
+    profile: str
+    dataset: str
+    settings: str
+    text: str
+    measure: str
+    effect: str
+    levels: str
+    test: str
+    low: float | None
+    high: float | None
+    control: str
+    replicates: str
+    paper: str
+    read: str
+    fixed: str
+    change: str
+
+    @property
+    def ratio(self) -> bool:
+        """Whether the effect is a quotient."""
+        return self.measure in DISTANCES
+
+    @property
+    def at(self) -> Sequence[int]:
+        """The level that it is about, or the levels over which a slope is taken."""
+        first, _, last = self.levels.partition("-")
+        return range(int(first), int(last or first) + 1)
+
+    def config(self, dataset: str, changes: Mapping[str, Any]) -> Config:
+        """The setting whose records the claim is judged in."""
+        own = dict(pair.split("=") for pair in self.settings.split())
+        return preset(self.network, self.recipe, self.profile).updated(**{"dataset": dataset} | own | dict(changes))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the records say of a claim in one measure: a verdict, the p-value of deciding so, the effect as text, how
+    many replicates it is from, on which data set, and what a reader must know beside."""
+
+    verdict: str
+    p: float = math.nan
+    shown: str = ""
+    replicates: int = 0
+    dataset: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def read() -> list[Claim]:
+    """The table of claims. Raises `ValueError`, naming the line, where one cannot be judged."""
+    table = pd.read_csv(records.results_file("claims.csv"), dtype=str, keep_default_na=False)
+    claims = []
+    for line, row in enumerate(table.to_dict("records"), start=2):
+        bounds = {name: float(row[name]) if row[name] else None for name in ("low", "high")}
+        claim = Claim(**{str(name): value for name, value in (row | bounds).items()})
+        given = sum(bound is not None for bound in bounds.values())
+        if claim.test not in TESTS or given != (2 if claim.test == "equivalent" else 1):
+            raise ValueError(
+                f"claims.csv, line {line}: test {claim.test!r} with low={claim.low} and high={claim.high}; expected "
+                f"one of {', '.join(TESTS)}, with both bounds for 'equivalent' and one for the others"
+            )
+        parse(claim.effect)
+        claims.append(claim)
+    return claims
+
+
+def judge(
+    values: pd.Series, test: str, low: float | None = None, high: float | None = None, *, ratio: bool = False
+) -> tuple[str, float, str]:
+    """The verdict on a sample of two or more replicates, the p-value of the decision, and the effect as text.
+
+    `low` and `high` are bounds in the unit of the effect. With `ratio`, values are logarithms, and bounds quotients.
+    """
+    unit = math.log if ratio else float
+    sides = [(sign * values, sign * unit(bound)) for sign, bound in ((1, low), (-1, high)) if bound is not None]
+    if test == "signs":
+        beyond = int((sides[0][0] > sides[0][1]).sum())
+        p = float(stats.binomtest(beyond, len(values)).pvalue)
+        inside, outside = (p, 1.0) if 2 * beyond > len(values) else (1.0, p)
+        each = ", ".join(f"{math.exp(value):.2f}" if ratio else f"{value:+.1f}" for value in sorted(values))
+        shown = f"{beyond} of {len(values)} ({each})"
+    else:
+        scale = 2 if test == "superior" else 1
+        inside = min(1.0, scale * max(one_sided(one, bound) for one, bound in sides))
+        outside = min(1.0, scale * min(one_sided(-one, -bound) for one, bound in sides))
+        shown = str(estimate(values, ratio=ratio, confidence=1 - SIGNIFICANCE * 2 / scale))
+        shown += "" if scale == 2 else " 90%"
+    if inside < SIGNIFICANCE:
+        return "supported", inside, shown
+    return ("contradicted" if outside < SIGNIFICANCE else "undecided"), min(inside, outside), shown
+
+
+def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
+    """Every claim with its verdict, or those about some `networks`, or that `where` names by column.
+
+    Example: `judged(network="resnet20", profile="laptop")`.
+
+    A row for each claim. L2 and angle of one claim are one claim: it is decided where both are, in the same way. `q` is
+    its p-value corrected for all claims that were judged (Benjamini and Hochberg): a decision stands if q is below
+    0.05.
+    """
+    cache: dict[str, Mapping[Place, pd.DataFrame]] = {}
+    claims = read()
+    known = list(dict.fromkeys(claim.network for claim in claims))
+    chosen = known if networks is None else networks
+    if isinstance(chosen, str) or not chosen or set(chosen) - set(known):
+        raise ConfigError(f"networks: {networks!r} is not a list of networks; expected some of {', '.join(known)}")
+    found = [_finding(claim, cache) for claim in claims]
+    names = list(dict.fromkeys(claim.claim for claim in claims))
+    rows = []
+    for name in names:
+        measures = [(claim, finding) for claim, finding in zip(claims, found, strict=True) if claim.claim == name]
+        rows.append(vars(measures[0][0]) | _together(measures))
+    table = pd.DataFrame(rows)
+    tested = table["p"].notna()
+    table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"])
+    table = table[table["network"].isin(chosen)]
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return table.reset_index(drop=True)
+
+
+def _finding(claim: Claim, cache: dict[str, Mapping[Place, pd.DataFrame]]) -> Finding:
+    dropped = 0
+    for dataset in (claim.dataset, _EARLIER.get(claim.dataset)):
+        if dataset is None or (dataset != claim.dataset and "dataset=" in claim.effect):
+            break
+
+        def study(changes: Mapping[str, Any], dataset: str = dataset) -> Mapping[Place, pd.DataFrame]:
+            config = claim.config(dataset, changes)
+            if config.name not in cache:
+                cache[config.name] = placed(records.traced(StudyStore(records.store_folder(), config)))
+            return cache[config.name]
+
+        found = sample(study, claim.effect, claim.measure, claim.at)
+        if len(found.values) >= 2:
+            return _judged(claim, dataset, found.first(int(claim.replicates)), _of_control(claim, study))
+        dropped = max(dropped, found.dropped)
+    return Finding("not run", dataset=claim.dataset, notes=(_dropped(dropped),) if dropped else ())
+
+
+def _dropped(count: int) -> str:
+    return f"{count} dropped: several kinds of processor"
+
+
+def _of_control(claim: Claim, study: Study) -> Sample | None:
+    """The claim's effect with its control in the place of the tickets; None where it has none."""
+    if not claim.control:
+        return None
+    return sample(study, claim.effect.replace("imp@", f"{claim.control}@"), claim.measure, claim.at)
+
+
+def _judged(claim: Claim, dataset: str, found: Sample, control: Sample | None) -> Finding:
+    rule = (claim.test, claim.low, claim.high)
+    verdict, p, shown = judge(found.values, *rule, ratio=claim.ratio)
+    passes = control is not None and len(control.values) >= 2 and judge(control.values, *rule, ratio=claim.ratio)[0]
+    if verdict == passes == "supported":
+        verdict = "cannot fail here"
+    count = len(found.values)
+    notes = []
+    if dataset != claim.dataset:
+        notes.append(f"exploratory: {TITLES[dataset]}")
+    elif (found.finished < claim.fixed).any():
+        notes.append("exploratory")
+    if count < int(claim.replicates):
+        notes.append(f"{count} of {claim.replicates} replicates")
+    if found.dropped:
+        notes.append(_dropped(found.dropped))
+    shown = shown if "-" in claim.effect + claim.levels else shown.replace("+", "")  # an accuracy, not a change of one
+    return Finding(verdict, p, shown, count, dataset, tuple(notes))
+
+
+def _together(measures: Sequence[tuple[Claim, Finding]]) -> dict[str, Any]:
+    """What the measures of one claim say together."""
+    findings = [finding for _, finding in measures]
+    verdicts = {finding.verdict for finding in findings}
+    several = len(measures) > 1
+
+    def joined(texts: Iterable[tuple[Claim, str]]) -> str:
+        return "; ".join(f"{_SHORT[claim.measure]} {text}" if several else text for claim, text in texts if text)
+
+    return {
+        "paper": joined((claim, claim.paper) for claim, _ in measures),
+        "here": joined((claim, finding.shown) for claim, finding in measures),
+        "n": min(finding.replicates for finding in findings),
+        "verdict": _of_all(verdicts),
+        "p": _p_of_all(findings),
+        "recorded_on": findings[0].dataset,
+        "note": "; ".join(dict.fromkeys(note for finding in findings for note in finding.notes)),
+    }
+
+
+def _of_all(verdicts: set[str]) -> str:
+    if "not run" in verdicts:
+        return "not run"
+    if verdicts == {"supported", "cannot fail here"}:
+        return "cannot fail here"
+    return next(iter(verdicts)) if len(verdicts) == 1 else "undecided"
+
+
+def _p_of_all(findings: Sequence[Finding]) -> float:
+    """The p-value of deciding for all measures; 1 where they are decided in opposite ways."""
+    verdicts = {finding.verdict for finding in findings}
+    if "not run" in verdicts:
+        return math.nan
+    return 1.0 if {"supported", "contradicted"} <= verdicts else max(finding.p for finding in findings)
+
+
+_SHORT = {name: title.split(" ")[0] for name, title in METRIC_NAMES.items()}
+"""Measure -> the word that tells it from the others of its claim."""

@@ -1,0 +1,43 @@
+"""Where the committed numbers come from: devices, versions, dates, seconds, and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lth_study.records import read, results_folder, studies
+from lth_study.settings import Config
+
+
+def recorded_studies(study: str = "") -> list[Config]:
+    """The committed studies whose names contain `study`. Raises `ValueError`, listing them all, when none does."""
+    configs = studies(results_folder())
+    chosen = [config for config in configs if study in config.name]
+    if not chosen:
+        raise ValueError(f"no recorded study has {study!r} in its name; recorded: {', '.join(c.name for c in configs)}")
+    return chosen
+
+
+def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
+    """Where each study's numbers come from: a row for each study, device, set of versions and number of
+    workers, where that was recorded."""
+    tables = []
+    for config in configs:
+        by = ["device", "torch", "python", "data_fingerprint", "workers"]
+        made = read(results_folder(), config)[1].groupby(by, dropna=False)
+        table = made.agg(
+            trainings=("seconds", "size"),
+            hours=("seconds", lambda seconds: round(seconds.sum() / 3600, 2)),
+            seconds_each=("seconds", lambda seconds: round(seconds.median(), 1)),
+            first=("finished", "min"),
+            last=("finished", "max"),
+        )
+        tables.append(table.reset_index().assign(study=config.name))
+    rows = pd.concat(tables).astype({"workers": object}).fillna({"workers": ""})
+    return rows[["study", *(name for name in rows.columns if name != "study")]]
+
+
+def settings_table(configs: Sequence[Config]) -> pd.DataFrame:
+    """The settings that determine each study's trainings: a column for each study, headed by its digest."""
+    return pd.DataFrame({config.digest(): config.determining() for config in configs}).fillna("")

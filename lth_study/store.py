@@ -1,0 +1,203 @@
+"""The run store: a folder for every training, so that nothing is trained twice and nothing finished is ever lost.
+
+    <store>/<study>/{config,images}.json
+    <store>/<study>/replicate_1/dense/{iteration_500,end}.safetensors, result.json
+    <store>/<study>/replicate_1/imp/rewind_500/level_03/order_0/{mask,end}.safetensors, result.json
+    <store>/<study>/replicate_1/imp/rewind_500/level_03/{distances,barriers}.json
+
+`result.json` is written last: where it stands, the training is complete. Every file is written beside its place and
+then moved there, states carry a checksum, and a training is done under a lock, so that several processes, on one
+machine or on many that share the folder, work through one store together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import Timeout
+
+from lth_study.files import Damaged, locked, read_json, read_state, write_atomic, write_json, write_state
+from lth_study.settings import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lth_core.masks import Mask
+
+
+class Busy(Exception):
+    """Another process is doing this training now."""
+
+
+@dataclass(frozen=True, order=True)
+class Training:
+    """Which training of a study. The dense network has rewind 0 and level 0.
+
+    `again` marks the repetition of a finished training, which measures the noise floor.
+    """
+
+    replicate: int
+    method: str
+    rewind: int
+    level: int
+    order: int
+    again: bool = False
+
+    @property
+    def folder(self) -> str:
+        if self.method == "dense":
+            return f"replicate_{self.replicate}/dense" + (f"/order_{self.order}" if self.order else "")
+        repetition = "_again" if self.again else ""
+        return (
+            f"replicate_{self.replicate}/{self.method}/rewind_{self.rewind}/level_{self.level:02d}"
+            f"/order_{self.order}{repetition}"
+        )
+
+    def __str__(self) -> str:
+        if self.method == "dense":
+            return f"replicate {self.replicate}, dense" + (f", data order {self.order}" if self.order else "")
+        return (
+            f"replicate {self.replicate}, {self.method.replace('_', ' ')}, rewound to {self.rewind}, "
+            f"level {self.level}, data order {self.order}{' again' if self.again else ''}"
+        )
+
+
+def dense(replicate: int, order: int = 0) -> Training:
+    """The dense run of a replicate. In order 0 it gives W_k for every k, the first mask, and one end of every distance;
+    in further orders only its accuracy counts."""
+    return Training(replicate, "dense", rewind=0, level=0, order=order)
+
+
+class StudyStore:
+    """The trainings of one study (one digest) in a store."""
+
+    def __init__(self, store: Path, config: Config) -> None:
+        self.store = store
+        self.folder = store / config.name
+        self.config = config
+
+    def prepare(self) -> None:
+        """Make the folder; its `config.json` says what the study is."""
+        file = self.folder / "config.json"
+        if not file.exists():
+            write_atomic(file, self.config.to_json().encode())
+
+    def images(self, fingerprint: str) -> str:
+        """The fingerprint of the images that this store's trainings are made with: those of the first to ask."""
+        file = self.folder / "images.json"
+        with locked(self.folder, wait=True):
+            if not file.exists():
+                write_json(file, {"fingerprint": fingerprint})
+        return str(read_json(file)["fingerprint"])
+
+    def saves(self, training: Training) -> TrainingFolder:
+        return TrainingFolder(self.folder / training.folder)
+
+    def count(self, trainings: Iterable[Training]) -> int:
+        """How many of these trainings are complete."""
+        return sum(self.saves(training).complete for training in trainings)
+
+    def summary(self, training: Training) -> str:
+        """One line on a complete training."""
+        result = self.saves(training).result()
+        end = (
+            "diverged"
+            if result["diverged_at"] is not None
+            else f"test accuracy {result['metrics']['test_accuracy']:.2f}%"
+        )
+        return f"{training}: {end} ({result['provenance']['seconds']:.0f} s)"
+
+    def results(self) -> dict[Training, dict[str, Any]]:
+        """What every complete training of the study recorded."""
+        files = self.folder.glob("replicate_*/**/result.json")
+        results = {}
+        for file in files:
+            result = read_json(file)
+            results[Training(**result["training"])] = result
+        return results
+
+
+class TrainingFolder:
+    """The files of one training."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def complete(self) -> bool:
+        return (self.folder / "result.json").exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the training's lock. Raises `Busy` when another process holds it."""
+        try:
+            with locked(self.folder, wait=False):
+                yield
+        except Timeout:
+            raise Busy(str(self.folder)) from None
+
+    def result(self) -> dict[str, Any]:
+        return read_json(self.folder / "result.json")
+
+    def finish(self, result: Mapping[str, Any], state: Mapping[str, Tensor], mask: Mask) -> None:
+        """Write the mask, the end of the training and, last, its result, which makes it complete."""
+        write_state(self.folder / "mask.safetensors", {name: mask[name] for name in mask})
+        write_state(self.folder / "end.safetensors", state)
+        write_json(self.folder / "result.json", result)
+        (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Take back everything, the result first."""
+        for name in ("result.json", "end.safetensors", "mask.safetensors", "checkpoint.safetensors"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def load_end(self) -> dict[str, Tensor]:
+        return read_state(self.folder / "end.safetensors")[0]
+
+    def load_state(self, iteration: int) -> dict[str, Tensor]:
+        return read_state(self.folder / f"iteration_{iteration}.safetensors")[0]
+
+    def toward(self, iteration: int) -> TrainingFolder:
+        """Where a training that only leads to the state of an iteration keeps its checkpoint."""
+        return TrainingFolder(self.folder / f"toward_{iteration}")
+
+    def nearest_state(self, iteration: int) -> tuple[int, dict[str, Tensor] | None]:
+        """The latest readable state at or before an iteration, or (0, None)."""
+        for earlier in sorted((k for k in self.kept_states() if k <= iteration), reverse=True):
+            try:
+                return earlier, self.load_state(earlier)
+            except Damaged:
+                continue
+        return 0, None
+
+    def kept_states(self) -> list[int]:
+        """The iterations whose states are kept."""
+        return sorted(int(f.stem.removeprefix("iteration_")) for f in self.folder.glob("iteration_*.safetensors"))
+
+    def save_state(self, iteration: int, state: Mapping[str, Tensor]) -> None:
+        write_state(self.folder / f"iteration_{iteration}.safetensors", state)
+
+    def load_mask(self) -> Mask:
+        from lth_core.masks import Mask
+
+        return Mask(read_state(self.folder / "mask.safetensors")[0])
+
+    def load_checkpoint(self) -> tuple[int, float, dict[str, Tensor]] | None:
+        """The last checkpoint, or None when there is none or it is damaged: then the training starts over."""
+        file = self.folder / "checkpoint.safetensors"
+        if not file.exists():
+            return None
+        try:
+            state, about = read_state(file)
+        except Damaged:
+            file.unlink()
+            return None
+        return int(about["iteration"]), float(about["seconds"]), state
+
+    def save_checkpoint(self, iteration: int, seconds: float, state: Mapping[str, Tensor]) -> None:
+        about = {"iteration": str(iteration), "seconds": f"{seconds:.3f}"}
+        write_state(self.folder / "checkpoint.safetensors", state, about)

@@ -1,0 +1,44 @@
+"""The batches that a network is trained on, and those that it is evaluated with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from lth_study.data.augmentation import augmentation
+from lth_study.data.parts import Batch, Part
+from lth_study.ranks import rank_and_count
+from lth_study.seeds import epoch_order
+from lth_study.settings import Config
+
+EVALUATION_BATCH = 1_000
+"""Images of 32x32 pixels that are evaluated at once; of larger ones as many as take the same memory."""
+
+
+def training_batches(
+    config: Config, part: Part, *, replicate: int, order: int, epoch: int, first: int = 0
+) -> Iterator[Batch]:
+    """The batches of an epoch from batch `first` on, in a data order of a replicate, cropped and flipped.
+
+    They depend on these arguments alone, not on what was drawn before. Where several processes train one network
+    together, each gets its share of every batch. What is left of an epoch after the last whole batch is not used.
+    """
+    visited = epoch_order(replicate, order, epoch, len(part)).to(part.chosen_on)
+    drawn = {"replicate": replicate, "order": order, "epoch": epoch, "examples": len(part)}
+    augment = augmentation(config, **drawn, device=part.chosen_on)
+    rank, count = rank_and_count()
+    whole = len(part) // config.batch_size
+    return part.batches((batch[rank::count] for batch in visited.split(config.batch_size)[first:whole]), augment)
+
+
+def evaluation_batches(part: Part, first: int | None = None) -> Iterator[Batch]:
+    """All images of a part, or the first so many, in order; of several processes that evaluate together, a share."""
+    rank, count = rank_and_count()
+    examples = torch.arange(len(part), device=part.chosen_on)[:first]
+    return part.batches(examples[rank::count].split(evaluated_at_once(part)), None)
+
+
+def evaluated_at_once(part: Part) -> int:
+    """How many images of a part make an evaluation batch."""
+    return max(1, EVALUATION_BATCH * 1_024 // max(1_024, part.size**2))

@@ -1,0 +1,266 @@
+"""Training one network under a mask, from an iteration to an iteration.
+
+The state of a training is one mapping from name to tensor: the network's state dict (weights, biases, buffers) and
+the optimiser's moments under names that start with `optimizer.`. A ticket rewound to W_k gets all of it back, so the
+unpruned network retrained from W_k repeats the dense run bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from lth_core.imp import Prune, Ticket, Train, prune_lowest
+from lth_core.masks import Mask
+from lth_core.pruning import magnitude, prune_layerwise
+from lth_study.data.image_files import dead_readers_explained
+from lth_study.data.parts import Dataset, Part
+from lth_study.networks import build
+from lth_study.ranks import agreed, hand_out, rank_and_count, share_buffers, total
+from lth_study.settings import IMAGENET_NETWORKS, Config
+from lth_study.training import Stopped
+from lth_study.training.batches import evaluation_batches
+from lth_study.training.steps import steps
+from lth_study.training.updates import FlatNetwork, State, products
+
+CHECKPOINT_SECONDS = 30.0
+SEEN = 5_000
+"""Training images on which a trained network is evaluated too: the first of the training part, not augmented."""
+
+
+class OutOfMemory(RuntimeError):
+    """A network does not fit into the memory of the device; the message says how it would."""
+
+
+class Diverged(ArithmeticError):
+    """A training whose weights are no longer finite."""
+
+
+class Saves(Protocol):
+    """Where a training keeps its checkpoint and the states that were asked for."""
+
+    def load_checkpoint(self) -> tuple[int, float, State] | None:
+        """Iteration, seconds so far and state of the last checkpoint, or None."""
+
+    def save_checkpoint(self, iteration: int, seconds: float, state: State) -> None: ...
+
+    def save_state(self, iteration: int, state: State) -> None: ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The end of a training. `metrics` is empty when it diverged, and `diverged_at` then names an iteration by which
+    it had; they are empty too where the training stopped before its end, as it was told to."""
+
+    state: State
+    metrics: Mapping[str, float]
+    diverged_at: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training that several processes do together, as the first of them hands it to the others."""
+
+    config: str
+    ticket: Ticket
+    replicate: int
+    order: int
+    stop: int | None
+
+
+def train(
+    config: Config,
+    data: Dataset,
+    ticket: Ticket,
+    *,
+    replicate: int,
+    order: int,
+    stop: int | None = None,
+    keep: Collection[int] = (),
+    saves: Saves | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Train a ticket from `ticket.iteration` to `stop` (default: the end), in the data order `order` of the replicate.
+
+    `keep` names iterations whose state goes to `saves`, which also takes a checkpoint every `CHECKPOINT_SECONDS` and
+    hands it back when the training is called again. `stop_requested()` is asked before every update; when it says
+    yes, the checkpoint is saved and `Stopped` raised. One thread: the bits must not depend on what else runs. The
+    network is trained on the device that holds the data; states are always in the processor's memory.
+
+    Where several processes train together (`ranks`), the first hands its training to the others, and each does its
+    share of every batch. Batch norm normalises a share by itself; the first process's running averages are kept, and
+    the network is evaluated with them.
+    """
+    device = data.train.device
+    end = config.iterations if stop is None else stop
+    with on(device), steady_arithmetic(config.precision), memory_explained(config), dead_readers_explained():
+        model = build(config).to(device)
+        prepare(model, config, device)
+        network = FlatNetwork(model, ticket.mask, config)
+        model.train()
+        updates = steps(config, network, data.train, replicate=replicate, order=order)
+        checkpoint = saves.load_checkpoint() if saves else None
+        iteration, seconds, state = checkpoint or (ticket.iteration, 0.0, ticket.weights)
+        rank, _ = rank_and_count()
+        if rank == 0:
+            hand_out(Job(config.to_json(), replace(ticket, weights=state, iteration=iteration), replicate, order, stop))
+        network.load(state)
+        saved = time.monotonic()
+        started = saved - seconds
+        while iteration < end:
+            epoch, first = divmod(iteration, len(data.train) // config.batch_size)
+            if first == 0 and not network.is_finite():  # there alone: where it is seen must not depend on interruptions
+                return Trained(network.state(), {}, iteration, time.monotonic() - started)
+            for update in islice(updates.epoch(epoch, first), end - iteration):
+                if saves and iteration in keep:
+                    saves.save_state(iteration, network.state())
+                stopping = agreed(stop_requested(), device)
+                if saves and (stopping or time.monotonic() - saved > CHECKPOINT_SECONDS):
+                    saved = time.monotonic()
+                    saves.save_checkpoint(iteration, saved - started, network.state())
+                if stopping:
+                    raise Stopped
+                update()
+                iteration += 1
+        diverged_at = None if network.is_finite() else iteration
+        ended, metrics = network.state(), {}
+        if diverged_at is None and stop is None:
+            network.use_average()
+            share_buffers(model)
+            with products(config, device):
+                metrics = _evaluated(config, model, data)
+        return Trained(ended, metrics, diverged_at, time.monotonic() - started)
+
+
+@contextmanager
+def on(device: torch.device) -> Iterator[None]:
+    """Within it, what torch starts on a GPU without being told on which is started on this one."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
+
+
+def prepare(model: nn.Module, config: Config, device: torch.device) -> None:
+    """Let a network that is trained on a GPU use the kernels that are made for it, in the precisions that they have."""
+    if device.type == "cuda" and config.precision != "float32":
+        from lth_study.training.kernels import use_kernels
+
+        use_kernels(model)
+
+
+def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) -> Train:
+    """A training function for `imp`, made of `train`: it returns the state, and the accuracies in percent.
+
+    Raises `Diverged` where there are none.
+    """
+
+    def train_ticket(ticket: Ticket, stop: int | None) -> tuple[State, Mapping[str, float]]:
+        trained = train(config, data, ticket, replicate=replicate, order=order, stop=stop)
+        if trained.diverged_at is not None:
+            raise Diverged(
+                f"the training at level {ticket.level} diverged by iteration {trained.diverged_at}, with "
+                f"learning_rate={config.learning_rate}; choose a lower one"
+            )
+        return trained.state, trained.metrics
+
+    return train_ticket
+
+
+def pruner(config: Config) -> Prune:
+    """The pruning function of a configuration, for `imp`: by magnitude, globally or layer by layer."""
+
+    def prune(weights: State, mask: Mask) -> Mask:
+        if config.pruning_scope == "global":
+            return prune_lowest(weights, mask, config.pruning_rate)
+        scores = magnitude({name: weights[name] for name in mask})
+        rates = dict.fromkeys(mask, config.pruning_rate)
+        if config.output_pruning_rate is not None:
+            rates["output.weight"] = config.output_pruning_rate
+        return prune_layerwise(scores, mask, rates)
+
+    return prune
+
+
+def _evaluated(config: Config, model: nn.Module, data: Dataset) -> dict[str, float]:
+    """Accuracies in percent; top-5 too for ImageNet's networks, as is usual for its many classes."""
+    top_5 = config.network in IMAGENET_NETWORKS and config.classes > 5
+    test = accuracies(model, data.test, (1, 5) if top_5 else (1,))
+    metrics = {"test_accuracy": test[0], "validation_accuracy": accuracies(model, data.validation)[0]}
+    metrics |= _on_training_images(model, data.train)
+    return metrics | ({"test_top5_accuracy": test[1]} if top_5 else {})
+
+
+@torch.no_grad()
+def accuracies(model: nn.Module, part: Part, among: Sequence[int] = (1,)) -> list[float]:
+    """For each number in `among`: the percentage of examples whose label is among the so many largest logits."""
+    model.eval()
+    correct = torch.zeros(len(among), dtype=torch.int64, device=part.device)
+    for images, labels in evaluation_batches(part):
+        logits = model(images)
+        for position, count in enumerate(among):
+            largest = logits.argmax(1, keepdim=True) if count == 1 else logits.topk(count, dim=1).indices
+            correct[position] += (largest == labels[:, None]).sum()
+    return [100 * count / len(part) for count in total(correct).tolist()]
+
+
+@torch.no_grad()
+def _on_training_images(model: nn.Module, part: Part) -> dict[str, float]:
+    """Accuracy in percent and mean cross-entropy, without label smoothing, on the first `SEEN` training images.
+
+    A loss beyond the range of numbers, as of huge weights, is left out.
+    """
+    model.eval()
+    correct, loss = torch.zeros(2, dtype=torch.float64, device=part.device)
+    for images, labels in evaluation_batches(part, SEEN):
+        logits = model(images).float()
+        correct += (logits.argmax(1) == labels).sum()
+        loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
+    count = min(SEEN, len(part))
+    found = {"train_accuracy": 100 * float(total(correct)) / count, "train_loss": float(total(loss)) / count}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+@contextmanager
+def memory_explained(config: Config) -> Iterator[None]:
+    """Turns the many errors of a memory that is too small into one that says what to do about it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(
+            sign in text for sign in ("out of memory", "not enough memory", "can't allocate memory")
+        ):
+            raise
+        size = f"batches of {config.batch_size} images" + (f" in {config.pieces} pieces" if config.pieces > 1 else "")
+        advice = "train fewer networks side by side (workers). What was finished is kept"
+        if config.network != "lenet_300_100" and 2 * config.pieces <= config.batch_size:
+            advice += f". With pieces={2 * config.pieces} less of a batch is held at once, in a study of its own"
+        raise OutOfMemory(f"memory is too small for {config.network} with {size}; {advice}") from error
+
+
+@contextmanager
+def steady_arithmetic(precision: str = "float32") -> Iterator[None]:
+    """One thread, since how a sum is split over threads changes its rounding, and denormal numbers flushed to zero:
+    Adam's moments decay into them wherever a gradient stays zero, and there the processor is ten times slower. On a
+    GPU: TF32 only where it is the `precision`, and convolutions whose sums are always in the same order."""
+    threads, matmul = torch.get_num_threads(), torch.backends.cuda.matmul
+    flushed = float(torch.tensor(1e-40) * 1.0) == 0
+    tf32_before, tf32 = matmul.allow_tf32, precision == "tf32"
+    matmul.allow_tf32 = tf32
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
+            yield
+    finally:
+        matmul.allow_tf32 = tf32_before
+        torch.set_flush_denormal(flushed)
+        torch.set_num_threads(threads)

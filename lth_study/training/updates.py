@@ -1,0 +1,220 @@
+"""One update of a network under a mask: its gradient, its optimiser, and the average of its weights.
+
+All parameters live in one flat vector, and so do their gradients: the mask is one multiplication of the gradient and
+the update one call of the kernel of torch's fused optimisers, for what they do around it takes half as long again with
+a network as small as LeNet. A pruned weight stays exactly 0.0: its gradient, its moments and its decay are all zero;
+or, with Adam, which needs no mask for it, every step is divided by the root of a moment that is infinite meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lth_core.masks import Mask
+from lth_study.ranks import average_, rank_and_count
+from lth_study.settings import Config
+
+State = Mapping[str, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Of images and labels."""
+MOMENTS = "optimizer."
+"""How the names of the optimiser's moments start in a state."""
+AVERAGE = f"{MOMENTS}average"
+"""The name of the average of the weights, and of batch norm's statistics behind them, in a state; a fresh optimiser
+starts it anew, with the moments."""
+UPDATES = f"{MOMENTS}updates"
+"""The name of the number of updates since the optimiser was fresh, by which Adam corrects its moments and a young
+average forgets sooner."""
+RMSPROP_DECAY = 0.9
+RMSPROP_EPSILON = 1.0
+_MOMENTS = {
+    "adam": {"exp_avg": 0.0, "exp_avg_sq": 0.0},
+    "momentum": {"momentum_buffer": 0.0},
+    "nesterov": {"momentum_buffer": 0.0},
+    "rmsprop": {"square_avg": 1.0, "momentum_buffer": 0.0},
+}
+"""Optimiser -> its moments, and what each of them is at initialisation."""
+
+
+def learning_rate(config: Config, iteration: int) -> float:
+    """The learning rate of an update.
+
+    A linear warmup from 0; then the constant rate, multiplied by `drop_factor` at each drop, or a straight line from
+    `learning_rate` at iteration 0 to `final_learning_rate` at the end.
+    """
+    if iteration < config.warmup:
+        return config.learning_rate * iteration / config.warmup
+    if config.final_learning_rate is not None:
+        done = iteration / config.iterations
+        return config.learning_rate + done * (config.final_learning_rate - config.learning_rate)
+    return config.learning_rate * config.drop_factor ** sum(drop <= iteration for drop in config.drops)
+
+
+def products(config: Config, device: torch.device) -> torch.autocast:
+    """Within it, a network's products are computed in the precision of the configuration."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+class FlatNetwork:
+    """A network whose parameters are views of one flat vector, with its mask and its optimiser."""
+
+    def __init__(self, model: nn.Module, mask: Mask, config: Config) -> None:
+        self.model = model
+        self.config = config
+        parameters = dict(model.named_parameters())
+        sizes = [parameter.numel() for parameter in parameters.values()]
+        device = next(iter(parameters.values())).device
+        statistics = _statistics(model) if config.weight_average else []
+        behind = [statistic.numel() for statistic in statistics]
+        self.values = torch.zeros(sum(sizes) + sum(behind), device=device)
+        self.weights, self.gradient = self.values[: sum(sizes)], torch.zeros(sum(sizes), device=device)
+        for statistic, value in zip(statistics, self.values[sum(sizes) :].split(behind), strict=True):
+            statistic.data = value.view_as(statistic)
+        self.gradients = {}
+        pieces = zip(self.weights.split(sizes), self.gradient.split(sizes), strict=True)
+        self.mask = torch.ones(sum(sizes), device=device)
+        keep = self.mask.split(sizes)
+        for (name, parameter), (weight, gradient), kept in zip(parameters.items(), pieces, keep, strict=True):
+            parameter.data = _shaped(weight, parameter)
+            self.gradients[name] = _shaped(gradient, parameter)
+            if name in mask:
+                _shaped(kept, parameter).copy_(mask[name])
+        by_hand = getattr(model, "backward", None)
+        self.by_hand = None if by_hand is None else by_hand(self.gradients)
+        self._parameters, self._gradients = list(parameters.values()), list(self.gradients.values())
+        self.moments = {name: torch.full_like(self.weights, at) for name, at in _MOMENTS[config.optimizer].items()}
+        self.average = torch.zeros_like(self.values) if config.weight_average else None
+        self.updates = torch.zeros((), device=device)
+        self.decay_everywhere, self.decay_each = config.weight_decay, None
+        if config.weight_decay_on == "convolutions":
+            rates = [config.weight_decay if parameter.dim() == 4 else 0.0 for parameter in parameters.values()]
+            vectors = [torch.full((size,), rate, device=device) for size, rate in zip(sizes, rates, strict=True)]
+            self.decay_everywhere, self.decay_each = 0.0, torch.cat(vectors)
+
+    def load(self, state: State) -> None:
+        """Take over a state; moments that it lacks are those of initialisation, and an average starts where it is."""
+        names = self.model.state_dict().keys()
+        self.model.load_state_dict({name: state[name] for name in names})
+        self.weights.mul_(self.mask)
+        for name, moment in self.moments.items():
+            key = f"{MOMENTS}{name}"
+            moment.copy_(state[key]) if key in state else moment.fill_(_MOMENTS[self.config.optimizer][name])
+            moment.mul_(self.mask)
+        if self.config.optimizer == "adam":
+            self.moments["exp_avg_sq"].masked_fill_(self.mask == 0, math.inf)
+        if self.average is not None:
+            self.average.copy_(state.get(AVERAGE, self.values))
+            self.average[: len(self.mask)] *= self.mask
+        self.updates.copy_(state.get(UPDATES, torch.zeros(())))
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the whole state in the processor's memory; later updates do not reach it."""
+        pruned = self.mask == 0
+        moments = {f"{MOMENTS}{name}": moment.masked_fill(pruned, 0.0) for name, moment in self.moments.items()}
+        if self.config.optimizer == "adam" or self.average is not None:
+            moments[UPDATES] = self.updates
+        if self.average is not None:
+            moments[AVERAGE] = self.average
+        state = self.model.state_dict() | moments
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+
+    def update(self, images: Tensor, labels: Tensor, learning_rate: float | Tensor, loss: Loss | None = None) -> None:
+        """One optimiser update on one batch, or on this process's share of one. `loss`: `self.loss`, compiled."""
+        loss = loss or self.loss
+        if self.by_hand is not None:
+            self.by_hand(images, labels)
+        else:
+            pieces = math.ceil(self.config.pieces / rank_and_count()[1])  # a share is a part of the batch already
+            if pieces == 1:
+                torch._foreach_copy_(self._gradients, self._gradients_of(loss(images, labels)))
+            else:
+                self.gradient.zero_()
+                for piece in zip(images.chunk(pieces), labels.chunk(pieces), strict=True):
+                    share = loss(*piece) * (len(piece[1]) / len(labels))
+                    torch._foreach_add_(self._gradients, self._gradients_of(share))
+        average_(self.gradient)
+        config = self.config
+        if self.decay_each is not None:  # torch's kernels decay a whole vector alike
+            self.gradient.addcmul_(self.weights, self.decay_each)
+        if config.optimizer != "adam":
+            self.gradient.mul_(self.mask)
+        with torch.no_grad():
+            if config.optimizer == "adam":
+                self.updates += 1
+                torch._fused_adam_(
+                    [self.weights], [self.gradient], [self.moments["exp_avg"]], [self.moments["exp_avg_sq"]], [],
+                    [self.updates], lr=learning_rate, beta1=0.9, beta2=0.999, weight_decay=self.decay_everywhere,
+                    eps=1e-8, amsgrad=False, maximize=False,
+                )  # fmt: skip
+            elif config.optimizer == "rmsprop":
+                self._rmsprop(learning_rate)
+            else:
+                velocity = [self.moments["momentum_buffer"]] if config.momentum else []
+                torch._fused_sgd_(
+                    [self.weights], [self.gradient], velocity, weight_decay=self.decay_everywhere,
+                    momentum=config.momentum, lr=learning_rate, dampening=0.0,
+                    nesterov=config.optimizer == "nesterov", maximize=False, is_first_step=False,
+                )  # fmt: skip
+            if self.average is not None:
+                self._take_average(config.weight_average)
+
+    def _gradients_of(self, loss: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, self._parameters)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the logits; where the network has an auxiliary head, a share of that of its logits too."""
+        smoothing = self.config.label_smoothing
+        with products(self.config, images.device):
+            outputs = self.model(images)
+            if isinstance(outputs, Tensor):
+                return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+            own, auxiliary = (F.cross_entropy(logits, labels, label_smoothing=smoothing) for logits in outputs)
+            return own + self.config.auxiliary_loss * auxiliary
+
+    def _rmsprop(self, learning_rate: float | Tensor) -> None:
+        """RMSProp as TensorFlow has it, with epsilon under the root: torch's own adds it to the root.
+
+        With the epsilon of 1.0 that Inception-v3 is trained with, the two are different optimisers.
+        """
+        square, velocity = self.moments["square_avg"], self.moments["momentum_buffer"]
+        self.gradient.add_(self.weights, alpha=self.decay_everywhere)
+        square.mul_(RMSPROP_DECAY).addcmul_(self.gradient, self.gradient, value=1 - RMSPROP_DECAY)
+        root = (square + RMSPROP_EPSILON).sqrt_()
+        velocity.mul_(self.config.momentum).add_(self.gradient.div_(root).mul_(learning_rate))
+        self.weights.sub_(velocity)
+
+    def _take_average(self, decay: float) -> None:
+        """As TensorFlow has it for Inception-v3: over batch norm's statistics too, and of n updates with a decay of no
+        more than (1 + n) / (10 + n), so that what the network began with is soon forgotten."""
+        assert self.average is not None
+        if self.config.optimizer != "adam":  # which counts its updates itself
+            self.updates += 1
+        self.average.lerp_(self.values, 1 - ((1 + self.updates) / (10 + self.updates)).clamp(max=decay))
+
+    def use_average(self) -> None:
+        """Put the average, where one is kept, in the place of the weights and of batch norm's statistics; for
+        evaluating the network."""
+        if self.average is not None:
+            self.values.copy_(self.average)
+
+    def is_finite(self) -> bool:
+        return bool(torch.isfinite(self.weights).all())
+
+
+def _statistics(model: nn.Module) -> list[Tensor]:
+    """The running means and variances of batch norm."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    return [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
+
+
+def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
+    """A piece of a flat vector as a view in a parameter's shape; filters lie with their channels last, as images do."""
+    if parameter.dim() != 4:
+        return flat.view_as(parameter)
+    filters, channels, height, width = parameter.shape
+    return flat.view(filters, height, width, channels).permute(0, 3, 1, 2)
