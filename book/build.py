@@ -44,13 +44,24 @@ class Page(NamedTuple):
     parameters: dict[str, Any]
 
 
+ORIGINAL_RESNET20 = {"dataset": "cifar10", "levels": 13, "orders": 2, "replicates": 4}
+"""What is recorded so far of ResNet-20 on the original CIFAR-10, at the laptop's scale."""
+
 PAGES = {
-    "cifar10_accuracy": Page("cifar10_accuracy", "ResNet-20: accuracy, from initialisation and rewound", {}),
-    "cifar10_stability": Page("cifar10_stability", "ResNet-20: does stability explain it?", {}),
+    "cifar10_accuracy": Page(
+        "cifar10_accuracy",
+        "ResNet-20: accuracy, from initialisation and rewound",
+        {"dataset": "cifar10", "replicates": 4},
+    ),
+    "cifar10_stability": Page(
+        "cifar10_stability",
+        "ResNet-20: does stability explain it?",
+        ORIGINAL_RESNET20 | {"compared_levels": [8, 13]},
+    ),
     "cifar10_stability_deep": Page(
         "cifar10_stability",
         "ResNet-20: stability at 5.5% of the weights",
-        {"levels": 13, "replicates": 5},
+        ORIGINAL_RESNET20 | {"compared_levels": [13, 8]},
     ),
     "cifar10_recipes": Page("cifar10_recipes", "ResNet-20: the learning-rate story", {}),
     "cifar10_recipes_deep": Page(

@@ -77,7 +77,7 @@ def needed(python: str) -> list[str]:
     linux = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
     there = {"python_version": python, "python_full_version": f"{python}.0", "extra": "", **linux}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    waiting = list(map(Requirement, project["dependencies"]))
+    waiting = list(map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["study"]]))
     found: set[str] = set()
     while waiting:
         need = waiting.pop()
