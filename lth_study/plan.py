@@ -111,8 +111,10 @@ def length(training: Training, config: Config) -> int:
 
 
 def select(records: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The rows that a configuration asks for: its barriers; and others if it asks for the training, or for both of the
-    trainings where there are two."""
+    """The rows that a configuration asks for.
+
+    A barrier is kept if it is asked for, a distance if both of its trainings are, and any other row if its training is.
+    """
     wanted, asked = set(trainings(config)), set(map(_row, barriers(config)))
     keep = [
         row in asked if row[-1] else all(Training(*row[:4], end, again) in wanted for end, again in _ends(row[4]))

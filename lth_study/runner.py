@@ -28,8 +28,7 @@ from lth_study.training import Stopped
 Style = Literal["bar", "lines"] | None
 
 ALONE = 10.0
-"""Seconds after which one process that trains gets further ones beside it. Each takes seconds to start: what is done
-sooner is done sooner without, and what has taken this long is, for all that one knows, not nearly done."""
+"""Train alone for so many seconds before starting helpers: each takes seconds to start."""
 
 ON_A_GPU = 12
 """Networks that are trained side by side on a GPU by default; some of them wait for the levels that theirs build on.
@@ -156,9 +155,8 @@ def _train(
 ) -> None:
     """Do what of these trainings and barriers is not in the store, several networks at once."""
     from lth_study.devices import compute_device, cores
-    from lth_study.helpers import helpers, stop_signals
+    from lth_study.parallel import complete_side_by_side, helpers, stop_signals
     from lth_study.ranks import rank_and_count
-    from lth_study.side_by_side import complete_side_by_side
     from lth_study.worker import Worker
 
     on_gpu = compute_device().type == "cuda"

@@ -17,10 +17,10 @@ from lth_core.pruning import magnitude, prune_global
 from lth_study import data, preset, seeds
 from lth_study.data.parts import DataError, Dataset, Split
 from lth_study.networks import build, initial_weights
+from lth_study.parallel import complete_side_by_side
 from lth_study.plan import missing
 from lth_study.runner import _known
 from lth_study.settings import Config, ConfigError
-from lth_study.side_by_side import complete_side_by_side
 from lth_study.store import StudyStore
 from lth_study.training import Stopped
 from lth_study.training.steps import DrawnBatches, PlainSteps, RecordedSteps, check_compiler

@@ -340,7 +340,7 @@ def count_helpers(monkeypatch: pytest.MonkeyPatch, alone: float) -> list[tuple[i
     def helpers(_: StudyStore, wanted: Sequence[Training], *__: object) -> Iterator[Callable[[int], None]]:
         yield lambda count: started.append((len(wanted), count))
 
-    monkeypatch.setattr("lth_study.helpers.helpers", helpers)
+    monkeypatch.setattr("lth_study.parallel.helpers", helpers)
     monkeypatch.setattr("lth_study.devices.cores", lambda: 2)
     monkeypatch.setattr(study, "ALONE", alone)
     return started
@@ -399,7 +399,7 @@ def test_a_gpu_trains_as_many_networks_as_are_missing_and_never_none(
     counts, recorded = list[int](), list[int]()
     monkeypatch.setattr("lth_study.devices.compute_device", lambda: torch.device("cuda"))
     monkeypatch.setattr(worker, "Worker", lambda *_, workers: recorded.append(workers))
-    monkeypatch.setattr("lth_study.side_by_side.complete_side_by_side", lambda *arguments: counts.append(arguments[-1]))
+    monkeypatch.setattr("lth_study.parallel.complete_side_by_side", lambda *arguments: counts.append(arguments[-1]))
     for store in (copy.store, tmp_path / "empty"):
         study._train(StudyStore(store, TINY), plan.trainings(TINY), [], workers=None, seconds=None, progress=None)
     assert counts == recorded == [1, 4]

@@ -14,8 +14,8 @@ from lth_study.agenda.table import absent, known
 from lth_study.data.parts import DataError
 from lth_study.devices import compute_device, device_name
 from lth_study.files import StoreError
-from lth_study.helpers import stop_signals
 from lth_study.measure import measurable
+from lth_study.parallel import stop_signals
 from lth_study.presets import preset
 from lth_study.runner import Style, train_missing
 from lth_study.settings import Config

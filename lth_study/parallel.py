@@ -1,31 +1,42 @@
-"""Several networks at once on a processor: other processes that do the same trainings, and how all are stopped."""
+"""Several networks at once: by processes on a processor, by threads on a GPU; and how all of them are stopped."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from lth_study.plan import Barrier
 from lth_study.settings import Config
 from lth_study.store import StudyStore, Training
 from lth_study.training import Stopped
 
+if TYPE_CHECKING:
+    from lth_study.worker import Worker
+
+
+POLL_SECONDS = 0.2
+
 
 @contextmanager
 def helpers(
     study: StudyStore, absent: Sequence[Training], barriers: Sequence[Barrier]
 ) -> Iterator[Callable[[int], None]]:
-    """Gives a function that starts so many other processes, which do these trainings and measure these barriers too;
-    behind it, they have saved what they did and ended."""
+    """Gives a function that starts a number of other processes.
+
+    They do these trainings and measure these barriers too. On exit, all of them have saved their work and ended.
+    """
     started: list[subprocess.Popen[bytes]] = []
     try:
         yield lambda count: started.extend(_start(study, absent, barriers, 1 + count) for _ in range(count))
@@ -50,7 +61,7 @@ def _start(
     }
     path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     helper = subprocess.Popen(
-        [sys.executable, "-m", "lth_study.helpers"],
+        [sys.executable, "-m", "lth_study.parallel"],
         stdin=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
     )
@@ -92,6 +103,42 @@ def stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def complete_side_by_side(
+    worker: Worker, absent: Collection[Training], barriers: Collection[Barrier], count: int
+) -> None:
+    """Do these trainings and measure these barriers on a GPU, up to `count` of them at once, each in a thread.
+
+    A small network leaves most of a GPU idle. Each thread has a CUDA stream of its own, and kernels of different
+    streams run beside each other. The threads only start CUDA graphs, so Python's lock does not hold them up. Raises
+    what the first of the threads raised, after the others have stopped and saved their checkpoints.
+    """
+    import torch  # late, as in `_help`
+
+    from lth_study.training.train import steady_arithmetic
+
+    stop, device = threading.Event(), worker.data.train.device
+    member = copy.copy(worker)
+    member.stop_requested = stop.is_set
+
+    def complete() -> None:
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            member.complete(absent, barriers)
+
+    torch.cuda.synchronize(device)  # the images are on their way yet, and other streams would not wait for them
+    # what this sets is the process's: it must stay until the last thread is done
+    with steady_arithmetic(worker.config.precision), ThreadPoolExecutor(count) as pool:
+        members = [pool.submit(complete) for _ in range(count)]
+        try:
+            while wait(members, POLL_SECONDS).not_done:
+                if worker.stop_requested() or any(each.done() and each.exception() for each in members):
+                    stop.set()
+        finally:
+            stop.set()
+    raised = [error for error in (each.exception() for each in members) if error is not None]
+    for error in sorted(raised, key=lambda error: isinstance(error, Stopped)):
+        raise error
 
 
 if __name__ == "__main__":
