@@ -1,0 +1,214 @@
+"""A study through everything that happens to one: asked for more, killed, damaged, out of disk, beside another process.
+
+Whatever came before, the next call ends with the bits of an undisturbed run and trains nothing twice; reading writes
+nothing; and a fault is named.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pandas as pd
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from lth_study import MissingRecords, Stopped, StoreError, preset, run
+from lth_study.data.parts import Dataset
+from lth_study.files import write_atomic
+from lth_study.training.updates import FlatNetwork
+
+SMALL = preset("lenet_300_100", profile="smoke").updated(
+    iterations=6, rewinds=(0,), curve_rewinds=None, levels=1, orders=1, methods=("imp",), barriers=False
+)
+ALL = SMALL.updated(rewinds=(0, 2), levels=2, orders=2)
+UPDATES = 40
+"""More updates than there are in the first chain, fewer than in everything."""
+WITHOUT_CHECKSUM = ("result", "distances")
+
+
+@cache
+def undisturbed() -> tuple[Path, pd.DataFrame]:
+    """Everything that the machine may ask for, trained at once by one process."""
+    store = Path(tempfile.mkdtemp())
+    return store, run(ALL, store=store, workers=1)
+
+
+def weights(store: Path) -> dict[str, bytes]:
+    """The finished files of tensors: path in the store -> contents."""
+    return {
+        str(file.relative_to(store)): file.read_bytes()
+        for file in sorted(store.glob("*/replicate_*/**/*.safetensors"))
+        if file.stem != "checkpoint" and "toward" not in str(file)
+    }
+
+
+def finished(store: Path) -> dict[str, bytes]:
+    """What finished trainings have recorded, with the seconds that each took: another training would show."""
+    return {str(file.relative_to(store)): file.read_bytes() for file in store.glob("*/replicate_*/**/result.json")}
+
+
+def values(records: pd.DataFrame) -> pd.DataFrame:
+    return records.drop(columns=["device", "finished"]).reset_index(drop=True)
+
+
+class Killed(BaseException):
+    """The process ends here, as under SIGKILL: nothing is saved on the way out."""
+
+
+@contextmanager
+def killed_after(updates: int) -> Iterator[None]:
+    update, left = FlatNetwork.update, iter(range(updates))
+
+    def counted(self: FlatNetwork, *arguments: Any) -> Any:
+        if next(left, None) is None:
+            raise Killed
+        return update(self, *arguments)
+
+    with patch.object(FlatNetwork, "update", counted):
+        yield
+
+
+@contextmanager
+def full_after(files: int) -> Iterator[None]:
+    left = iter(range(files))
+
+    def counted(path: Path, content: bytes) -> None:
+        if next(left, None) is None:
+            raise StoreError(f"cannot write {path}: No space left on device")
+        write_atomic(path, content)
+
+    with patch("lth_study.files.write_atomic", counted):
+        yield
+
+
+class StudyUnderway(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.store = self.folder / "store"
+        self.asked = SMALL
+        self.helped = False
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def run(self, **options: Any) -> pd.DataFrame:
+        return run(self.asked, store=self.store, workers=1, **options)
+
+    def check(self) -> None:
+        """Ask again: everything is there, with the bits of an undisturbed run, and asking trained and wrote nothing."""
+        before = finished(self.store)
+        records = self.run()
+        assert before.items() <= finished(self.store).items()
+        expected, everything = weights(undisturbed()[0]), values(undisturbed()[1])
+        own = weights(self.store)
+        assert own.items() <= expected.items()
+        shared = list(everything.columns.drop("value"))
+        both = values(records).merge(everything, on=shared, suffixes=("", "_expected"))
+        assert len(both) == len(records)
+        assert both["value"].equals(both["value_expected"])
+        state = {file: file.stat().st_mtime_ns for file in self.store.rglob("*") if file.is_file()}
+        pd.testing.assert_frame_equal(self.run(missing="error"), records)
+        assert state == {file: file.stat().st_mtime_ns for file in self.store.rglob("*") if file.is_file()}
+
+    @initialize()
+    def begin(self) -> None:
+        self.check()
+
+    @rule(name=st.sampled_from(["rewinds", "levels", "orders"]))
+    def ask_for_more(self, name: str) -> None:
+        self.asked = self.asked.updated(**{name: getattr(ALL, name)})
+        self.check()
+
+    @precondition(lambda self: self.asked != ALL)
+    @rule(updates=st.integers(0, UPDATES))
+    def be_killed(self, updates: int) -> None:
+        self.asked = ALL
+        with killed_after(updates), pytest.raises(Killed):
+            self.run()
+        self.check()
+
+    @precondition(lambda self: self.asked != ALL)
+    @rule(files=st.integers(0, 12))
+    def fill_the_disk(self, files: int) -> None:
+        self.asked = ALL
+        with full_after(files), pytest.raises(StoreError, match="No space left on device"):
+            self.run()
+        self.check()
+
+    @precondition(lambda self: self.asked != ALL)
+    @rule(seconds=st.floats(0, 1))
+    def run_out_of_time(self, seconds: float) -> None:
+        self.asked = ALL
+        with suppress(Stopped):  # unless it is done before
+            self.run(seconds=seconds)
+        self.check()
+
+    @rule(data=st.data())
+    def flip_a_byte_of_weights(self, data: st.DataObject) -> None:
+        """Of recorded trainings nothing is read again but what further ones are made from."""
+        file = self.store / data.draw(st.sampled_from(sorted(weights(self.store))))
+        content = bytearray(file.read_bytes())
+        content[data.draw(st.integers(8, len(content) - 1))] ^= 0xFF
+        damaged = bytes(content)
+        file.write_bytes(damaged)
+        self.run()
+        self.asked = ALL
+        self.run()
+        if file.read_bytes() == damaged:  # nothing was made from it
+            file.write_bytes(weights(undisturbed()[0])[str(file.relative_to(self.store))])
+        self.check()
+
+    @rule(data=st.data())
+    def cut_off_a_record(self, data: st.DataObject) -> None:
+        files = [file for file in sorted(self.store.rglob("*.json")) if file.stem in WITHOUT_CHECKSUM]
+        file = data.draw(st.sampled_from(files))
+        file.write_bytes(file.read_bytes()[:-3])
+        with pytest.raises(StoreError) as raised:
+            self.run()
+        assert str(file) in str(raised.value)
+        file.unlink()  # as the message says
+        self.check()
+
+    @precondition(lambda self: self.asked != ALL)
+    @rule()
+    def meet_other_images(self) -> None:
+        with patch.object(Dataset, "fingerprint", lambda _: "others"), pytest.raises(StoreError, match="others"):
+            run(ALL, store=self.store, workers=1)
+        self.check()
+
+    @precondition(lambda self: not self.helped)
+    @rule()
+    def have_company(self) -> None:
+        """Another process does the same at the same time."""
+        self.asked, self.helped = ALL, True
+        program = (
+            "import sys; from lth_study import run; from lth_study.settings import Config\n"
+            "run(Config.from_json(sys.argv[1]), store=sys.argv[2], workers=1)"
+        )
+        command = [sys.executable, "-c", program, self.asked.to_json(), str(self.store)]
+        with subprocess.Popen(command) as other:
+            self.run()
+        assert other.returncode == 0
+        self.check()
+
+
+def test_missing_records_are_named_and_reading_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(MissingRecords, match="replicate 1, dense"):
+        run(SMALL, store=tmp_path / "store", missing="error")
+    assert list(tmp_path.glob("store*")) == []
+
+
+TestStudyUnderway = StudyUnderway.TestCase
+TestStudyUnderway.settings = settings(max_examples=6, stateful_step_count=6)
