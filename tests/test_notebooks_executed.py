@@ -78,7 +78,7 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
     ("notebook", "values"),
     [
         ("cifar10_accuracy", {"network": "resnet20"}),
-        ("cifar10_stability", {"network": "vgg19", "recipe": "warmup", "levels": 1}),
+        ("cifar10_stability", {"network": "vgg19", "recipe": "warmup", "levels": 1, "compared_levels": [1]}),
         ("cifar10_recipes", {"network": "vgg19", "levels": 1}),
         ("imagenet", {"network": "squeezenet1_0"}),
         ("imagenet", {"network": "squeezenet1_0", "densities": [], "levels": 2, "orders": 1}),
