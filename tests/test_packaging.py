@@ -70,3 +70,8 @@ def test_the_versions_agree() -> None:
     )
     assert study == version
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+
+
+def test_commits_are_checked_with_the_pinned_ruff() -> None:
+    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert hooks["rev"] == f"v{pins()['ruff']}"
