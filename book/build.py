@@ -1,4 +1,4 @@
-"""Build the book: execute every notebook through papermill, then Jupyter Book with warnings as errors.
+"""Build the book: execute every notebook through papermill, two at a time, then Jupyter Book with warnings as errors.
 
     python book/build.py            # what `make book` does
     python book/build.py --stored   # with the outputs that are stored in the notebooks, where a page is a notebook's
@@ -17,9 +17,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any, NamedTuple
 
 import nbformat
@@ -92,9 +97,6 @@ PAGES = {
 """Name in the book -> page, where one notebook makes several, or another title says more. Every notebook with its own
 parameters is a page in any case, under the name of its file."""
 
-IPC = Config({manager: {"transport": "ipc"} for manager in ("KernelManager", "AsyncKernelManager")})
-"""Kernels talk through sockets in the file system: many builds on one machine cannot race for ports."""
-
 
 def check_jupyter_book() -> None:
     """Refuse Jupyter Book 2, which ignores `_config.yml` and `_toc.yml`."""
@@ -116,17 +118,48 @@ def place_mathjax() -> None:
     shutil.copyfile(package / "LICENSE", MATHJAX / "LICENSE")
 
 
-def execute(notebook: Path, destination: Path, parameters: dict[str, Any] | None = None) -> None:
-    """Run a notebook, with its default parameters where none are given."""
+@contextmanager
+def own_sockets() -> Iterator[Config]:
+    """Settings by which a kernel talks through sockets in a folder of its own, where no other one can race for them."""
+    with TemporaryDirectory() as folder:
+        sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}
+        yield Config(dict.fromkeys(("KernelManager", "AsyncKernelManager"), sockets))
+
+
+def execute(notebook: Path, destination: Path, parameters: dict[str, Any]) -> None:
+    """Run a notebook with these parameters, and its own values of the others."""
     started = time.monotonic()
-    print(f"executing {destination.stem}", flush=True)
+    say(f"executing {destination.stem}")
     try:
-        papermill.execute_notebook(
-            str(notebook), str(destination), parameters, kernel_name="python3", progress_bar=False, config=IPC
-        )
+        with own_sockets() as config:
+            papermill.execute_notebook(
+                str(notebook), str(destination), parameters, kernel_name="python3", progress_bar=False, config=config
+            )
     except PapermillExecutionError as error:
         sys.exit(f"{notebook} failed, so the book is not built: {error}")
-    print(f"executed {destination.stem} in {time.monotonic() - started:.0f} s", flush=True)
+    say(f"executed {destination.stem} in {time.monotonic() - started:.0f} s")
+
+
+def say(line: str) -> None:
+    """Print a line in one piece; `print` writes the end of a line by itself, after what another thread writes."""
+    print(f"{line}\n", end="", flush=True)
+
+
+def execute_all(runs: list[tuple[Path, Path, dict[str, Any]]]) -> None:
+    """Run notebooks two at a time. Once one fails, no other is started; the one beside it is waited for."""
+    failed = Event()
+
+    def attempt(run: tuple[Path, Path, dict[str, Any]]) -> None:
+        if failed.is_set():
+            return
+        try:
+            execute(*run)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(attempt, runs))
 
 
 def retitle(file: Path, title: str) -> None:
@@ -144,16 +177,20 @@ def collect(stored: bool, further: bool = True) -> None:
         sys.exit(f"no notebooks in {ROOT / NOTEBOOKS}")
     shutil.rmtree(PART, ignore_errors=True)
     PART.mkdir()
-    for notebook in notebooks:
-        if stored:
+    pages = PAGES if further else {}
+    runs = [
+        (NOTEBOOKS / f"{page.notebook}.ipynb", PART / f"{name}.ipynb", page.parameters)
+        for name, page in pages.items()
+        if name != page.notebook
+    ]
+    if stored:
+        for notebook in notebooks:
             shutil.copyfile(notebook, PART / notebook.name)
-        else:
-            execute(notebook, PART / notebook.name)
-    for name, page in PAGES.items() if further else ():
-        destination = PART / f"{name}.ipynb"
-        if name != page.notebook:
-            execute(NOTEBOOKS / f"{page.notebook}.ipynb", destination, page.parameters)
-        retitle(destination, page.title)
+    else:
+        runs = [(notebook, PART / notebook.name, {}) for notebook in notebooks] + runs
+    execute_all(runs)
+    for name, page in pages.items():
+        retitle(PART / f"{name}.ipynb", page.title)
     shutil.rmtree(EXECUTED, ignore_errors=True)
     PART.rename(EXECUTED)
 

@@ -1,6 +1,8 @@
 """The notebooks as files, and how kernels are talked to that execute them."""
 
+import os
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import nbformat
@@ -9,8 +11,10 @@ from traitlets.config import Config
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 
-IPC = Config({manager: {"transport": "ipc"} for manager in ("KernelManager", "AsyncKernelManager")})
-"""Through sockets in the file system: many tests on one machine cannot race for ports."""
+SOCKETS = {"transport": "ipc", "ip": f"{gettempdir()}/lth-tests-{os.getpid()}"}
+IPC = Config(dict.fromkeys(("KernelManager", "AsyncKernelManager"), SOCKETS))
+"""Through sockets in the file system, with names of this process's own: many tests on one machine cannot race for them,
+as they would for ports."""
 
 
 def read(path: Path) -> Any:

@@ -163,10 +163,18 @@ def test_a_notebook_that_fails_stops_the_build(tmp_path: Path) -> None:
     folder = copy_of_book(tmp_path)
     for notebook in (folder / "notebooks").glob("*.ipynb"):
         notebook.unlink()
-    cell = nbformat.v4.new_code_cell("raise RuntimeError('the reason')")
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "notebooks" / "failing.ipynb")
+    for name, code in {
+        "beside": "import time; time.sleep(10)",
+        "failing": "raise RuntimeError('the reason')",
+        "next": "",
+    }.items():
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+        nbformat.write(notebook, folder / "notebooks" / f"{name}.ipynb")
     built = build(folder)
     assert built.returncode == 1
+    lines = built.stdout.splitlines()
+    assert sorted(lines[:2]) == ["executing beside", "executing failing"]
+    assert [re.sub(r"\d+", "10", line) for line in lines[2:]] == ["executed beside in 10 s"]
     assert "failing.ipynb" in built.stderr
     assert "the reason" in built.stderr
     assert not (folder / "book" / "executed").exists()

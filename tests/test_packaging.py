@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
-from importlib.metadata import PackageNotFoundError, requires
-from pathlib import Path
-
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from project import EXTRAS, PROJECT, ROOT, with_what_they_need
 
-ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = PROJECT["optional-dependencies"]
 NEEDED = [Requirement(line) for lines in (PROJECT["dependencies"], *EXTRAS.values()) for line in lines]
 CONSTRAINTS = [
     line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.strip() and not line.startswith("#")
@@ -54,23 +48,8 @@ def test_a_dependency_is_pinned_to_a_release_that_it_admits(needed: Requirement)
 
 
 def test_whatever_the_dependencies_need_in_turn_is_pinned_too() -> None:
-    waiting = [(canonicalize_name(needed.name), frozenset(needed.extras)) for needed in NEEDED]
-    seen = set(waiting)
-    while waiting:
-        name, extras = waiting.pop()
-        try:
-            lines = requires(name) or []
-        except PackageNotFoundError:  # an extra that is not installed here
-            continue
-        for needed in map(Requirement, lines):
-            markers = [{"extra": extra} for extra in ("", *extras)]
-            if needed.marker and not any(needed.marker.evaluate(marker) for marker in markers):
-                continue
-            node = canonicalize_name(needed.name), frozenset(needed.extras)
-            assert node[0] in pins(), f"{name} needs {needed.name}, which constraints.txt does not pin"
-            if node not in seen:
-                seen.add(node)
-                waiting.append(node)
+    found = with_what_they_need([str(needed) for needed in NEEDED])
+    assert [f"{user} needs {name}" for name, user in found.items() if name not in pins()] == []
 
 
 def test_conda_installs_the_same_through_pip() -> None:
@@ -91,3 +70,8 @@ def test_the_versions_agree() -> None:
     )
     assert study == version
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+
+
+def test_commits_are_checked_with_the_pinned_ruff() -> None:
+    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert hooks["rev"] == f"v{pins()['ruff']}"

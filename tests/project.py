@@ -1,0 +1,47 @@
+"""What pyproject.toml lists, what that needs in turn, and the example in README.md."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+README = (ROOT / PROJECT["readme"]).read_text()
+
+PRINTED = ["100%", "80%", "64%", "51%", "41%", "33%"]
+"""The first word of each line that README's example prints: the weights left, 0.8 to the power of the level."""
+
+
+def example() -> str:
+    """README's example: a ticket in a network and a loop of the user's own."""
+    found = re.search(r"<!-- example -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def with_what_they_need(lines: list[str]) -> dict[str, str]:
+    """These distributions, and those that they need in turn -> one that needs it."""
+    found: dict[str, str] = {}
+    waiting = [(Requirement(line), "pyproject.toml") for line in lines]
+    seen = set()
+    while waiting:
+        requirement, user = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if (name, frozenset(requirement.extras)) in seen:
+            continue
+        seen.add((name, frozenset(requirement.extras)))
+        found.setdefault(name, user)
+        try:
+            needed = [Requirement(line) for line in requires(name) or []]
+        except PackageNotFoundError:  # an extra that is not installed here
+            continue
+        extras = [{"extra": extra} for extra in ("", *requirement.extras)]
+        waiting += [(n, name) for n in needed if n.marker is None or any(map(n.marker.evaluate, extras))]
+    return found

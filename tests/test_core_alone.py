@@ -1,0 +1,85 @@
+"""`lth_core` in an interpreter that has nothing but torch, numpy, safetensors and what these need; and in the wheel."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from project import EXTRAS, PRINTED, PROJECT, ROOT, example, with_what_they_need
+
+MODULES = {
+    package: {str(file.relative_to(ROOT)) for file in (ROOT / package).rglob("*.py")}
+    for package in ("lth_core", "lth_study")
+}
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """A folder that holds torch, numpy, safetensors and what they need: links to the installed ones."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    for name in with_what_they_need(["torch", "numpy", "safetensors"]):
+        installed = distribution(name)
+        for top in {file.parts[0] for file in installed.files or []} - {"..", "__pycache__"}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(Path(str(installed.locate_file(top))))
+    return folder
+
+
+def python(packages: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code where only the standard library and one folder can be imported: -S leaves out site-packages."""
+    start = f"import sys; sys.path.insert(0, {str(packages)!r})\n{code}"
+    command = [sys.executable, "-I", "-S", "-c", start, *arguments]
+    return subprocess.run(command, cwd=packages.parent, capture_output=True, text=True, check=False)
+
+
+def test_the_core_imports_and_runs_the_readmes_example(packages: Path) -> None:
+    shutil.copytree(ROOT / "lth_core", packages / "lth_core")
+    imports = [file.removesuffix(".py").replace("/", ".") for file in sorted(MODULES["lth_core"])]
+    ran = python(packages, "\n".join([*(f"import {name}" for name in imports), example()]))
+    assert ran.returncode == 0, ran.stderr
+    assert [line.split()[0] for line in ran.stdout.splitlines()] == PRINTED
+
+
+def test_the_command_says_how_to_install_what_it_lacks(packages: Path) -> None:
+    for package in MODULES:
+        shutil.copytree(ROOT / package, packages / package)
+    run = "import runpy; runpy.run_module('lth_study', run_name='__main__', alter_sys=True)"
+    ran = python(packages, run, "--version")
+    assert ran.returncode != 0
+    (line,) = ran.stderr.splitlines()
+    missing = re.search(r"'(\w+)' is not installed", line)
+    assert missing is not None, line
+    assert missing[1] in [Requirement(study).name for study in EXTRAS["study"]]
+    assert "pip install 'lth-core[study]'" in line
+
+
+def test_the_wheel_holds_both_packages_and_runs_the_readmes_example(packages: Path, tmp_path: Path) -> None:
+    sources = tmp_path / "sources"  # setuptools leaves its build folder beside what it builds
+    sources.mkdir()
+    for file in ("pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]):
+        shutil.copyfile(ROOT / file, sources / file)
+    for package in MODULES:
+        shutil.copytree(ROOT / package, sources / package, ignore=shutil.ignore_patterns("__pycache__"))
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    command = [sys.executable, "-c", build, str(tmp_path)]
+    built = subprocess.run(command, cwd=sources, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+        held = {name for name in archive.namelist() if name.split("/")[0] in MODULES}
+    typed = {"lth_core/py.typed", "lth_study/py.typed", "lth_study/__init__.pyi"}
+    assert held == MODULES["lth_core"] | MODULES["lth_study"] | typed
+    ran = python(packages, f"{example()}\nimport lth_core; print(lth_core.__file__)")
+    assert ran.returncode == 0, ran.stderr
+    *printed, origin = ran.stdout.splitlines()
+    assert [line.split()[0] for line in printed] == PRINTED
+    assert Path(origin) == packages / "lth_core" / "__init__.py"
