@@ -211,4 +211,4 @@ def test_missing_records_are_named_and_reading_makes_no_folder(tmp_path: Path) -
 
 
 TestStudyUnderway = StudyUnderway.TestCase
-TestStudyUnderway.settings = settings(max_examples=4, stateful_step_count=6)
+TestStudyUnderway.settings = settings(max_examples=2, stateful_step_count=5)
