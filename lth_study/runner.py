@@ -161,7 +161,7 @@ def _train(
     on_gpu = compute_device().type == "cuda"
     together = rank_and_count()[1]
     if together > 1 and workers not in (None, 1):
-        raise ConfigError(f"workers: {workers} is too many; these {together} processes train one network together")
+        raise ConfigError(f"workers: {workers} is too many; the {together} processes here train one network together")
     most = cores()
     if on_gpu:
         most = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
