@@ -1,7 +1,7 @@
 """The command line: `lth run`, `lth status`, `lth agenda`, `lth export`, `lth import`.
 
-What takes long to import is imported by the commands that need it, not here: torch where something is trained, pandas
-where records are read, pydantic where there are settings.
+`__main__` starts it. Each command imports what it needs when it runs: torch, pandas and pydantic take long to import.
+Commands call the functions that notebooks call: `runner` trains, `records` reads and merges, `agenda` ranks.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
     from lth_study.settings import Config
 
 UNFINISHED = 3
-"""Exit status of a run that stopped, at its time limit or on a signal, before everything was done."""
+"""Exit status of a run that its time limit or a signal stopped early."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Network = Annotated[str, typer.Argument(help="Network, e.g. lenet_300_100.")]
-Recipe = Annotated[str, typer.Option(help="Training recipe of the network.")]
+Recipe = Annotated[str, typer.Option(help="Training recipe, e.g. standard, low or warmup.")]
 Profile = Annotated[str, typer.Option(help="Scale: smoke (seconds), laptop (minutes) or paper.")]
-Figure = Annotated[str | None, typer.Option(help="Only the trainings of this figure. Default: all of them.")]
+Figure = Annotated[str | None, typer.Option(help="Only this figure's trainings. Default: all figures.")]
 Rewinds = Annotated[str | None, typer.Option(help="Rewinding iterations, e.g. 0,500.")]
 Levels = Annotated[int | None, typer.Option(help="How many times to prune.")]
 Replicates = Annotated[str | None, typer.Option(help="How many replicates (3), or which (1,4,5).")]
 Orders = Annotated[int | None, typer.Option(help="Data orders per replicate.")]
-DataSet = Annotated[str | None, typer.Option("--dataset", help="Data set, where not the network's own.")]
+DataSet = Annotated[str | None, typer.Option("--dataset", help="Data set. Default: the network's own.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Any other setting of the study, e.g. precision=bfloat16; repeatable.")
+    list[str] | None, typer.Option("--set", help="Any other setting, e.g. precision=bfloat16. Repeat for more.")
 ]
 Store = Annotated[Path | None, typer.Option(help="Folder of the run store. Default: LTH_STORE, or runs/.")]
 KeepRecorded = Annotated[
-    bool, typer.Option("--keep-recorded", help="Where values disagree, keep the recorded one and add the rest.")
+    bool, typer.Option("--keep-recorded", help="Keep recorded values that disagree, and add all others.")
 ]
 
 
 @app.callback(invoke_without_command=True)
 def main(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
-    """Lottery tickets with rewinding, and how stable they are."""
+    """Train lottery tickets with rewinding and measure how stable they are."""
     if version:
         print(__version__)
         raise typer.Exit
@@ -62,15 +62,15 @@ def run_command(
     dataset: DataSet = None,
     settings: Set = None,
     store: Store = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Networks at once. Default: one a core, 12 a GPU.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Networks at once. Default: 1 a core, 12 a GPU.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after this many seconds.")] = None,
 ) -> None:
-    """Train what is missing of a study. Run it again after any interruption: it goes on from where it was.
+    """Train what a study lacks. After an interruption, the same command resumes where it stopped.
 
-    On several GPUs, which then train each network together:
+    Several GPUs train each network together with:
     torchrun --nproc-per-node GPUS -m lth_study run NETWORK.
 
-    Exits with 0 when everything is done and with 3 when it stopped before; torchrun has a failure's status then.
+    Exit status: 0 when everything is done, 3 when it stopped early. torchrun reports an early stop as a failure.
     """
     from lth_study.records import store_folder
     from lth_study.runner import Style, train_missing
@@ -101,7 +101,7 @@ def status(
     settings: Set = None,
     store: Store = None,
 ) -> None:
-    """How much of a study is recorded, in the results folder or in the run store."""
+    """Show how much of a study the results folder and the run store hold."""
     from lth_study import plan, records
     from lth_study.measure import measure
     from lth_study.store import StudyStore
@@ -110,7 +110,7 @@ def status(
     parts = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
     config = next(iter(parts.values()))
     study = StudyStore(folder, config)
-    measure(study)  # what was trained last, when the run stopped
+    measure(study)  # a run that stopped may have left trainings without distances
     known, _ = records.known(study)
     print(config.name)
     for other in _recorded_with_other_images(folder, config):
@@ -131,19 +131,19 @@ def status(
 
 @app.command()
 def agenda(
-    profile: Annotated[str, typer.Option(help="Scale: laptop (a processor's work) or paper (a GPU's).")] = "laptop",
+    profile: Annotated[str, typer.Option(help="Scale: laptop (for processors) or paper (for GPUs).")] = "laptop",
     device: Annotated[
-        str | None, typer.Option(help="Device of the hours, as records name it. Default: this one.")
+        str | None, typer.Option(help="Device to estimate hours for, as records name it. Default: this one.")
     ] = None,
-    run: Annotated[bool, typer.Option("--run", help="Do it here, in this order, and export every replicate.")] = False,
+    run: Annotated[bool, typer.Option("--run", help="Train here, in this order; export each replicate.")] = False,
     time_limit: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after this many seconds.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Networks at once, as for lth run.")] = None,
     store: Store = None,
     destination: Annotated[Path | None, typer.Option(help="Folder of records. Default: results/.")] = None,
 ) -> None:
-    """What of the study is not recorded, what it costs, and how many claims it would decide; or, with --run, do it.
+    """List the trainings that the study lacks, their hours, and how many claims they would decide. --run trains them.
 
-    Hours are those of one core, or of one GPU. With --run it exits with 3 when it stopped before the end.
+    Hours are those of one core or of one GPU. With --run, the exit status is 3 when it stopped early.
     """
     from lth_study import records
     from lth_study.agenda.parts import parts
@@ -158,7 +158,7 @@ def agenda(
             raise ConfigError(f"--device {device}: with --run it is this machine's, {device_name()}; leave it out")
         device = device_name()
     folder, listed = store or records.store_folder(), parts(profile)
-    table = agenda(listed, claims.read(), folder, device, ranked=profile != "laptop")  # whose order is the study's own
+    table = agenda(listed, claims.read(), folder, device, ranked=profile != "laptop")  # the laptop order is fixed
     print(f"{profile}, on {device}")
     print(shown(table))
     if not run:
@@ -186,11 +186,11 @@ def export_command(
     destination: Annotated[Path | None, typer.Argument(help="Folder of records. Default: results/.")] = None,
     store: Store = None,
     keep_recorded: KeepRecorded = False,
-    weights: Annotated[Path | None, typer.Option(help="Folder for weights from which IMP goes on elsewhere.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder for weights to continue IMP from elsewhere.")] = None,
 ) -> None:
-    """Write what the run store has measured as records: small CSV files to commit or to carry elsewhere.
+    """Write the run store's results as records: small CSV files to commit or to copy to another machine.
 
-    Values that disagree with recorded ones are refused.
+    Refuses values that disagree with recorded ones.
     """
     from lth_study import records
 
@@ -208,9 +208,9 @@ def import_command(
     keep_recorded: KeepRecorded = False,
     weights: Annotated[Path | None, typer.Option(help="Folder that `lth export --weights` wrote.")] = None,
 ) -> None:
-    """Merge the records made on another machine into ours. Values that disagree with recorded ones are refused.
+    """Merge records from another machine into ours. Refuses values that disagree with recorded ones.
 
-    With --weights, runs go on here from the deepest level that was trained there.
+    With --weights, runs continue here from the deepest level trained there.
     """
     from lth_study import records
 
@@ -220,7 +220,7 @@ def import_command(
 
 
 def _carry(source: Path | None, destination: Path | None) -> None:
-    """Copy what chains go on from between a run store and a folder of weights, where one is given."""
+    """Copy the weights that IMP continues from. Does nothing when a folder is None."""
     if source is None or destination is None:
         return
     from lth_study.weights import carry
@@ -241,7 +241,7 @@ def _parts(
     dataset: str | None,
     settings: list[str] | None,
 ) -> dict[str, Config]:
-    """The parts of a study that the options of a command describe, by figure."""
+    """The configurations that a command's options describe, by figure."""
     from lth_study.presets import figures, preset
     from lth_study.settings import ConfigError
 
@@ -251,7 +251,7 @@ def _parts(
         changes["rewinds"] = chosen = _numbers("rewinds", rewinds)
         changes["curve_rewinds"] = tuple(k for k in config.curve_rewinds or () if k in chosen) or None
     if levels is not None:
-        changes["curve_levels"] = None  # as many as here
+        changes["curve_levels"] = None  # None stands for `levels`
         changes["compared_levels"] = tuple(n for n in config.compared_levels or () if n <= levels) or None
     if replicates is not None:
         counts = _numbers("replicates", replicates)
@@ -260,7 +260,7 @@ def _parts(
     changes |= {name: value for name, value in others.items() if value is not None}
     changes |= dict(map(_setting, settings or ()))
     parts = figures(config.updated(**changes))
-    if "methods" in changes:  # without, it has more of them than the study's other part
+    if "methods" in changes:  # `figures` gives the accuracy figure methods of its own
         parts["accuracy"] = parts["accuracy"].updated(methods=changes["methods"])
     if figure is None:
         return parts
@@ -270,7 +270,7 @@ def _parts(
 
 
 def _recorded_with_other_images(store: Path, config: Config) -> list[str]:
-    """The other data sets that a study is recorded with: a stand-in, where its own was not to be had."""
+    """The other data sets that a study is recorded with, such as a stand-in for a data set that was missing."""
     from lth_study.records import known
     from lth_study.settings import DATASETS
     from lth_study.store import StudyStore
@@ -289,7 +289,7 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
 
 
 def _setting(text: str) -> tuple[str, object]:
-    """A setting and its value, which is read as JSON (`pieces=4`, `densities=null`) or, where it is none, as text."""
+    """A setting and its value, read as JSON (`pieces=4`, `densities=null`) or, if it is not JSON, as text."""
     from lth_study.settings import LABELS, ConfigError
 
     name, given, value = text.partition("=")

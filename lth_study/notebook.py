@@ -1,4 +1,7 @@
-"""A notebook's parameters: what papermill lets through is checked here, in the first cell after them."""
+"""Checks a notebook's parameters. Every notebook calls it in the first cell after them.
+
+papermill accepts any parameter name and value. `settings` and `presets` say which ones are valid.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,7 @@ _PARAMETERS = ["network", *LABELS, "missing", "data_folder", *_SETTINGS]
 def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> dict[str, Any]:
     """A notebook's parameters, from its `globals()` in the first cell after them.
 
-    papermill lets through a parameter that the notebook does not have; here it raises a `ConfigError` that names it
-    and the valid ones.
+    Raises `ConfigError`, naming the valid parameters, for one that the notebook does not have.
     """
     shell = {"In", "Out", "exit", "quit", "get_ipython", "open"}
     given = {
@@ -30,8 +32,8 @@ def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> di
     unknown = [repr(name) for name in given if name not in valid]
     if unknown:
         raise ConfigError(
-            f"unknown parameter {', '.join(unknown)}; valid parameters: {', '.join(valid)}. To run a notebook again "
-            "from here, restart its kernel first"
+            f"unknown parameter {', '.join(unknown)}; valid parameters: {', '.join(valid)}. Restart the kernel before "
+            "running this cell again"
         )
     return given
 
@@ -43,13 +45,12 @@ def configure(
     without: Collection[str] = (),
     **fixed: Any,
 ) -> tuple[Config, dict[str, Any]]:
-    """The configuration that a notebook's parameters describe, and what they say beside it for `run`.
+    """The configuration that a notebook's parameters describe, and the options for `run`.
 
     Parameters are `network`, `recipe`, `profile`, the fields of `Config`, `missing` ("train" or "error") and
-    `data_folder`, the folder in which data is looked for from then on, also by processes that are started (`LTH_DATA`).
-    None stands for the preset's own value. Where the notebook is about some `networks`, another one is refused. What is
-    `fixed` here is no parameter, nor are settings in `without`, which mean nothing to the notebook: given as
-    parameters, they are refused as unknown. See `given_parameters`.
+    `data_folder`. None stands for the preset's own value. `data_folder` sets `LTH_DATA`: this process and those that it
+    starts read data from there. Raises `ConfigError` for a network that is not among `networks`, where they are given.
+    Names in `fixed` and in `without` are not parameters: `given_parameters` refuses them as unknown.
     """
     given = fixed | given_parameters(namespace, [name for name in _PARAMETERS if name not in {*fixed, *without}])
     if networks is not None and given["network"] not in networks:

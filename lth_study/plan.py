@@ -1,4 +1,7 @@
-"""What a configuration asks for, and what of it is there."""
+"""The trainings and error barriers that a configuration asks for, and those that are missing from records.
+
+`runner`, `agenda` and the command line ask what is missing. `worker`, `measure` and `parallel` do it.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,19 @@ from lth_study.store import Training, dense
 
 NOISE_FLOOR = "l2_noise_floor"
 _BARRIER = re.compile(r"barrier_(\w+)_(train|test)_(mean|line)(_recomputed)?")
-"""The metrics of a barrier: its kind, the images, the height, and how batch norm's statistics were had."""
+"""Metrics of a barrier: kind, images, height, and whether batch norm's statistics were recomputed."""
 
 
 class MissingRecords(LookupError):
-    """Trainings that were asked for are not recorded; the message says which and how to make them."""
+    """Trainings that were asked for are not recorded. The message names them and says how to train them."""
 
 
 @dataclass(frozen=True)
 class Barrier:
-    """An error barrier between the ends of two trainings. It is recorded with the second of them.
+    """An error barrier between the ends of two trainings. Its records belong to the second one, `b`.
 
-    `kind` says how the two differ: "data_order"; "pruning", where `a` is the dense network; "level", where `a` is the
-    ticket of the level before; or "level_masked", where `a` is that ticket under the mask of `b`.
+    `kind` says how the two differ. "data_order": in their data order. "pruning": `a` is the dense network. "level": `a`
+    is the ticket of the level before. "level_masked": `a` is that ticket under the mask of `b`.
     """
 
     kind: str
@@ -35,7 +38,7 @@ class Barrier:
 
     @property
     def order(self) -> str:
-        """What its rows have as `order`: two data orders, or the one of both trainings."""
+        """The `order` of its rows: two data orders, or the one that both trainings have."""
         return f"{self.a.order}-{self.b.order}" if self.kind == "data_order" else str(self.b.order)
 
     def __str__(self) -> str:
@@ -47,12 +50,12 @@ class Barrier:
 def trainings(config: Config) -> list[Training]:
     """Every training that a configuration asks for, in the order to do them in.
 
-    First the dense networks, in every data order; then for each rewinding iteration the IMP chains and what is compared
-    at `compared_levels`, controls and further data orders; last, where orders are compared, one repetition that
-    measures the noise floor.
+    First come the dense networks, in every data order. Then for each rewinding iteration: the IMP chains, and at the
+    compared levels the controls and further data orders. If orders are compared, a repetition for each replicate comes
+    last; it measures the noise floor.
 
-    Where neither the masks of one-shot pruning nor what is reinitialised under them depend on the rewinding iteration,
-    random reinitialisation is trained for the latest one alone.
+    One-shot masks do not depend on the rewinding iteration. Random reinitialisation under them depends on it only
+    through its length. At full length it is therefore trained for the latest rewinding iteration alone.
     """
     once = config.densities is not None and config.reinit_length == "full"
     plan = [dense(replicate, order) for order in range(config.dense_orders) for replicate in config.replicates]
@@ -75,9 +78,9 @@ def trainings(config: Config) -> list[Training]:
 def barriers(config: Config) -> list[Barrier]:
     """Every error barrier that a configuration asks for, all at its compared levels.
 
-    Of IMP and of random pruning: between every two data orders of a subnetwork, and between the dense network and the
-    subnetwork, both in data order 0. Of IMP, unless pruning is one-shot: between the tickets of the level before and of
-    this one, as they are and under this one's mask. The ticket before level 1 is the dense network.
+    For IMP and random pruning: between every two data orders of a subnetwork, and between the dense network and the
+    subnetwork in data order 0. For iterative IMP also: between the tickets of the level before and of this level, both
+    as they are and under this level's mask. At level 1 the dense network is the ticket before, under the mask only.
     """
     plan: list[Barrier] = []
     if not config.barriers:
@@ -98,13 +101,13 @@ def barriers(config: Config) -> list[Barrier]:
 
 
 def unmeasured(records: pd.DataFrame, config: Config) -> list[Barrier]:
-    """The barriers that a configuration asks for and that are not recorded, whether or not they can be measured."""
+    """The barriers that a configuration asks for and that are not recorded, measurable or not."""
     recorded = set(_rows(records))
     return [barrier for barrier in barriers(config) if _row(barrier) not in recorded]
 
 
 def length(training: Training, config: Config) -> int:
-    """The iterations of a training."""
+    """The number of iterations of a training."""
     if training.method == "random_reinit" and config.reinit_length == "full":
         return config.iterations
     return config.iterations - training.rewind
@@ -113,7 +116,8 @@ def length(training: Training, config: Config) -> int:
 def select(records: pd.DataFrame, config: Config) -> pd.DataFrame:
     """The rows that a configuration asks for.
 
-    A barrier is kept if it is asked for, a distance if both of its trainings are, and any other row if its training is.
+    A barrier is kept if it is asked for. A distance is kept if both of its trainings are asked for. Any other row is
+    kept if its training is asked for.
     """
     wanted, asked = set(trainings(config)), set(map(_row, barriers(config)))
     keep = [
@@ -124,7 +128,7 @@ def select(records: pd.DataFrame, config: Config) -> pd.DataFrame:
 
 
 def missing(records: pd.DataFrame, config: Config) -> list[Training]:
-    """The trainings that a configuration asks for and that are not recorded, and could be."""
+    """The trainings that a configuration asks for and that are neither recorded nor `lost`."""
     finished = set(_trainings_of(records[records["metric"] == "test_accuracy"]))
     repeated = set(_trainings_of(records[records["metric"] == NOISE_FLOOR].assign(order="0")))
     gone = set(lost(records, config))
@@ -133,7 +137,7 @@ def missing(records: pd.DataFrame, config: Config) -> list[Training]:
 
 
 def lost(records: pd.DataFrame, config: Config) -> list[Training]:
-    """The trainings that a configuration asks for and that cannot be had: those that diverged, and those below them."""
+    """The trainings that a configuration asks for and that diverged, or build on a training that did."""
     diverged = set(_trainings_of(records[records["metric"] == "diverged"]))
     last: dict[tuple[int, int], int] = {}
     for t in diverged:
@@ -152,11 +156,11 @@ def lost(records: pd.DataFrame, config: Config) -> list[Training]:
 def needed(
     absent: Collection[Training], config: Config, complete: Collection[Training] = frozenset()
 ) -> list[Training]:
-    """What has to be in one store for these trainings of a configuration to be recorded, in the order to do it in.
+    """The trainings that one store must have to record the `absent` ones, in the order to do them in.
 
-    With them, that is the dense runs and the levels that they build on, and the trainings in other data orders that
-    they are compared with: a distance needs both of its ends, and what is recorded may have been trained on another
-    machine. A chain goes on from a level that is `complete` in the store: levels below it are not needed.
+    These are the absent ones, their dense runs, the levels that they build on, and the other data orders compared with
+    them. A distance needs the weights of both ends in one store; recorded ends may be on another machine. A chain
+    continues from its deepest level that is `complete` in the store and needs no level before that.
     """
     compared = {replace(t, order=0) for t in absent if t.method in ("imp", "random_pruning") and not t.again}
     wanted = [t for t in trainings(config) if t in absent or replace(t, order=0) in compared]
@@ -176,13 +180,13 @@ def needed(
 
 
 def _deepest(complete: Collection[Training], replicate: int, rewind: int, level: int) -> int:
-    """The deepest of a chain's complete levels that is no deeper than `level`; 0 where there is none."""
+    """The deepest complete level of a chain, not deeper than `level`; 0 if there is none."""
     chain = (Training(replicate, "imp", rewind, n, 0) for n in range(level, 0, -1))
     return next((training.level for training in chain if training in complete), 0)
 
 
 def _ends(order: str) -> list[tuple[int, bool]]:
-    """The data orders that a row compares, and whether each is a repetition: "0-0" compares order 0 with itself."""
+    """The data orders of a row, and whether each is a repetition: "0-0" compares order 0 with its repetition."""
     orders = [int(end) for end in order.split("-")]
     return [(end, position == 1 and end == orders[0]) for position, end in enumerate(orders)]
 
@@ -193,7 +197,7 @@ def _trainings_of(records: pd.DataFrame) -> list[Training]:
 
 
 _Row = tuple[int, str, int, int, str, str | None]
-"""Replicate, method, rewinding iteration, level, order, and the kind of barrier, or None for what is no barrier's."""
+"""Replicate, method, rewinding iteration, level, order, and the kind of barrier (None for other metrics)."""
 
 
 def _row(barrier: Barrier) -> _Row:

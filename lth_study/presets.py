@@ -1,4 +1,7 @@
-"""The settings of the study: every network, with its recipes, at every profile."""
+"""The paper's settings (Figures 2 and 6) as tables: every network, with its recipes, at every profile.
+
+The command line, notebooks, `agenda`, `costs` and the claims start from a `preset`. `figures` divides a study.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _RECIPES: dict[str, dict[str, tuple[float, float]]] = {
     "inception_v3": {"standard": (0.66, 0)},
     "squeezenet1_0": {"standard": (0.03, 0)},
 }
-"""Network -> recipe -> learning rate, and the share of training over which it is warmed up (the paper's Figure 2)."""
+"""Network -> recipe -> learning rate, and the share of training that warms it up (Figure 2 of the paper)."""
 _LENET: Settings = {
     "dataset": "mnist",
     "optimizer": "adam",
@@ -44,7 +47,7 @@ _IMAGENET: Settings = {
     "levels": 7,
 }
 _IMAGENET_BATCH = 1_024
-"""The paper's; at smaller ones its learning rates are divided in proportion."""
+"""The paper's batch size. A smaller batch has a learning rate smaller in proportion."""
 _IMAGENET_LAPTOP: Settings = {
     "smallest_crop": 0.5,
     "densities": (0.5, 0.3, 0.1),
@@ -54,12 +57,12 @@ _IMAGENET_LAPTOP: Settings = {
     "orders": 2,
 }
 _EPOCHS = {"paper": 1_188, "imagenette": 70, "smoke": 1}
-"""Updates in an epoch: of 95% of ImageNet in batches of 1,024; of Imagenette in batches of 128; and what stands for an
-epoch at smaller scales, so that schedules keep their shape."""
+"""Updates in an epoch. paper: 95% of ImageNet in batches of 1,024. imagenette: Imagenette in batches of 128. smoke: a
+stand-in that keeps the shape of schedules."""
 
 
 def _epochs(length: int, epoch: int, *, rewound_to: int) -> Settings:
-    """A training of so many epochs, each of `epoch` updates, with rewinding to initialisation and to an epoch."""
+    """A training of `length` epochs of `epoch` updates each, rewound to initialisation and to epoch `rewound_to`."""
     return {"iterations": length * epoch, "rewinds": (0, rewound_to * epoch), "curve_rewinds": (0, rewound_to * epoch)}
 
 
@@ -75,9 +78,12 @@ def _imagenet(
     laptop_rates: float | None = None,
     auxiliary_loss: float = 0.0,
 ) -> dict[str, Settings]:
-    """The profiles of an ImageNet network: its schedule, from the updates in an epoch and what learning rates are
-    multiplied with; the level Figure 7 shows; the side of an image in pixels; what the laptop profile has instead; an
-    auxiliary head's loss at the paper's scale."""
+    """The profiles of an ImageNet network.
+
+    `schedule` takes the updates in an epoch and the factor on learning rates. `compared` is the level in Figure 7.
+    `size` and `smoke_size` are image sides in pixels. `laptop` replaces settings, and `laptop_rates` the factor.
+    `auxiliary_loss` is for the paper profile.
+    """
     learning_rate, _ = _RECIPES[network]["standard"]
 
     def scale(batch_size: int, epoch: int, rates: float | None = None) -> Settings:
@@ -180,9 +186,9 @@ _SCALES: dict[str, dict[str, Settings]] = {
         laptop={"image_size": 64, "densities": (0.8, 0.5, 0.2)},
         laptop_epoch=12,
         laptop_rates=1 / 5,
-    ),  # it has no batch norm: neither at the rates of so small a batch nor at much higher ones does it begin to learn
+    ),  # without batch norm, it learns at neither the rate in proportion to this batch nor at much higher ones
 }
-"""Network -> profile -> settings that all recipes share."""
+"""Network -> profile -> the settings that all its recipes share."""
 
 
 def recipes(network: str) -> list[str]:
@@ -191,14 +197,14 @@ def recipes(network: str) -> list[str]:
 
 
 def profiles(network: str) -> list[str]:
-    """The profiles of a network, the one of the study's own scale first."""
+    """The profiles of a network, the paper's scale first."""
     return list(_choose("network", network, _SCALES))
 
 
 def preset(network: str, recipe: str = "standard", profile: str = "paper") -> Config:
-    """A setting of the study: a network, one of its recipes, at one of its profiles (paper, laptop, smoke ...).
+    """The configuration of a network, one of its recipes and one of its profiles (paper, laptop, smoke ...).
 
-    Raises `ConfigError` (a `ValueError`) that lists the known names when one is unknown.
+    Raises `ConfigError` (a `ValueError`) for an unknown name, listing the known ones.
     """
     scales = _choose("network", network, _SCALES)
     learning_rate, warmup = _choose("recipe", recipe, _RECIPES[network])
@@ -217,12 +223,12 @@ def _choose(what: str, value: str, known: Mapping[str, Any]) -> Any:
 
 
 def figures(config: Config) -> dict[str, Config]:
-    """The parts of a network's study, each named for what it shows; together they are the whole study.
+    """The whole study of a network, as a configuration for each kind of figure.
 
-    stability: every rewinding iteration, compared at the levels to compare, the last unless others are set (Figures 3,
-    4, 7, 10 to 12). accuracy: every level of IMP and its controls (Figures 1, 5 and 8; for ImageNet's networks there is
-    one, random reinitialisation). levels and extreme, for LeNet: the stabilities at every level of original IMP, and
-    original IMP pruned twice as often.
+    stability: every rewinding iteration, compared at `compared_levels` (Figures 3, 4, 7, 10 to 12). accuracy: every
+    level of IMP and its controls (Figures 1, 5 and 8). ImageNet's networks have one control, random reinitialisation.
+    levels, for LeNet: the stabilities at every level of original IMP. extreme, for LeNet at the paper's scale: original
+    IMP pruned twice as often.
     """
     rewinds = config.curve_rewinds or config.rewinds[:1]
     deepest = config.levels if config.curve_levels is None else config.curve_levels

@@ -1,8 +1,8 @@
-"""Records: the tidy table of a study, where it is kept, and what of it is there.
+"""Records: one table of measured values for each study, read, merged and written here.
 
-A study's records are a folder of small text files, `results/<study>/`: `config.json`, `records.csv` with one row for
-each measured value, and `provenance.csv` with one row for each training (device, versions, date, seconds). Committed
-records and the records of the local run store are read the same way.
+`results/<study>/` holds `config.json`, `records.csv` (a row for each value) and `provenance.csv` (a row for each
+training: device, versions, date, seconds). `known` joins them with the results of a run store (`store`, `measure`).
+`runner`, `agenda`, `report` and `costs` read records. `lth export` and `lth import` write them.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ Done = TypeVar("Done")
 STUDY = ["digest", "network", "recipe", "profile", "dataset"]
 TRAINING = ["method", "rewind", "replicate", "level"]
 COLUMNS = [*STUDY, *TRAINING, "density", "order", "metric", "value"]
-"""One value of one metric. `order` is a data order ("0"), or the two that a distance or a barrier compares ("0-1")."""
+"""Each row is one value. `order` is a data order ("0"), or the two that a distance or a barrier compares ("0-1")."""
 
 PROVENANCE = [*TRAINING, "order", "iterations", "seconds", "device", "lth_core", "torch", "python",
               "data_fingerprint", "finished", "workers"]  # fmt: skip
 SINCE_RECORDED = "workers"
-"""What early records lack: how many processes, or threads on a GPU, the run had when a training ended."""
+"""A column that early records lack: the processes, or threads on a GPU, of the run when a training ended."""
 KEY = [*STUDY, *TRAINING, "order", "metric"]
 PROVENANCE_KEY = [*TRAINING, "order"]
 
 
 def results_folder() -> Path:
-    """Where committed records are: `LTH_RESULTS`, or `results/` in the project."""
+    """The folder of committed records: `LTH_RESULTS`, or `results/` in the project."""
     return Path(os.environ.get("LTH_RESULTS") or project_folder() / "results")
 
 
 def results_file(name: str) -> Path:
-    """A file of the results folder, or where that has none the project's own: the paper's values, the benchmarks'."""
+    """A file of the results folder, such as the paper's values. If it has none of that name: the project's own file."""
     own = results_folder() / name
     return own if own.exists() else project_folder() / "results" / name
 
 
 def store_folder() -> Path:
-    """Where runs are kept: `LTH_STORE`, or `runs/` in the project."""
+    """The folder of run stores: `LTH_STORE`, or `runs/` in the project."""
     return Path(os.environ.get("LTH_STORE") or project_folder() / "runs")
 
 
 def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Records and provenance of a study's complete trainings in a run store."""
+    """Records and provenance of the trainings that a run store has completed."""
     config = study.config
     about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
     rows, provenance, measured = [], [], set[Path]()
@@ -66,7 +66,7 @@ def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
         values = dict(result["metrics"])
         if result["diverged_at"] is not None:
             values["diverged"] = result["diverged_at"]
-        density = float(f"{result['density']:.7g}")  # as it is in files, so that it is one number wherever it is from
+        density = float(f"{result['density']:.7g}")  # rounded as in files, so that both sources give the same number
         rows += [[*about, *where, density, order, metric, value] for metric, value in values.items()]
         level = study.folder / Path(training.folder).parent
         if training.method == "dense" or level in measured:
@@ -81,7 +81,7 @@ def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def read(folder: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Records and provenance of a study from a folder of records; empty tables where there are none."""
+    """Records and provenance of a study from a folder of records. Both tables are empty if the study is not there."""
     study = folder / config.name
     if not (study / "records.csv").exists():
         return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PROVENANCE)
@@ -92,20 +92,19 @@ def read(folder: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def write(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
-    """Write a study's records into a folder of records. What it asked for when it was first written stays there."""
+    """Write a study's records into a folder of records. An existing `config.json` stays."""
     study = folder / config.name
     if not (study / "config.json").exists():
         write_atomic(study / "config.json", config.to_json().encode())
-    for name, table in (("provenance", provenance), ("records", records)):  # which are there, if records are
+    for name, table in (("provenance", provenance), ("records", records)):  # records last: `read` looks for them
         write_atomic(study / f"{name}.csv", table.to_csv(index=False, float_format="%.7g").encode())
     return study
 
 
 def merge(old: pd.DataFrame, new: pd.DataFrame, keep_old: bool = False) -> pd.DataFrame:
-    """The records of both. Where the two disagree, `StoreError` is raised, or with `keep_old` the old value stays.
+    """The records of both tables. Raises `StoreError` if they disagree; with `keep_old`, the old value stays instead.
 
-    They disagree where another kind of processor, which rounds differently, has repeated a training in order to go on
-    from it.
+    Tables disagree if another kind of processor repeated a training to continue from it: processors round differently.
     """
     if len(old) and len(new) and not keep_old:
         both = old.merge(new, on=KEY, suffixes=("", "_new"))
@@ -115,9 +114,9 @@ def merge(old: pd.DataFrame, new: pd.DataFrame, keep_old: bool = False) -> pd.Da
             study, many = "-".join(first[[*STUDY[1:], "digest"]]), f"{len(differ)} of {len(both)}"
             where = f"replicate {first['replicate']}, rewind {first['rewind']}, level {first['level']}"
             raise StoreError(
-                f"{study}: {many} values are recorded already with another value, the first being "
-                f"{first['metric']} of {first['method']}, {where}: {first['value']} against {first['value_new']}. "
-                "Another kind of processor rounds differently: to add what is new and keep what is recorded, pass "
+                f"{study}: {many} values are recorded already with another value. First: "
+                f"{first['metric']} of {first['method']}, {where}: {first['value']}, now {first['value_new']}. "
+                "Another kind of processor rounds differently. To keep the recorded values and add all others, pass "
                 "--keep-recorded"
             )
     return _union(old, new, KEY)
@@ -126,32 +125,31 @@ def merge(old: pd.DataFrame, new: pd.DataFrame, keep_old: bool = False) -> pd.Da
 def add(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame, keep_old: bool = False) -> Path:
     """Merge records into a folder of records, as `merge` does, and return the study's folder.
 
-    Processes that add to one folder at once wait for each other. Raises `StoreError` when the records were made with
-    other images.
+    A lock on the folder makes processes wait for each other. Raises `StoreError` if other images made the records.
     """
     with locked(folder, wait=True):
         old_records, old_provenance = read(folder, config)
         images = {*old_provenance["data_fingerprint"], *provenance["data_fingerprint"]}
         if len(images) > 1:
             raise StoreError(
-                f"{config.name} is recorded with other images than those to be added (fingerprints "
-                f"{', '.join(sorted(images))}); keep the records in folders of their own"
+                f"{config.name}: the new records were made with other images than the recorded ones (fingerprints "
+                f"{', '.join(sorted(images))}); keep the two in separate folders"
             )
         made = _union(old_provenance, provenance, PROVENANCE_KEY)
         return write(folder, config, merge(old_records, records, keep_old), made)
 
 
 def known(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Records and provenance of a study: the results folder's and, where that has nothing, a run store's."""
+    """Records and provenance of a study from the results folder and a run store. The results folder's rows win."""
     committed, own = read(results_folder(), study.config), of_store(study)
     return _union(committed[0], own[0], KEY), _union(committed[1], own[1], PROVENANCE_KEY)
 
 
 def traced(study: StudyStore) -> pd.DataFrame:
-    """The records of a study, each with the `device` that made its networks and when the first was `finished`.
+    """The records of a study, each with the `device` that trained its networks and when the first was `finished`.
 
-    A distance and a barrier have two networks. Where several kinds of processor made them, or it is not known which
-    did, `device` names them all.
+    A distance or a barrier has two networks. If several kinds of processor trained them, `device` names all of them. It
+    says "unknown" for a network without provenance.
     """
     values, provenance = known(study)
     values = values.assign(row=range(len(values)))
@@ -168,7 +166,7 @@ def traced(study: StudyStore) -> pd.DataFrame:
 
 
 def _union(first: pd.DataFrame, second: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
-    """The rows of both tables; where both have a place, the row of the first."""
+    """The rows of both tables. If both have a row with the same key, the first table's."""
     if not len(first) or not len(second):
         return first if len(first) else second
     return _sorted(pd.concat([first, second]).drop_duplicates(list(key)), list(first.columns))
@@ -177,15 +175,15 @@ def _union(first: pd.DataFrame, second: pd.DataFrame, key: Sequence[str]) -> pd.
 def studies(folder: Path) -> list[Config]:
     """The configurations of all studies in a run store or in a folder of records.
 
-    Raises `StoreError` where a folder does not go by the name of its configuration, or holds none that can be read.
+    Raises `StoreError` for a configuration that cannot be read or does not match its folder's name.
     """
     return [_study(file) for file in _study_files(folder)]
 
 
 def _for_each_study(folder: Path, do: Callable[[Config], Done]) -> list[Done]:
-    """Do something with every study of a run store or of a folder of records.
+    """Call `do` with every study of a run store or of a folder of records.
 
-    A study that this raises `StoreError` for keeps none of the others from it: the errors are raised together, last.
+    A `StoreError` does not stop the other studies: one `StoreError` at the end has all messages.
     """
     done, errors = [], []
     for file in _study_files(folder):
@@ -208,12 +206,12 @@ def _study(file: Path) -> Config:
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} cannot be read: {error}") from None
     if config.name != file.parent.name:
-        raise StoreError(f"{file} describes the study {config.name}, whose name its folder does not have")
+        raise StoreError(f"{file} describes the study {config.name}, but its folder has another name; restore the file")
     return config
 
 
 def export_store(store: Path, destination: Path, keep_old: bool = False) -> list[str]:
-    """Merge what a run store has measured into a folder of records; a line on each study."""
+    """Merge a run store's results into a folder of records. Returns a line on each study."""
 
     def add_measured(config: Config) -> str:
         study = StudyStore(store, config)
@@ -224,20 +222,20 @@ def export_store(store: Path, destination: Path, keep_old: bool = False) -> list
         return str(add(destination, config, *made, keep_old))
 
     if not _study_files(store):
-        raise StoreError(f"{store} holds no runs; make some with: lth run lenet_300_100 --profile smoke")
+        raise StoreError(f"{store} holds no runs; make one with: lth run lenet_300_100 --profile smoke")
     return _for_each_study(store, add_measured)
 
 
 def import_folder(source: Path, destination: Path, keep_old: bool = False) -> list[Path]:
-    """Merge the records exported on another machine into a folder of records; each study's folder there."""
+    """Merge records exported on another machine into a folder of records. Returns each study's folder there."""
 
     def add_read(config: Config) -> Path:
         if not (source / config.name / "records.csv").exists():
-            raise StoreError(f"{source}: expected {config.name}/records.csv, as the study's config.json names it")
+            raise StoreError(f"{source}: expected {config.name}/records.csv; write it with: lth export")
         return add(destination, config, *read(source, config), keep_old)
 
     if not _study_files(source):
-        raise StoreError(f"{source} holds no records; expected <study>/config.json and <study>/records.csv in it")
+        raise StoreError(f"{source} holds no records; expected <study>/config.json and <study>/records.csv there")
     return _for_each_study(source, add_read)
 
 
@@ -251,7 +249,7 @@ _ORDER = r"\d+(-\d+|-again)?"
 
 
 def _read_csv(file: Path, columns: Sequence[str], key: Sequence[str]) -> pd.DataFrame:
-    """A table of a results folder. Raises `StoreError` where it is cut off or altered, as by a conflict of versions."""
+    """A table of a results folder. Raises `StoreError` if it is cut off or altered, for example by a merge conflict."""
     try:
         text = file.read_text()
         table = pd.read_csv(io.StringIO(text), dtype=_TYPES)

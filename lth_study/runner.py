@@ -1,6 +1,7 @@
-"""`run`: the records of a configuration, read where they are there and trained, in several processes, where not.
+"""`run` returns the records of a configuration and trains what is missing.
 
-torch is imported where something is missing, not here: what is recorded is there at once.
+Notebooks and `report.dense` call `run`. `lth run` and `agenda.run` call `train_missing`. `plan` says what is missing;
+`worker` and `parallel` train it. torch is imported only to train: recorded results appear without that wait.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from lth_study.training import Stopped
 Style = Literal["bar", "lines"] | None
 
 ALONE = 10.0
-"""Train alone for so many seconds before starting helpers: each takes seconds to start."""
+"""Seconds to train alone before starting helper processes: each takes seconds to start."""
 
 ON_A_GPU = 12
-"""Networks that are trained side by side on a GPU by default; some of them wait for the levels that theirs build on.
-ImageNet's networks fill a GPU by themselves."""
+"""Networks trained at once on a GPU by default. Some of the threads wait for levels that theirs build on. ImageNet's
+networks are trained one by one: each fills a GPU."""
 
 
 def run(
@@ -44,19 +45,17 @@ def run(
     seconds: float | None = None,
     progress: Style = None,
 ) -> pd.DataFrame:
-    """The records that a configuration asks for. Trains what is missing, and measures the error barriers between
-    networks whose ends are in the run store.
+    """The records that a configuration asks for. Trains what is missing and measures missing error barriers.
 
     Columns: `records.COLUMNS`, and from `records.traced` the `device` and when training was `finished`.
 
     Records come from the results folder and from the run store `store` (default: `LTH_STORE`, or `runs/`). With
-    `missing="error"` nothing is trained: `MissingRecords` says what is missing and how to make it. Where the data set
-    is not to be had, its stand-in is used under its own name (`data.resolve`), with a warning.
+    `missing="error"`, nothing is trained: `MissingRecords` says what is missing and how to train it. If the data set is
+    missing, `data.resolve` warns and replaces it by its stand-in. The records then name the stand-in.
 
-    `workers` networks are trained side by side: on a processor by a process each (default: one, and after `ALONE`
-    seconds one per core), on a GPU by threads (default: `ON_A_GPU`, or one of ImageNet's networks). After `seconds`, on
-    Ctrl-C and on SIGTERM, the trainings under way save a checkpoint and `Stopped` is raised; the next call goes on
-    from there.
+    `workers` networks are trained at once. A processor trains each in a process (default: one, and one per core after
+    `ALONE` seconds). A GPU trains them in threads (default: `ON_A_GPU`, or one for ImageNet's networks). After
+    `seconds`, on Ctrl-C and on SIGTERM, trainings save a checkpoint and `Stopped` is raised. The next call resumes.
     """
     if missing not in ("train", "error"):
         raise ValueError(f"missing={missing!r} is not valid; expected 'train' or 'error'")
@@ -82,10 +81,10 @@ def train_missing(
     seconds: float | None = None,
     progress: Style = None,
 ) -> list[Config]:
-    """Train what is missing from configurations of one study, all of it together; for the options see `run`.
+    """Train what is missing from several configurations of one study, all at once. `run` describes the options.
 
-    Returns the configurations with the data set that was used. Where `torchrun` has started several processes, the
-    first of them does this and the others take part in its trainings.
+    Returns the configurations with the data set that was used. If `torchrun` started several processes, the first one
+    decides what to train, and all of them train it together.
     """
     options = {"workers": workers, "seconds": seconds, "progress": progress}
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -125,7 +124,7 @@ def _complete(configs: Sequence[Config], store: Path, **options: Any) -> list[Co
         from lth_study import data
 
         with warnings.catch_warnings():
-            if not absent:  # what is trained already has no barriers on other images
+            if not absent:  # only barriers are missing, and a stand-in's images cannot give them
                 warnings.simplefilter("ignore")
             resolved = data.resolve(configs[0].dataset)
         if resolved == configs[0].dataset:
@@ -153,7 +152,7 @@ def _train(
     seconds: float | None,
     progress: Style,
 ) -> None:
-    """Do what of these trainings and barriers is not in the store, several networks at once."""
+    """Do the trainings and barriers that the store lacks, several networks at once."""
     from lth_study.devices import compute_device, cores
     from lth_study.parallel import complete_side_by_side, helpers, stop_signals
     from lth_study.ranks import rank_and_count
@@ -189,7 +188,7 @@ def _train(
                 worker.workers = count
             return False
 
-        # first, so that what it refuses is said once
+        # created before any helper, so that its errors appear once
         worker = Worker(study, stop_requested, workers=count if on_gpu else 1)
         try:
             if on_gpu:
@@ -205,7 +204,7 @@ def _train(
 
 
 class _Progress:
-    """Shows how many of the wanted trainings and barriers are done, whichever process did them."""
+    """Shows how many of the wanted trainings and barriers are done, by any process."""
 
     def __init__(self, study: StudyStore, wanted: Sequence[Training | Barrier], style: Style) -> None:
         self.study = study
@@ -233,12 +232,12 @@ class _Progress:
         return barrier_summary(self.study, step) if isinstance(step, Barrier) else self.study.summary(step)
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the bar if there is one."""
         if self.style is not None:
             self.bar.write(text)
 
     def update(self) -> None:
-        """Count again, at most once a second."""
+        """Count what is done and show it, at most once a second."""
         if self.style is None or time.monotonic() < self.next:
             return
         self.next = time.monotonic() + 1

@@ -1,4 +1,7 @@
-"""What an experiment is: a frozen, validated configuration with a stable digest."""
+"""The configuration of an experiment: frozen, validated, with a stable digest.
+
+Every module of `lth_study` that trains, plans, stores or reports takes a `Config`. `presets` makes the paper's ones.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ DataSet = Literal["mnist", "cifar10", "cifar10_jpeg", "imagenette", "imagenet", 
 DATASETS: tuple[DataSet, ...] = get_args(DataSet)
 
 METHODS = ("imp", "random_pruning", "random_reinit")
-"""Subnetworks that can be trained beside the dense network: iterative magnitude pruning and its two controls."""
+"""Ways to choose a subnetwork: iterative magnitude pruning and its two controls."""
 
 LABELS = ("recipe", "profile")
-"""Fields that only name other fields' values; a study is what its settings make it, whatever they are called."""
+"""Fields that only name where other fields' values come from. They do not enter the digest."""
 
 IMAGENET_NETWORKS = ("resnet50", "inception_v3", "squeezenet1_0")
 SMALLEST_IMAGE = {"squeezenet1_0": 21, "inception_v3": 75}
@@ -31,23 +34,23 @@ _NOT_OF = {
     "inception_v3": ("output_pruning_rate", *_OF_CIFAR_NETWORKS),
     "squeezenet1_0": ("width", "auxiliary_loss", "output_pruning_rate", *_OF_CIFAR_NETWORKS),
 }  # fmt: skip
-"""Network -> settings that it has no use for."""
+"""Network -> settings that do not apply to it."""
 
 EXTENT = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "dense_orders", "barriers",
           "curve_levels", "curve_rewinds")  # fmt: skip
-"""Fields that say how much of a study is asked for. They do not change the bits of any one training, so they stay out
-of the digest: asking for more levels or replicates adds trainings to a study instead of starting another one."""
+"""Fields that say how much of a study is asked for. They change no training's bits and do not enter the digest. So more
+levels or replicates add trainings to the same study."""
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the value, what was expected and how to mend it."""
+    """A configuration that cannot be run. The message names the value, what was expected and how to fix it."""
 
 
 class Config(BaseModel):
-    """One study: everything that determines its trainings, and how many of them are wanted.
+    """One study: the settings that determine its trainings, and how many trainings are asked for.
 
-    Units: `iterations`, `rewinds` count optimiser updates; rates are fractions of the surviving weights in [0, 1];
-    replicates are seeds (1, 2, ...); a data order is a number, 0 being the one the dense network is trained with.
+    `iterations` and `rewinds` count optimiser updates. Pruning rates are fractions of the surviving weights, in [0, 1].
+    Replicates are seeds (1, 2, ...). A data order is a number; the dense network's first one is 0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -60,66 +63,66 @@ class Config(BaseModel):
     width: float = Field(default=1.0, gt=0, le=4)
     """Factor on the filters in every layer of ResNet-20, VGG-19 and Inception-v3, and in ResNet-50's bottlenecks."""
     image_size: int | None = Field(default=None, ge=8)
-    """Side in pixels to which images are reduced. None: as they are."""
+    """Side in pixels to which images are resized. None: their own size."""
     batch_norm_scale: Literal["uniform", "one"] = "uniform"
     """Initial scales of batch norm in ResNet-20 and VGG-19: drawn uniformly from 0 to 1, or all 1."""
     augment: bool = False
-    """Random crops of images padded by 4 pixels, or as `smallest_crop` says, and random horizontal flips."""
+    """Random crops and random horizontal flips. Crops are of images padded by 4 pixels, or as `smallest_crop` says."""
     smallest_crop: float | None = Field(default=None, gt=0, le=1)
     """Random crops of this share of an image's area or more, scaled to its size. None: crops of padded images."""
     iterations: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     pieces: int = Field(default=1, ge=1)
-    """In how many pieces a batch is worked through, where memory is short. Batch norm normalises each by itself."""
+    """Pieces that a batch is divided into, to save memory. Batch norm normalises each piece by itself."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Of the products in a training and its evaluation; weights and optimiser are always in float32. tf32 is a GPU's:
-    the factors of every product are rounded to 10 bits."""
+    """Precision of products in training and evaluation. Weights and optimiser are always in float32. tf32 needs a GPU
+    and rounds the factors of every product to 10 bits."""
     optimizer: Literal["adam", "momentum", "nesterov", "rmsprop"]
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     warmup: int = Field(default=0, ge=0)
-    """Iterations over which the learning rate grows from 0 to `learning_rate`, in a straight line."""
+    """Iterations over which the learning rate grows linearly from 0 to `learning_rate`."""
     drops: tuple[int, ...] = ()
     """Iterations at which the learning rate is multiplied by `drop_factor`."""
     drop_factor: float = Field(default=0.1, gt=0, le=1)
     final_learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Where the learning rate ends that falls in a straight line over the whole training. None: it does not."""
+    """Learning rate at the end of a training over which it falls linearly. None: it does not fall linearly."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     weight_decay_on: Literal["all", "convolutions"] = "all"
-    """Parameters of ResNet-20 and VGG-19 that decay: all, or the convolutions' weights alone, and so neither batch
-    norm's parameters nor the output layer's."""
+    """Parameters of ResNet-20 and VGG-19 that decay: all, or only the convolutions' weights. The latter leaves out the
+    parameters of batch norm and of the output layer."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     auxiliary_loss: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Weight of the loss of Inception-v3's auxiliary head. 0: the network has none."""
+    """Weight of the loss of Inception-v3's auxiliary head. 0: no auxiliary head."""
     weight_average: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of the exponential average of the weights that is evaluated. 0: the weights themselves are."""
+    """Decay of the exponential average of the weights. Evaluation uses the average. 0: it uses the weights."""
     rewind_optimizer: Literal["restored", "fresh"] = "restored"
-    """Whether the optimiser's moments are rewound with the weights, or start at zero."""
+    """Whether rewinding restores the optimiser's moments or sets them to zero."""
     reinit_length: Literal["full", "remaining"] = "full"
-    """Whether the reinitialised control trains for all iterations, or for those from the rewinding iteration on."""
+    """Whether the reinitialised control trains for all iterations, or only for those after the rewinding iteration."""
     pruning_scope: Literal["layerwise", "global"] = "layerwise"
     pruning_rate: float = Field(ge=0, le=1)
     output_pruning_rate: float | None = Field(default=None, ge=0, le=1)
     prune_output: bool = False
     """Whether the output layer of an ImageNet network is pruned with its convolutions."""
     densities: tuple[float, ...] | None = None
-    """One-shot pruning: level n prunes the dense network once, to the nth of these. Without: iterative pruning."""
+    """One-shot pruning: level n prunes the dense network once, to the nth of these. None: iterative pruning."""
 
     rewinds: tuple[int, ...]
     levels: int = Field(ge=0)
     compared_levels: tuple[int, ...] | None = None
-    """Levels at which controls and further data orders are trained. None: the last one."""
+    """Levels at which controls and further data orders are trained. None: the last level."""
     methods: tuple[Literal["imp", "random_pruning", "random_reinit"], ...] = ("imp", "random_pruning")
     replicates: tuple[int, ...]
     orders: int = Field(ge=1)
     dense_orders: int = Field(default=1, ge=1)
-    """Data orders in which the dense network is trained. The first gives W_k and the masks; all give its accuracy."""
+    """Number of data orders for the dense network. The first gives W_k and the masks; all give its accuracy."""
     barriers: bool = True
-    """Whether error barriers are measured at the compared levels. Accuracy curves, which compare all, do without."""
+    """Whether error barriers are measured at the compared levels. Accuracy curves compare every level and do not."""
     curve_levels: int | None = Field(default=None, ge=0)
-    """How many times accuracy curves prune. None: `levels`."""
+    """Number of prunings in accuracy curves. None: `levels`."""
     curve_rewinds: tuple[int, ...] | None = None
-    """The rewinding iterations that accuracy curves show. None: the first of `rewinds`."""
+    """Rewinding iterations in accuracy curves. None: the first of `rewinds`."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -137,18 +140,18 @@ class Config(BaseModel):
         if not isinstance(value, int) or isinstance(value, bool):
             return value
         if value < 1:
-            raise ValueError(f"replicates: {value} must be how many to run, 1 or more, or a list of seeds")
+            raise ValueError(f"replicates: {value} must be a number of replicates, 1 or more, or a list of seeds")
         return tuple(range(1, value + 1))
 
     @model_validator(mode="after")
     def _check_network(self) -> Config:
         if round(self.width * {"resnet20": 16, "vgg19": 64, "resnet50": 64}.get(self.network, 100)) < 1:
             raise ValueError(
-                f"width: {self.width} leaves layers of {self.network} without a filter; choose a larger one"
+                f"width: {self.width} leaves layers of {self.network} without filters; choose a larger width"
             )
         if self.network == "inception_v3" and self.width * 16 % 1:
             raise ValueError(
-                f"width: {self.width} must be a multiple of 1/16 for inception_v3, so that its branches fit together"
+                f"width: {self.width} must be a multiple of 1/16 for inception_v3, or its branches do not fit"
             )
         for name in _NOT_OF[self.network]:
             value = getattr(self, name)
@@ -172,13 +175,13 @@ class Config(BaseModel):
             )
         if self.pruning_scope == "global" and self.output_pruning_rate is not None:
             raise ValueError(
-                f"output_pruning_rate: {self.output_pruning_rate} is for pruning layer by layer, and pruning_scope is "
+                f"output_pruning_rate: {self.output_pruning_rate} is for layerwise pruning, but pruning_scope is "
                 "'global'; leave one of them out"
             )
         if self.pruning_scope != "global" and self.densities is not None:
             raise ValueError(
-                "densities: one-shot pruning takes all layers together; set pruning_scope to 'global' and "
-                "output_pruning_rate to None with it"
+                "densities: one-shot pruning ranks the weights of all layers together; also set pruning_scope to "
+                "'global' and output_pruning_rate to None"
             )
         if self.warmup >= self.iterations:
             raise ValueError(
@@ -203,8 +206,8 @@ class Config(BaseModel):
                 raise ValueError(f"{name}: {value!r} has no effect {why}; leave it out")
         if self.drops and self.final_learning_rate is not None:
             raise ValueError(
-                f"final_learning_rate: {self.final_learning_rate} is for a learning rate that falls in a straight "
-                f"line, and drops={list(self.drops)} for one that falls in steps; give one of them"
+                f"final_learning_rate: {self.final_learning_rate} makes the learning rate fall linearly, and "
+                f"drops={list(self.drops)} in steps; give one of them"
             )
         for name in ("rewinds", "curve_rewinds"):
             for k in getattr(self, name) or ():
@@ -225,12 +228,12 @@ class Config(BaseModel):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name}: {list(values)} names a value twice; name each once")
         if any(replicate < 1 for replicate in self.replicates):
-            raise ValueError(f"replicates: {list(self.replicates)} must be seeds of 1 or more, or how many to run")
+            raise ValueError(f"replicates: {list(self.replicates)} must be seeds of 1 or more, or their number")
         return self
 
     @classmethod
     def create(cls, **fields: Any) -> Config:
-        """Build a configuration; every problem is reported in one `ConfigError` that names the field and its value."""
+        """Build a configuration. One `ConfigError` reports every problem with its field and value."""
         unknown = sorted(set(fields) - set(cls.model_fields))
         if unknown:
             raise ConfigError(f"unknown setting {', '.join(map(repr, unknown))}; known: {', '.join(cls.model_fields)}")
@@ -240,22 +243,22 @@ class Config(BaseModel):
             raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
 
     def updated(self, **changes: Any) -> Config:
-        """The same configuration with some fields changed, validated again. New densities bring as many levels."""
+        """A copy with some fields changed, validated again. New densities set `levels` to their number."""
         if changes.get("densities") and "levels" not in changes:
             changes["levels"] = len(changes["densities"])
         return self.create(**{**dict(self), **changes})
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name the study: a hash of what determines its trainings.
+        """Twelve hexadecimal digits that name the study: a hash of `determining`.
 
-        Fields left at a declared default do not count, so a field added later with a default that means "as before"
-        changes no digest. Neither `LABELS` nor the extent (`EXTENT`) count.
+        A field at its default does not enter the hash. So a new field changes no digest if its default means the old
+        behaviour.
         """
         text = json.dumps(self.determining(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def determining(self) -> dict[str, Any]:
-        """The settings that determine a training's bits, without those left at a default."""
+        """The settings that determine a training's bits: not `LABELS`, not `EXTENT`, and none at its default."""
         return self.model_dump(mode="json", exclude_defaults=True, exclude={*LABELS, *EXTENT})
 
     @property
@@ -267,17 +270,17 @@ class Config(BaseModel):
 
     @property
     def last_compared(self) -> int:
-        """The last of them. Raises `ConfigError` where there is none."""
+        """The last of `compared`. Raises `ConfigError` if there is none."""
         if not self.compared:
             raise ConfigError(
-                f"levels: {self.levels} and compared_levels: {self.compared_levels} leave no level at which "
-                "subnetworks are compared; choose one"
+                f"levels: {self.levels} and compared_levels: {self.compared_levels} leave no level to compare "
+                "subnetworks at; set compared_levels to one or more levels"
             )
         return self.compared[-1]
 
     @property
     def name(self) -> str:
-        """Folder name of the study: readable, and unique through the digest."""
+        """Folder name of the study; the digest makes it unique."""
         return f"{self.network}-{self.recipe}-{self.profile}-{self.dataset}-{self.digest()}"
 
     def to_json(self) -> str:
@@ -298,5 +301,5 @@ def _explain(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     where = ".".join(map(str, problem["loc"]))
-    expected = problem["msg"].lower().replace("tuple", "list")  # which is what JSON and notebooks have
+    expected = problem["msg"].lower().replace("tuple", "list")  # JSON and notebooks have lists
     return f"{where}: {problem['input']!r} is not valid: {expected}"

@@ -1,13 +1,13 @@
-"""The run store: a folder for every training, so that nothing is trained twice and nothing finished is ever lost.
+"""The run store: a folder for every training. Nothing is trained twice, and nothing finished is lost.
 
     <store>/<study>/{config,images}.json
     <store>/<study>/replicate_1/dense/{iteration_500,end}.safetensors, result.json
     <store>/<study>/replicate_1/imp/rewind_500/level_03/order_0/{mask,end}.safetensors, result.json
     <store>/<study>/replicate_1/imp/rewind_500/level_03/{distances,barriers}.json
 
-`result.json` is written last: where it stands, the training is complete. Every file is written beside its place and
-then moved there, states carry a checksum, and a training is done under a lock, so that several processes, on one
-machine or on many that share the folder, work through one store together.
+`result.json` is written last and marks a training as complete. `files` writes each file to a temporary name and moves
+it into place. States have checksums. A lock for each training lets several processes, also of several machines, share
+one store. `worker` fills the store; `measure` adds distances and barriers; `records` and `weights` read it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 class Busy(Exception):
-    """Another process is doing this training now."""
+    """Another process does this training now."""
 
 
 @dataclass(frozen=True, order=True)
 class Training:
-    """Which training of a study. The dense network has rewind 0 and level 0.
+    """Identifies a training of a study. The dense network has rewind 0 and level 0.
 
-    `again` marks the repetition of a finished training, which measures the noise floor.
+    `again` marks a repetition of a finished training. Repetitions measure the noise floor.
     """
 
     replicate: int
@@ -67,8 +67,8 @@ class Training:
 
 
 def dense(replicate: int, order: int = 0) -> Training:
-    """The dense run of a replicate. In order 0 it gives W_k for every k, the first mask, and one end of every distance;
-    in further orders only its accuracy counts."""
+    """The dense run of a replicate. Order 0 gives W_k for every k, the first mask, and the dense end of distances.
+    Other orders give only an accuracy."""
     return Training(replicate, "dense", rewind=0, level=0, order=order)
 
 
@@ -81,13 +81,13 @@ class StudyStore:
         self.config = config
 
     def prepare(self) -> None:
-        """Make the folder; its `config.json` says what the study is."""
+        """Make the folder and its `config.json`."""
         file = self.folder / "config.json"
         if not file.exists():
             write_atomic(file, self.config.to_json().encode())
 
     def images(self, fingerprint: str) -> str:
-        """The fingerprint of the images that this store's trainings are made with: those of the first to ask."""
+        """The fingerprint of the images of this store's trainings. The first call stores its `fingerprint`."""
         file = self.folder / "images.json"
         with locked(self.folder, wait=True):
             if not file.exists():
@@ -98,11 +98,11 @@ class StudyStore:
         return TrainingFolder(self.folder / training.folder)
 
     def count(self, trainings: Iterable[Training]) -> int:
-        """How many of these trainings are complete."""
+        """The number of these trainings that are complete."""
         return sum(self.saves(training).complete for training in trainings)
 
     def summary(self, training: Training) -> str:
-        """One line on a complete training."""
+        """A line on a complete training: its test accuracy, or that it diverged, and its seconds."""
         result = self.saves(training).result()
         end = (
             "diverged"
@@ -112,7 +112,7 @@ class StudyStore:
         return f"{training}: {end} ({result['provenance']['seconds']:.0f} s)"
 
     def results(self) -> dict[Training, dict[str, Any]]:
-        """What every complete training of the study recorded."""
+        """The `result.json` of every complete training of the study."""
         files = self.folder.glob("replicate_*/**/result.json")
         results = {}
         for file in files:
@@ -144,14 +144,14 @@ class TrainingFolder:
         return read_json(self.folder / "result.json")
 
     def finish(self, result: Mapping[str, Any], state: Mapping[str, Tensor], mask: Mask) -> None:
-        """Write the mask, the end of the training and, last, its result, which makes it complete."""
+        """Write the mask, the final state and, last, the result. The result makes the training complete."""
         write_state(self.folder / "mask.safetensors", {name: mask[name] for name in mask})
         write_state(self.folder / "end.safetensors", state)
         write_json(self.folder / "result.json", result)
         (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Take back everything, the result first."""
+        """Delete the training's files, the result first."""
         for name in ("result.json", "end.safetensors", "mask.safetensors", "checkpoint.safetensors"):
             (self.folder / name).unlink(missing_ok=True)
 
@@ -162,7 +162,7 @@ class TrainingFolder:
         return read_state(self.folder / f"iteration_{iteration}.safetensors")[0]
 
     def toward(self, iteration: int) -> TrainingFolder:
-        """Where a training that only leads to the state of an iteration keeps its checkpoint."""
+        """The folder for the checkpoint of a training that stops at `iteration`, to get the state there."""
         return TrainingFolder(self.folder / f"toward_{iteration}")
 
     def nearest_state(self, iteration: int) -> tuple[int, dict[str, Tensor] | None]:
@@ -187,7 +187,7 @@ class TrainingFolder:
         return Mask(read_state(self.folder / "mask.safetensors")[0])
 
     def load_checkpoint(self) -> tuple[int, float, dict[str, Tensor]] | None:
-        """The last checkpoint, or None when there is none or it is damaged: then the training starts over."""
+        """The last checkpoint: iteration, seconds, state. None if it is absent or damaged; a damaged one is deleted."""
         file = self.folder / "checkpoint.safetensors"
         if not file.exists():
             return None

@@ -1,6 +1,6 @@
-"""Weights that go with exported records, so that chains can be continued where the run store is not.
+"""Copies weights to continue IMP chains on another machine, for `lth export --weights` and `lth import --weights`.
 
-They are a run store too, with little in it: for each chain W_k, its two deepest levels, and the dense network.
+The copy is a small run store (`store`): the dense networks, W_k, and the two deepest levels of each chain.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from lth_study.files import StoreError
 from lth_study.store import StudyStore, Training, dense
 
 LEVELS = 2
-"""How many levels of a chain are carried. The last one goes on; one before it may lack a control."""
+"""Levels copied from a chain. The chain continues from the last one; the one before it may lack a control."""
 
 
 def carry(source: Path, destination: Path) -> list[str]:
-    """Copy from one run store into another what chains go on from; a line on each study.
+    """Copy the weights that chains continue from, from one run store into another. Returns a line on each study.
 
-    That is the dense network of every replicate that has one, with the states W_k that it left behind and the
-    optimiser's moments in them, and the `LEVELS` deepest levels of each chain. What is there already stays. One-shot
-    levels do not build on each other: of them, none is copied. Raises `StoreError` where the two stores' images differ,
-    or where a file of the source is damaged.
+    Copies each replicate's dense network, its states W_k with the optimiser's moments, and the `LEVELS`
+    deepest levels of each chain. Files already there stay. One-shot levels are not copied: they do not build on each
+    other. Raises `StoreError` if the two stores' images differ or a file of the source is damaged.
     """
     configs = records.studies(source)
     if not configs:
-        raise StoreError(f"{source} holds no runs; expected <study>/config.json and <study>/replicate_*/ in it")
+        raise StoreError(f"{source} holds no runs; expected <study>/config.json and <study>/replicate_*/ there")
     return [_carry_study(StudyStore(source, config), StudyStore(destination, config)) for config in configs]
 
 
@@ -38,12 +37,12 @@ def _carry_study(source: StudyStore, destination: StudyStore) -> str:
     unpruned = [training for training in complete if training == dense(training.replicate)]
     if not unpruned:
         return f"{name}: no dense network is trained"
-    fingerprint = str(complete[unpruned[0]]["provenance"]["data_fingerprint"])  # a store has one
+    fingerprint = str(complete[unpruned[0]]["provenance"]["data_fingerprint"])  # the same for all of a store
     destination.prepare()
     if destination.images(fingerprint) != fingerprint:
         raise StoreError(
             f"{name}: trained on other images in {source.store} (fingerprint {fingerprint}) than in "
-            f"{destination.store} ({destination.images(fingerprint)}); keep them in folders of their own"
+            f"{destination.store} ({destination.images(fingerprint)}); keep the two in separate folders"
         )
     for training in [*unpruned, *(level for levels in chains.values() for level in levels[-LEVELS:])]:
         _carry_training(source, destination, training)

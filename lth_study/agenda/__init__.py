@@ -1,1 +1,1 @@
-"""What of the study is not recorded, in the order in which it is worth doing, and doing it."""
+"""The trainings that the study lacks, best first (`table`), and doing them (`run`), for `lth agenda`."""

@@ -1,4 +1,7 @@
-"""The parts of the study: named lists of configurations. Parts may overlap, for the study trains nothing twice."""
+"""The parts of the study: named lists of configurations from `presets`, for the rest of `agenda` and the command line.
+
+Parts may overlap: the run store trains nothing twice.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,28 @@ from lth_study.settings import IMAGENET_NETWORKS, METHODS, Config, ConfigError
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the study."""
+    """A named part of the study."""
 
     name: str
     configs: tuple[Config, ...]
 
     def studies(self) -> list[list[Config]]:
-        """Its configurations, those of one study together."""
+        """Its configurations, grouped by study."""
         names = dict.fromkeys(config.name for config in self.configs)
         return [[config for config in self.configs if config.name == name] for name in names]
 
     def replicate(self, replicate: int) -> Part:
-        """What of it belongs to one replicate."""
+        """The same part, with one replicate only."""
         here = [config for config in self.configs if replicate in config.replicates]
         return Part(self.name, tuple(config.updated(replicates=(replicate,)) for config in here))
 
     def replicates(self) -> list[int]:
-        """All of its replicates, in order."""
+        """Its replicates, in ascending order."""
         return sorted({replicate for config in self.configs for replicate in config.replicates})
 
 
 def parts(profile: str) -> list[Part]:
-    """The parts of the study at a scale: `laptop` is a processor's work, `paper` a GPU's. The first should come first.
+    """The parts of the study at a scale, in the order to do them in: `laptop` for processors, `paper` for GPUs.
 
     Raises `ConfigError` for another scale.
     """
@@ -95,14 +98,14 @@ def _part(
     only: bool = False,
     **changes: Any,
 ) -> Part:
-    """A preset with changes: all of its figures, or with `only` the configuration itself."""
+    """A part from a preset with changes: all its `figures`, or only the configuration itself if `only`."""
     config = preset(network, recipe, profile).updated(**changes)
     name = f"{NETWORK_NAMES[network]} {recipe}" + (f": {what}" if what else "")
     return Part(name, (config,) if only else tuple(figures(config).values()))
 
 
 def _dense_networks() -> Part:
-    """What may explain the dense network's accuracy: its images, and one setting changed at a time."""
+    """The dense network with one setting changed at a time, to explain its accuracy."""
     base = preset("resnet20", profile="tenth").updated(levels=0, rewinds=(0,), curve_rewinds=None, orders=1)
     changes: list[Settings] = [
         {},

@@ -1,4 +1,7 @@
-"""Doing the agenda: part by part, replicate by replicate, each exported when it is done."""
+"""`lth agenda --run`: trains part by part and replicate by replicate, and exports records after each replicate.
+
+`agenda.table` says what is missing, `runner` trains it, and `records` exports it.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,13 @@ from lth_study.store import StudyStore, dense
 from lth_study.worker import Worker
 
 LARGEST_DIFFERENCE = 2.0
-"""In points of accuracy: how far a GPU's reduced precisions may be from float32 for an agenda to be done in them."""
+"""The largest difference, in points of accuracy, that a reduced precision may have from float32."""
 _PRECISIONS = ("float32", "tf32", "bfloat16")
 _CHECKED = {"dataset": "cifar10", "levels": 0, "rewinds": (0,), "curve_rewinds": None, "replicates": 1}
 
 
 class Imprecise(RuntimeError):
-    """A GPU whose reduced precisions train to another accuracy than float32 does."""
+    """A reduced precision of this GPU trains to another accuracy than float32."""
 
 
 def run_parts(
@@ -41,12 +44,12 @@ def run_parts(
     seconds: float | None = None,
     progress: Style = "lines",
 ) -> None:
-    """Train what is missing of these parts, in their order, and export records after every replicate.
+    """Train what these parts lack, in their order, and export records after every replicate.
 
-    Says what is skipped: replicates that another kind of processor made, and studies whose images are not there, or
-    not those of the records. No data set stands in for another one. On a GPU, `check_precisions` comes first. After
-    `seconds`, on Ctrl-C and on SIGTERM, what is finished is exported and `Stopped` is raised; the next call goes on
-    from there. Raises `StoreError` at the end where the last export was refused.
+    Skips, and prints: replicates that another kind of processor made, and studies whose images are missing or differ
+    from the recorded ones. It uses no stand-in for a data set. On a GPU, `check_precisions` comes first. After
+    `seconds`, on Ctrl-C and on SIGTERM, it exports what is finished and raises `Stopped`. The next call resumes.
+    Raises `StoreError` at the end if the last export was refused.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     if compute_device().type == "cuda":
@@ -66,7 +69,7 @@ def run_parts(
                     left = None if deadline is None else max(0.0, deadline - time.monotonic())
                     try:
                         train_missing(configs, store, workers=workers, seconds=left, progress=progress)
-                    except (DataError, StoreError) as error:  # damaged images, or others than were recorded
+                    except (DataError, StoreError) as error:  # the images are damaged or not the recorded ones
                         print(f"{place}: skipped: {configs[0].name}: {error}", flush=True)
             finally:
                 if trained:
@@ -76,7 +79,7 @@ def run_parts(
 
 
 def what_is_left(listed: Sequence[Part], store: Path, device: str) -> list[str]:
-    """A line for every part that the device can still add to."""
+    """A line for every part that still lacks trainings on the device."""
     counts = {part.name: sum(len(absent(c, known(store, c[0]), device)) for c in part.studies()) for part in listed}
     return [f"left: {name}, {count} trainings" for name, count in counts.items() if count]
 
@@ -84,8 +87,8 @@ def what_is_left(listed: Sequence[Part], store: Path, device: str) -> list[str]:
 def check_precisions(store: Path, deadline: float | None = None) -> None:
     """Train the dense ResNet-20 of the profile `tenth` in every precision on this GPU and compare the accuracies.
 
-    These trainings are kept apart from the study's, whose own may be another device's. Raises `Imprecise` where tf32 or
-    bfloat16 differ from float32 by more than `LARGEST_DIFFERENCE`, and `Stopped`.
+    A store of their own keeps these trainings apart: another device may have made the study's. Raises `Imprecise` if
+    tf32 or bfloat16 differs from float32 by more than `LARGEST_DIFFERENCE`, and `Stopped` at the deadline or a signal.
     """
     accuracy = {
         precision: _accuracy(precision, store / f"precisions on {device_name()}", deadline) for precision in _PRECISIONS
@@ -95,7 +98,7 @@ def check_precisions(store: Path, deadline: float | None = None) -> None:
     if far := [p for p, value in accuracy.items() if not abs(value - accuracy["float32"]) <= LARGEST_DIFFERENCE]:
         raise Imprecise(
             f"{' and '.join(far)}: more than {LARGEST_DIFFERENCE:g} points from float32 on {device_name()} ({shown}); "
-            "the agenda is not done in arithmetic that this device gets wrong"
+            "expected all precisions within that; run the agenda on another device"
         )
 
 
@@ -108,11 +111,11 @@ def _accuracy(precision: str, folder: Path, deadline: float | None) -> float:
             late = lambda: stopping.is_set() or (deadline is not None and time.monotonic() >= deadline)  # noqa: E731
             Worker(study, late).complete([training])
     metrics = study.saves(training).result()["metrics"]
-    return float(metrics.get("test_accuracy", float("nan")))  # none where it diverged
+    return float(metrics.get("test_accuracy", float("nan")))  # a diverged training has none
 
 
 def _can_be_added_to(configs: Sequence[Config], store: Path, place: str) -> bool:
-    """Whether something of one replicate of a study is missing; says so where it is another processor's to add."""
+    """Whether this device can add to one replicate of a study. Prints a line if only another processor can."""
     study, device, kept = known(store, configs[0]), device_name(), StudyStore(store, configs[0])
     there = study.elsewhere(device).get(configs[0].replicates[0], device)
     barriers = (barrier for config in configs for barrier in plan.unmeasured(study.values, config))
@@ -123,7 +126,7 @@ def _can_be_added_to(configs: Sequence[Config], store: Path, place: str) -> bool
 
 
 def _not_there(dataset: str) -> str:
-    """Why a data set cannot be had; nothing where it can."""
+    """Why a data set is missing; "" if it is not."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -134,7 +137,7 @@ def _not_there(dataset: str) -> str:
 
 
 def _export(done: str, store: Path, destination: Path) -> StoreError | None:
-    """Export what is finished. What is refused is said, and returned: a conflict in one study must not end the run."""
+    """Export what is finished. Prints and returns a refusal: a conflict in one study must not end the run."""
     try:
         folders = records.export_store(store, destination)
     except StoreError as error:

@@ -1,4 +1,7 @@
-"""What of each part is not recorded, what it costs on a device, and how many claims it would decide."""
+"""A table of the parts of the study: missing trainings, hours on a device, and claims that they would decide.
+
+`lth agenda` prints it; `agenda.run` asks it what is missing. Hours come from `costs.updates`, claims from `report`.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,23 @@ from lth_study.settings import Config
 from lth_study.store import StudyStore, Training, dense
 
 Need = tuple[str, Training]
-"""A training of the study of that name."""
+"""The name of a study, and one of its trainings."""
 
 
 class Study(NamedTuple):
-    """What is there of a study: records, provenance, and the trainings that are complete in the run store."""
+    """What exists of a study: records, provenance, and the trainings that are complete in the run store."""
 
     values: pd.DataFrame
     provenance: pd.DataFrame
     complete: frozenset[Training]
 
     def elsewhere(self, device: str) -> dict[int, str]:
-        """The replicates that other devices made, and which devices. One kind of processor makes a replicate."""
+        """Replicate -> the other devices that made it. One kind of processor makes a whole replicate."""
         made = self.provenance.groupby("replicate")["device"].agg(lambda names: " and ".join(sorted(set(names))))
         return {int(replicate): names for replicate, names in made.items() if names != device}
 
     def made(self) -> dict[Training, str]:
-        """The device of every training that has an accuracy."""
+        """Training -> its device, for every training that has an accuracy."""
         finished = self.values[self.values["metric"] == "test_accuracy"]
         both = finished.merge(self.provenance, on=records.PROVENANCE_KEY)
         columns = [both[name].tolist() for name in ("replicate", "method", "rewind", "level", "order", "device")]
@@ -42,13 +45,13 @@ class Study(NamedTuple):
 
 
 def known(store: Path, config: Config) -> Study:
-    """What is there of a configuration's study, in the results folder and in a run store."""
+    """What the results folder and a run store have of a configuration's study."""
     study = StudyStore(store, config)
     return Study(*records.known(study), frozenset(study.results()))
 
 
 def absent(configs: Sequence[Config], study: Study, device: str) -> list[Training]:
-    """The trainings of configurations of one study that this device can add: without other devices' replicates."""
+    """The missing trainings of one study that this device can add. Replicates of other devices are left out."""
     elsewhere = study.elsewhere(device)
     trainings = (t for config in configs for t in plan.missing(study.values, config) if t.replicate not in elsewhere)
     return list(dict.fromkeys(trainings))
@@ -57,11 +60,11 @@ def absent(configs: Sequence[Config], study: Study, device: str) -> list[Trainin
 def agenda(
     listed: Sequence[Part], claims: Sequence[Claim], store: Path, device: str, *, ranked: bool = True
 ) -> pd.DataFrame:
-    """What is to be done on a device: a row for each part, indexed by its place in `listed`, best first if `ranked`.
+    """What a device can still train: a row for each part, indexed by its place in `listed`.
 
     Columns: part, profile, missing (trainings), hours, claims, claims per hour. Hours are those of one core or of one
-    GPU, for trainings alone; NaN where nothing like it was timed. A part decides a claim when it trains all that the
-    claim still lacks. Ranked, parts come by claims per hour; ties, and parts without hours, keep their order.
+    GPU, for trainings alone; NaN if nothing similar was timed. A part decides a claim if it trains all that the claim
+    lacks. `ranked` sorts by claims per hour, most first; ties, and parts without hours, keep their order.
     """
     studies: dict[str, Study] = {}
 
@@ -98,7 +101,7 @@ def agenda(
 
 
 def shown(table: pd.DataFrame) -> str:
-    """An agenda as text."""
+    """The table as text; hours that are NaN become "unknown"."""
     hours = table["hours"].map(lambda value: "unknown" if math.isnan(value) else f"{value:.1f}")
     rates = table["claims per hour"].map("{:.2f}".format)
     text: str = table.assign(hours=hours, **{"claims per hour": rates}).to_string(index=False)
@@ -106,7 +109,7 @@ def shown(table: pd.DataFrame) -> str:
 
 
 def needs(claim: Claim) -> Iterator[tuple[Config, list[Training]]]:
-    """The trainings that a claim's effect is computed from, by study."""
+    """The trainings that a claim's effect needs, by study."""
     orders = (0, 1) if claim.measure.endswith("data_order") else (0,)
     for term in parse(claim.effect):
         found = []
@@ -125,9 +128,9 @@ def _decided(
     missing: set[Need],
     device: str,
 ) -> int:
-    """How many claims have all that they need once `missing` is trained on the device, and lack something before.
+    """How many claims lack trainings now and lack none once `missing` is trained on the device.
 
-    One kind of processor must have made all that is compared in a replicate.
+    One kind of processor must train all networks of a replicate that a claim compares.
     """
     complete, lacked = dict[str, bool](), dict[str, bool]()
     for claim, wanted in needs:

@@ -1,7 +1,6 @@
-"""From records to what a reader sees: the plot shapes that the paper uses, and tables beside its numbers.
+"""Tables, captions and names that notebooks show: records as `run` returns them, beside the paper's numbers.
 
-Every function takes records as `run` returns them. Lines are means over replicates, bands reach from the smallest to
-the largest sample, as in the paper; grey diamonds are the paper's own values.
+The modules here share these functions: `plots` draws, `changes` and `dense` compare, `claims` judges.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _ONE_SHOT = "_one_shot"
 def paper_values(**where: Any) -> pd.DataFrame:
     """The paper's numbers (`results/paper_values.csv`), filtered by column: `paper_values(figure="fig3")`.
 
-    In this study's names. What the file calls `imp_one_shot` is the method `imp` with `pruning` "one-shot".
+    Names are this study's. The file's `imp_one_shot` becomes the method `imp` with `pruning` "one-shot".
     """
     values = pd.read_csv(results_file("paper_values.csv")).replace(_IN_THE_FILE)
     once = values["method"].str.endswith(_ONE_SHOT)
@@ -59,10 +58,10 @@ def paper_values(**where: Any) -> pd.DataFrame:
 
 
 def paper_curves(values: pd.DataFrame) -> pd.DataFrame:
-    """The paper's accuracy curves (Figures 5 and 8), as points less its dense network's accuracy.
+    """The paper's accuracy curves (Figures 5 and 8), in points less its dense network's accuracy.
 
-    The column `curve` names each by method and rewinding. A curve that begins with all weights is measured from its
-    own beginning, another one from that of the others.
+    The column `curve` names each curve by method and rewinding. A curve with a value at 100% of the weights is measured
+    from that value. Any other curve is measured from the mean of those values.
     """
     values = values.sort_values("percent_remaining", ascending=False)
     dense = values.loc[values["percent_remaining"] == 100, "value"].mean()
@@ -83,14 +82,14 @@ def _curve_name(value: Any, pruning: str) -> str:
 
 
 def accuracies(records: pd.DataFrame) -> pd.DataFrame:
-    """The test accuracies, one for each network: the mean over the data orders that it was trained in."""
+    """One test accuracy for each network: the mean over its data orders."""
     rows = records[records["metric"] == "test_accuracy"]
     same = [name for name in rows if name not in ("order", "value", "device", "finished")]
     return rows.groupby(same, sort=False, as_index=False)["value"].mean()
 
 
 def relative_to_dense(records: pd.DataFrame) -> pd.DataFrame:
-    """The test accuracies as points less the dense network's of the same recipe and replicate."""
+    """Test accuracies in points, less the dense network's accuracy of the same recipe and replicate."""
     rows = accuracies(records)
     same = ["recipe", "replicate"]
     dense = rows.loc[rows["method"] == "dense", [*same, "value"]]
@@ -99,7 +98,7 @@ def relative_to_dense(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def percent_remaining(records: pd.DataFrame, level: int) -> float:
-    """The percentage of the prunable weights that is left at a level; `ValueError` where nothing is recorded there."""
+    """The percentage of prunable weights that remain at a level. Raises `ValueError` if the level has no records."""
     densities = records.loc[records["level"] == level, "density"]
     if not len(densities):
         raise nothing_recorded(records, f"at level {level}")
@@ -107,17 +106,17 @@ def percent_remaining(records: pd.DataFrame, level: int) -> float:
 
 
 def nothing_recorded(records: pd.DataFrame, where: str) -> ValueError:
-    """The error of records that lack what a page shows, which says why where that is known."""
+    """The error for records that lack what a page shows. It names trainings that diverged as the cause."""
     diverged = int((records["metric"] == "diverged").sum())
     why = f", since {_count(diverged, 'training')} diverged: lower learning_rate" if diverged else ""
     return ValueError(f"nothing is recorded {where}{why}")
 
 
 def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame, *, each: bool = False) -> pd.DataFrame:
-    """A row for each size: accuracies as points less the dense network's, means of ours beside the paper's curves.
+    """Accuracies in points less the dense network's, ours beside the paper's: a row for each percentage remaining.
 
-    `paper` are values of Figure 8; a size is a percentage of weights remaining, in whole percent. With `each`, every
-    replicate's value stands there instead of their mean.
+    `paper` are values of Figure 8. Percentages are rounded to whole ones. Ours are means over replicates, or with
+    `each` every replicate's value.
     """
     ours = relative_to_dense(records).query("method != 'dense'")
     line = ours["method"].map(METHOD_NAMES) + ours["rewind"].map(", k = {:,}".format)
@@ -138,10 +137,9 @@ def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame, *, each: bool 
 
 
 def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
-    """What a figure was made from, for its caption: network, data, scale, replicates, device; and what `lines` mean.
+    """The caption of a figure: network, data, scale, replicates, device and, with `lines`, what lines and bands mean.
 
-    Several configurations differ in their recipe alone. Raises `ValueError` where the records are of several data
-    sets: no figure shows them together.
+    Several configurations may differ in their recipe only. Raises `ValueError` if the records are of several data sets.
     """
     if not len(records):
         return "Nothing is recorded yet."
@@ -167,13 +165,13 @@ def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
 
 
 def one_dataset(records: pd.DataFrame) -> str:
-    """The data set of all records, which are not to be compared otherwise; `ValueError` where there are several."""
+    """The data set of all records. Raises `ValueError` if there are several: their values cannot be compared."""
     first, *others = dict.fromkeys(map(str, records["dataset"]))
     if others:
         names = ", ".join(TITLES[name] for name in (first, *others))
         raise ValueError(
-            f"these records are of several data sets ({names}), as happens where a part of them is trained on a "
-            "stand-in; set dataset to one that can be had here, and train on it what is missing"
+            f"these records are of several data sets ({names}): some may come from a stand-in for a missing data set. "
+            "Set dataset to one that is available here, and train on it what is missing"
         )
     return first
 
@@ -182,7 +180,7 @@ _IN_CAPTIONS = {"dataset", "width", "image_size", "iterations", "batch_size", "p
 
 
 def _changed(config: Config) -> str:
-    """The settings that are not their preset's and that a caption does not name already."""
+    """The settings that differ from the preset, without those in `_IN_CAPTIONS`, as text for a caption."""
     try:
         standard = preset(config.network, config.recipe, config.profile)
     except ConfigError:
@@ -193,7 +191,7 @@ def _changed(config: Config) -> str:
 
 
 def beside_paper(records: pd.DataFrame, *, level: int, rewind: int, paper: pd.DataFrame) -> pd.DataFrame:
-    """A row for each of the paper's values: ours (mean, smallest and largest sample, samples), theirs, and the gap."""
+    """A row for each of the paper's values: ours (mean, smallest and largest, number of samples), theirs, the gap."""
     rows = []
     for value in paper.itertuples():
         at = (0, 0) if value.method == "dense" else (level, rewind)
@@ -219,7 +217,7 @@ def beside_paper(records: pd.DataFrame, *, level: int, rewind: int, paper: pd.Da
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The same table as text: thousands separated, numbers that are no counts to four digits, nothing for NaN."""
+    """The table as text: thousands separated, floats to four digits, NaN left empty."""
 
     def text(value: object) -> object:
         if isinstance(value, float):
@@ -230,14 +228,14 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_and_range(sample: pd.Series) -> str:
-    """The mean of a sample, and from its smallest to its largest value."""
+    """The mean of a sample, with its smallest and largest value in brackets."""
     if not len(sample):
         return "not recorded"
     return f"{sample.mean():.1f} ({sample.min():.1f} to {sample.max():.1f})"
 
 
 def _replicates(records: pd.DataFrame) -> str:
-    """How many replicates have values, and how many trainings have none because they diverged."""
+    """The number of replicates with values, and of trainings that diverged."""
     diverged = records["metric"] == "diverged"
     count = _count(records.loc[~diverged, "replicate"].nunique(), "replicate")
     return f"{count} ({_count(int(diverged.sum()), 'training')} diverged)" if diverged.any() else count

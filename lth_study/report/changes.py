@@ -1,4 +1,7 @@
-"""What a change of one thing does to networks, replicate by replicate: of the rewinding iteration, of a setting."""
+"""How a change of the rewinding iteration or of the precision changes networks, replicate by replicate.
+
+The CIFAR-10 notebooks show these tables. `effects` computes them.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ STABILITIES = ("l2_data_order", "l2_pruning")
 
 
 def changes_by_rewinding(configs: Sequence[Config], records: pd.DataFrame) -> pd.DataFrame:
-    """What rewinding to each k changes in the tickets of each recipe, compared with k = 0, at the last level.
+    """How rewinding to each k changes the tickets of each recipe, compared with k = 0, at the last level.
 
-    Points of accuracy, and quotients of L2 distances: at k, divided by at 0. In brackets: 95% intervals.
+    Accuracies are differences in points. L2 distances are quotients: at k divided by at 0. In brackets: 95% intervals.
     """
     rows = []
     for config in configs:
@@ -32,11 +35,11 @@ def changes_by_rewinding(configs: Sequence[Config], records: pd.DataFrame) -> pd
 
 
 def steps_by_rewinding(records: pd.DataFrame, rewinds: Sequence[int], *, level: int) -> pd.DataFrame:
-    """Where on the grid of k accuracy comes, and where stability does: a row for each step from one k to the next.
+    """Which steps of the grid of k improve accuracy and stability: two rows for each step from one k to the next.
 
-    What the step does to tickets, and beside it what it does to tickets beyond what it does to random subnetworks:
-    points of accuracy, and quotients of L2 distances, the earlier k's divided by the later one's, above 1 where the
-    step brings stability. In brackets: 95% intervals.
+    The first row is the change in tickets. The second is that change beyond the change in random subnetworks.
+    Accuracies are differences in points. L2 distances are quotients, the earlier k's divided by the later one's: above
+    1 the step improves stability. In brackets: 95% intervals.
     """
     study = {"": placed(records)}
     rows = []
@@ -53,9 +56,9 @@ def steps_by_rewinding(records: pd.DataFrame, rewinds: Sequence[int], *, level: 
 
 
 def slopes_by_rewinding(records: pd.DataFrame, rewinds: Sequence[int], levels: Sequence[int]) -> pd.DataFrame:
-    """How accuracy changes from pruning to pruning: least-squares slopes over levels, in points a level.
+    """How accuracy changes with each pruning: least-squares slopes over levels, in points a level.
 
-    A row for tickets of each k, and for what each k changes, compared with the first. In brackets: 95% intervals.
+    A row for the tickets of each k, and a row for the difference of each k from the first. In brackets: 95% intervals.
     """
     own, (first, *others) = placed(records), rewinds
     effects = {f"tickets, k = {k:,}": [Term(1, "imp", k)] for k in rewinds}
@@ -68,11 +71,11 @@ def slopes_by_rewinding(records: pd.DataFrame, rewinds: Sequence[int], levels: S
 
 
 def changes_by_precision(records: pd.DataFrame, *, level: int) -> pd.DataFrame:
-    """What each precision changes in the subnetworks of a level, compared with the first in the column `precision`.
+    """How each precision changes the subnetworks of a level, compared with the first in the column `precision`.
 
-    A row for each precision, method and rewinding iteration: points of accuracy, and quotients of distances. In
-    brackets: 95% intervals. Replicates are paired: the same seed has the same initial weights, order, crops and flips.
-    Raises `ValueError` where the records are of several data sets.
+    A row for each precision, method and rewinding iteration. Accuracies are differences in points, distances are
+    quotients. In brackets: 95% intervals. Replicates are paired: the same seed has the same initial weights, order,
+    crops and flips. Raises `ValueError` if the records are of several data sets.
     """
     one_dataset(records)
     first, *others = dict.fromkeys(records["precision"])
@@ -90,9 +93,9 @@ def changes_by_precision(records: pd.DataFrame, *, level: int) -> pd.DataFrame:
 def _changes(
     studies: Mapping[str, Mapping[Place, pd.DataFrame]], effects: Mapping[str, Sequence[Term]], level: int
 ) -> dict[str, object]:
-    """The mean of each metric's effect with its interval, and the most replicates that one of them is from.
+    """The mean and interval of each metric's effect, and the largest number of replicates among them.
 
-    `studies` are records by their precision; "" where there is one.
+    `studies` maps a precision to its records. The key "" stands for records of one precision.
     """
     shown: dict[str, object] = {}
     count = 0

@@ -1,4 +1,4 @@
-"""Judged claims on a page: tables with signs, how many claims have which verdict, and what replicates can show."""
+"""Judged claims (`claims.judged`) as tables for notebooks: verdicts with signs, their counts, the power of tests."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lth_study.report import NETWORK_NAMES
 from lth_study.report.effects import SIGNIFICANCE, smallest_effect
 
 SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "cannot fail here": "∅", "not run": "–"}
-"""Every verdict, and the sign that stands before it in a page."""
+"""Verdict -> the sign before it on a page."""
 
 
 def readable(table: pd.DataFrame) -> Marked:
-    """Judged claims as a table for a page: by network, recipe and scale where there are several."""
+    """Judged claims as a table for a page. Network, recipe and scale are in the index if there are several."""
     scale = table["profile"] + ", " + table["recorded_on"].map(TITLES)
     q = table["q"].map(lambda value: "" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001")
     shown = table.assign(network=table["network"].map(NETWORK_NAMES), scale=scale, claim=table["text"], q=q)
@@ -27,7 +27,7 @@ def readable(table: pd.DataFrame) -> Marked:
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """How many claims of the paper, and of the study's own questions, have each verdict; exploratory ones apart."""
+    """How many claims have each verdict: rows for the paper's claims and our questions, exploratory ones apart."""
     about = table["about"].map({"paper": "the paper's claims", "study": "the study's own questions"})
     kind = table["note"].str.contains("exploratory").map({True: "exploratory", False: "as fixed"})
     found = pd.crosstab([about.rename("about"), kind.rename("judged")], table["verdict"])
@@ -35,7 +35,7 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def power_table(replicates: Sequence[int] = (3, 5, 8)) -> pd.DataFrame:
-    """The smallest effects that tests with so many replicates find four times in five, in standard deviations."""
+    """The smallest effect that a test finds four times in five, in standard deviations, by number of replicates."""
     found = {n: round(smallest_effect(n), 1) for n in replicates}
     signs = {n: "yes" if stats.binomtest(n, n).pvalue < SIGNIFICANCE else "no" for n in replicates}
     table = pd.DataFrame({"smallest effect (standard deviations)": found, "a test by signs can decide": signs})
@@ -43,7 +43,7 @@ def power_table(replicates: Sequence[int] = (3, 5, 8)) -> pd.DataFrame:
 
 
 class Marked:
-    """A table with a column of verdicts, for a page: each with its sign, and a class by which the book colours it."""
+    """A table for a page. Each verdict has its sign, and a CSS class that gives it a colour in the book."""
 
     def __init__(self, table: pd.DataFrame) -> None:
         self.table = table

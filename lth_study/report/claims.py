@@ -1,14 +1,15 @@
-"""The claims, fixed beforehand in `results/claims.csv`, and what the records say of each.
+"""Judges the claims, fixed beforehand in `results/claims.csv`, by the records.
 
 A row is one claim in one measure. `test` says how it is judged, at 5%, over replicates:
 
 - superior: the 95% interval of the mean lies beyond the one bound that is given, `low` or `high`;
 - not inferior: the mean is above `low`, by a one-sided test (the 90% interval lies above it);
 - equivalent: the mean lies between `low` and `high`, by two one-sided tests (the 90% interval lies between them);
-- signs: more replicates lie beyond the bound than chance would put there, by the binomial test. For samples with two
-  humps, whose mean says nothing.
+- signs: more replicates lie beyond the bound than chance would put there, by the binomial test. This test is for
+  samples with two humps: their mean says nothing.
 
-A claim with a `control` cannot fail where that control, put in the tickets' place, passes the same test.
+A claim with a `control` cannot fail if the control passes the same test in the tickets' place. `effects` computes what
+is tested. Notebooks show verdicts through `claim_tables`; `agenda` asks what a claim needs.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from lth_study.store import StudyStore
 
 TESTS = ("superior", "not inferior", "equivalent", "signs")
 _EARLIER = {"cifar10": "cifar10_jpeg"}
-"""Data set -> an earlier copy of it, whose records are judged as exploratory until the original is recorded."""
+"""Data set -> an earlier copy of it. Until the original is recorded, the copy's records give exploratory verdicts."""
 
 
 @dataclass(frozen=True)
@@ -78,20 +79,20 @@ class Claim:
 
     @property
     def at(self) -> Sequence[int]:
-        """The level that it is about, or the levels over which a slope is taken."""
+        """The level of the claim, or all levels of a slope."""
         first, _, last = self.levels.partition("-")
         return range(int(first), int(last or first) + 1)
 
     def config(self, dataset: str, changes: Mapping[str, Any]) -> Config:
-        """The setting whose records the claim is judged in."""
+        """The configuration whose records decide the claim."""
         own = dict(pair.split("=") for pair in self.settings.split())
         return preset(self.network, self.recipe, self.profile).updated(**{"dataset": dataset} | own | dict(changes))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the records say of a claim in one measure: a verdict, the p-value of deciding so, the effect as text, how
-    many replicates it is from, on which data set, and what a reader must know beside."""
+    """The result for a claim in one measure: verdict, p-value of that decision, effect as text (`shown`), number of
+    replicates, data set, and notes for the reader."""
 
     verdict: str
     p: float = math.nan
@@ -102,7 +103,7 @@ class Finding:
 
 
 def read() -> list[Claim]:
-    """The table of claims. Raises `ValueError`, naming the line, where one cannot be judged."""
+    """The table of claims. Raises `ValueError` for a claim that cannot be judged, naming the line of a wrong test."""
     table = pd.read_csv(records.results_file("claims.csv"), dtype=str, keep_default_na=False)
     claims = []
     for line, row in enumerate(table.to_dict("records"), start=2):
@@ -124,7 +125,8 @@ def judge(
 ) -> tuple[str, float, str]:
     """The verdict on a sample of two or more replicates, the p-value of the decision, and the effect as text.
 
-    `low` and `high` are bounds in the unit of the effect. With `ratio`, values are logarithms, and bounds quotients.
+    `low` and `high` are bounds in the unit of the effect. With `ratio`, values are logarithms of quotients, and bounds
+    are quotients.
     """
     unit = math.log if ratio else float
     sides = [(sign * values, sign * unit(bound)) for sign, bound in ((1, low), (-1, high)) if bound is not None]
@@ -146,13 +148,12 @@ def judge(
 
 
 def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
-    """Every claim with its verdict, or those about some `networks`, or that `where` names by column.
+    """Every claim with its verdict, a row each; `networks`, and `where` by column, select rows.
 
     Example: `judged(network="resnet20", profile="laptop")`.
 
-    A row for each claim. L2 and angle of one claim are one claim: it is decided where both are, in the same way. `q` is
-    its p-value corrected for all claims that were judged (Benjamini and Hochberg): a decision stands if q is below
-    0.05.
+    L2 and angle of one claim are one row: it is decided if both measures have the same verdict. `q` is the p-value
+    corrected for all judged claims (Benjamini and Hochberg). A decision stands if q is below 0.05.
     """
     cache: dict[str, Mapping[Place, pd.DataFrame]] = {}
     claims = read()
@@ -199,7 +200,7 @@ def _dropped(count: int) -> str:
 
 
 def _of_control(claim: Claim, study: Study) -> Sample | None:
-    """The claim's effect with its control in the place of the tickets; None where it has none."""
+    """The claim's effect with its control in the tickets' place; None if it has no control."""
     if not claim.control:
         return None
     return sample(study, claim.effect.replace("imp@", f"{claim.control}@"), claim.measure, claim.at)
@@ -221,12 +222,12 @@ def _judged(claim: Claim, dataset: str, found: Sample, control: Sample | None) -
         notes.append(f"{count} of {claim.replicates} replicates")
     if found.dropped:
         notes.append(_dropped(found.dropped))
-    shown = shown if "-" in claim.effect + claim.levels else shown.replace("+", "")  # an accuracy, not a change of one
+    shown = shown if "-" in claim.effect + claim.levels else shown.replace("+", "")  # no sign: not a change
     return Finding(verdict, p, shown, count, dataset, tuple(notes))
 
 
 def _together(measures: Sequence[tuple[Claim, Finding]]) -> dict[str, Any]:
-    """What the measures of one claim say together."""
+    """The columns that combine the measures of one claim."""
     findings = [finding for _, finding in measures]
     verdicts = {finding.verdict for finding in findings}
     several = len(measures) > 1
@@ -254,7 +255,7 @@ def _of_all(verdicts: set[str]) -> str:
 
 
 def _p_of_all(findings: Sequence[Finding]) -> float:
-    """The p-value of deciding for all measures; 1 where they are decided in opposite ways."""
+    """The p-value of one decision for all measures; 1 if they contradict each other, NaN if one was not run."""
     verdicts = {finding.verdict for finding in findings}
     if "not run" in verdicts:
         return math.nan
@@ -262,4 +263,4 @@ def _p_of_all(findings: Sequence[Finding]) -> float:
 
 
 _SHORT = {name: title.split(" ")[0] for name, title in METRIC_NAMES.items()}
-"""Measure -> the word that tells it from the others of its claim."""
+"""Measure -> the word that distinguishes it from the claim's other measure."""

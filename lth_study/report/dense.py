@@ -1,4 +1,4 @@
-"""What a change of one setting does to the accuracy of the dense network, replicate by replicate."""
+"""How one changed setting changes the dense network's accuracy, replicate by replicate, for `cifar10_data.ipynb`."""
 
 from __future__ import annotations
 
@@ -17,25 +17,21 @@ from lth_study.settings import Config
 from lth_study.store import StudyStore
 
 Variants = Mapping[str, pd.DataFrame]
-"""What was changed -> records as `recorded` gives them. The first variant is the one that the others change."""
+"""Description of a change -> records from `recorded`. The others change one setting of the first variant."""
 
 
 def recorded(config: Config, **options: Any) -> pd.DataFrame:
-    """The records that a configuration asks for, as many as there are; with missing="train" all of them.
-
-    `options` are those of `run`.
-    """
+    """The records of a configuration that exist. With missing="train", trains the others. `run` has the `options`."""
     if options["missing"] == "train":
         config = config.updated(dataset=one_dataset(run(config, **options)))
     return plan.select(traced(StudyStore(store_folder(), config)), config)
 
 
 def dense_changes(variants: Variants) -> pd.DataFrame:
-    """A row for each variant: the mean accuracies of its dense networks, and how far they are from the first variant's.
+    """A row for each variant: accuracies of its dense networks, and their difference from the first variant's.
 
-    Accuracies are in percent, with the smallest and the largest. Differences of test accuracy are in points, with the
-    95% interval of their mean (Student's t). A pair is one replicate, trained in both variants by one kind of
-    processor.
+    Accuracies are means in percent, with the smallest and the largest. Differences are of test accuracy, in points,
+    with the 95% interval of their mean (Student's t). One kind of processor trained both networks of a pair.
     """
     rows = []
     differences = _differences(variants)
@@ -59,7 +55,7 @@ def dense_changes(variants: Variants) -> pd.DataFrame:
 
 
 def dense_changes_in_words(variants: Variants) -> str:
-    """Which differences of `dense_changes` are told from none, and how large those may be that are not."""
+    """A sentence for each result of `dense_changes`: the interval excludes 0, includes 0, or does not exist yet."""
     apart, alike, open_ = [], [], []
     for change, found in _differences(variants).items():
         mean = estimate(found.values)
@@ -77,8 +73,8 @@ def dense_changes_in_words(variants: Variants) -> str:
 
 
 def _differences(variants: Variants) -> dict[str, Sample]:
-    """For each variant but the first, its test accuracy less the first one's, pair by pair; none where a stand-in for
-    the images makes both one study."""
+    """Each other variant's test accuracy less the first one's, pair by pair. There are no pairs if a stand-in for the
+    images makes both variants the same study."""
     first, *others = variants
 
     def study(changes: Mapping[str, Any]) -> Mapping[Place, pd.DataFrame]:

@@ -1,8 +1,9 @@
-"""Effects: what is compared with what, once in every replicate, and how sure the comparison is.
+"""Effects: comparisons of networks within each replicate, with intervals and tests over replicates.
 
-An effect is written as in `results/claims.csv`: `imp@25 - imp@0` is the ticket rewound to 25 less the ticket at
-initialisation; `dense{dataset=cifar10_jpeg}` is the dense network of the same study with one setting changed.
-Accuracies and losses are subtracted. Distances and angles are divided: their effects are computed in logarithms.
+`claims`, `changes`, `dense` and `agenda.table` use them. An effect is written as in `results/claims.csv`:
+`imp@25 - imp@0` is the ticket rewound to 25 less the ticket at initialisation. `dense{dataset=cifar10_jpeg}` is the
+dense network of the same study with one setting changed. Accuracies and losses are subtracted. Distances and angles are
+divided: their effects are computed in logarithms.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ _NOTHING = pd.DataFrame({"replicate": [], "value": [], "device": [], "finished":
 Place = tuple[str, str, int, int]
 """Metric, method, rewind and level."""
 Study = Callable[[Mapping[str, Any]], Mapping[Place, pd.DataFrame]]
-"""The records of a study, with some of its settings changed, by place (`placed`)."""
+"""Changed settings -> the records of the study with them, by place (`placed`)."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One network of an effect: added (`sign` +1) or subtracted (-1)."""
+    """One network of an effect, added (`sign` +1) or subtracted (-1)."""
 
     sign: int
     method: str
@@ -44,8 +45,8 @@ class Term:
 class Sample:
     """An effect in every replicate.
 
-    `values` and `finished` are indexed by replicate; `finished` is when the first of a replicate's trainings was done.
-    `dropped` counts the replicates that several kinds of processor made: their networks are not compared.
+    `values` and `finished` are indexed by replicate. `finished` is when a replicate's first training was done.
+    `dropped` counts the replicates that several kinds of processor trained: these are not compared.
     """
 
     values: pd.Series
@@ -59,7 +60,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of a sample and its interval; where `ratio`, the geometric mean of quotients."""
+    """The mean of a sample and its interval. With `ratio`, the mean is the geometric mean of quotients."""
 
     mean: float
     low: float
@@ -73,7 +74,7 @@ class Estimate:
 
 
 def parse(effect: str) -> list[Term]:
-    """The terms of an effect. Raises `ValueError` where the text is none."""
+    """The terms of an effect. Raises `ValueError` for text that is not an effect."""
     terms: list[Term] = []
     position = 0
     while position < len(effect) or not terms:
@@ -89,7 +90,7 @@ def parse(effect: str) -> list[Term]:
 
 
 def placed(traced: pd.DataFrame) -> dict[Place, pd.DataFrame]:
-    """Traced records (`records.traced`) by place, which is how effects look them up."""
+    """Traced records (`records.traced`) by place. Effects look them up by place."""
     by = traced.groupby(["metric", "method", "rewind", "level"])
     return {place: rows[["replicate", "value", "device", "finished"]] for place, rows in by}
 
@@ -97,8 +98,8 @@ def placed(traced: pd.DataFrame) -> dict[Place, pd.DataFrame]:
 def sample(study: Study, effect: str | Sequence[Term], measure: str, levels: Sequence[int]) -> Sample:
     """An effect in every replicate that has all of its networks.
 
-    At one level: its value there, averaged over the recorded data orders of each network. Over several levels: the
-    least-squares slope per level. A level is a number of prunings; the dense network has none.
+    With one level, each network's value is its mean over the recorded data orders. With several levels, the effect is
+    the least-squares slope per level. A level is the number of prunings. The dense network is the same at every level.
     """
     terms = parse(effect) if isinstance(effect, str) else list(effect)
     logarithm = measure in DISTANCES
@@ -121,9 +122,9 @@ def sample(study: Study, effect: str | Sequence[Term], measure: str, levels: Seq
 
 
 def estimate(values: pd.Series, *, ratio: bool = False, confidence: float = 1 - SIGNIFICANCE) -> Estimate | None:
-    """The mean and Student's t interval over replicates; None where fewer than two replicates have a value.
+    """The mean and Student's t interval over replicates; None for fewer than two replicates.
 
-    With `ratio`, values are logarithms of quotients, and what is returned are quotients.
+    With `ratio`, values are logarithms of quotients, and the estimate holds quotients.
     """
     if len(values) < 2:
         return None
@@ -134,7 +135,7 @@ def estimate(values: pd.Series, *, ratio: bool = False, confidence: float = 1 - 
 
 
 def one_sided(values: pd.Series, bound: float) -> float:
-    """The p-value against "the expected value is `bound` or less": Student's t test."""
+    """The p-value of Student's t test against the hypothesis that the expected value is `bound` or less."""
     error = float(stats.sem(values))
     if not error:
         return 0.0 if values.mean() > bound else 1.0
@@ -142,7 +143,10 @@ def one_sided(values: pd.Series, bound: float) -> float:
 
 
 def smallest_effect(replicates: int, power: float = 0.8) -> float:
-    """The smallest effect that a two-sided t test at 5% finds this often, in standard deviations between replicates."""
+    """The smallest effect that a two-sided t test at 5% finds with this `power`.
+
+    Effects are in standard deviations between replicates.
+    """
     freedom = replicates - 1
     critical = stats.t.ppf(1 - SIGNIFICANCE / 2, freedom)
 

@@ -1,7 +1,7 @@
-"""The plot shapes that the paper uses.
+"""The kinds of figures that the paper has, drawn by notebooks from records as `run` returns them.
 
-Every function takes records as `run` returns them. Lines are means over replicates, bands reach from the smallest to
-the largest sample, as in the paper; grey is the paper's own.
+Lines are means over replicates. Bands reach from the smallest to the largest sample, as in the paper. Grey marks the
+paper's own values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PAPER_COLOR = "0.45"
 
 
 def use_style() -> None:
-    """The look of every figure: seaborn's white grid, a palette that colour-blind readers can tell apart."""
+    """Set the style of every figure: seaborn's white grid and its palette for colour-blind readers."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True})
 
@@ -32,8 +32,8 @@ def accuracy_curves(records: pd.DataFrame, *, relative: bool = False, each: bool
     """Accuracy against the percentage of weights remaining (Figures 1 and 5).
 
     A line for each recipe, method and rewinding iteration. With `relative`, accuracies are differences to the dense
-    network's of the same recipe and replicate, which makes networks of different sizes comparable. With `each`, every
-    replicate has a line of its own: for samples with two humps, whose mean is no network's accuracy.
+    network's of the same recipe and replicate, so that networks of different sizes can be compared. With `each`, every
+    replicate has a line. Use it for samples with two humps: no network has their mean accuracy.
     """
     rows = relative_to_dense(records) if relative else accuracies(records)
     if not len(rows):
@@ -49,8 +49,10 @@ def accuracy_curves(records: pd.DataFrame, *, relative: bool = False, each: bool
 
 
 def accuracy_panels(panels: Mapping[str, pd.DataFrame]) -> Figure:
-    """Accuracy, less the dense network's, against the percentage of weights remaining: a panel for each of `panels`
-    (title -> records), with an axis of its own, and in it a line for each method and rewinding iteration."""
+    """Accuracy less the dense network's against the percentage of weights remaining.
+
+    `panels` maps titles to records; each panel has its own axis and a line for each method and rewinding iteration.
+    """
     figure = _panel_each(panels, relative_to_dense)
     for axes in figure.axes:
         axes.axhline(0, color="0.6", linewidth=1, zorder=0)
@@ -59,7 +61,7 @@ def accuracy_panels(panels: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def distance_panels(panels: Mapping[str, pd.DataFrame], metric: str) -> Figure:
-    """The same for a distance to the dense network. Angles, which compare across panels, have one axis for all."""
+    """`accuracy_panels` for a distance to the dense network. Angles share one scale: they compare across panels."""
     figure = _panel_each(panels, lambda records: records[records["metric"] == metric])
     top = max(axes.get_ylim()[1] for axes in figure.axes) if metric.startswith("angle") else None
     for axes in figure.axes:
@@ -69,7 +71,7 @@ def distance_panels(panels: Mapping[str, pd.DataFrame], metric: str) -> Figure:
 
 
 def _panel_each(panels: Mapping[str, pd.DataFrame], shown: Callable[[pd.DataFrame], pd.DataFrame]) -> Figure:
-    """A panel for each table of records, with what is `shown` of it."""
+    """A panel for each table of records, with the rows that `shown` returns."""
     figure, grid = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.8), squeeze=False)
     for axes, (title, records) in zip(grid[0], panels.items(), strict=True):
         curves = _series(shown(records))
@@ -84,7 +86,7 @@ def _panel_each(panels: Mapping[str, pd.DataFrame], shown: Callable[[pd.DataFram
 def draw_paper(axes: Axes, values: pd.DataFrame) -> None:
     """Add the paper's accuracy curves in grey, as differences to its dense network (see `report.paper_curves`).
 
-    A line for each method and rewinding iteration among `values`, which are those of `report.paper_values`.
+    `values` come from `report.paper_values`. Each method and rewinding iteration has a line.
     """
     curves = paper_curves(values)
     for (name, curve), style in zip(curves.groupby("curve"), ("-", "--", ":", "-."), strict=False):
@@ -94,7 +96,7 @@ def draw_paper(axes: Axes, values: pd.DataFrame) -> None:
 
 
 def mark_paper(axes: Axes, values: pd.DataFrame, x: Sequence[float]) -> None:
-    """Add the paper's values, if any, to a plot at the places `x`, with the range that the paper gives."""
+    """Add the paper's values, if any, to a plot at the positions `x`, with the paper's ranges."""
     if not len(values):
         return
     spread = [(values["value"] - values["low"]).fillna(0), (values["high"] - values["value"]).fillna(0)]
@@ -116,7 +118,7 @@ def mark_paper(axes: Axes, values: pd.DataFrame, x: Sequence[float]) -> None:
 def stability_curves(records: pd.DataFrame, *, level: int, metrics: Sequence[str], each: bool = False) -> Figure:
     """A panel for each metric against the rewinding iteration, IMP beside random pruning, at one level (Fig. 4).
 
-    Several recipes have a row of panels each, with axes of their own. With `each`, every replicate has a line.
+    Each recipe has its own row of panels and axes. With `each`, every replicate has a line.
     """
     rows = records[records["level"] == level]
     if not len(rows):
@@ -132,7 +134,7 @@ def stability_curves(records: pd.DataFrame, *, level: int, metrics: Sequence[str
 
 
 def stability_against_accuracy(records: pd.DataFrame, *, level: int, metric: str) -> Figure:
-    """Accuracy against stability, a point for each subnetwork: a replicate at a rewinding iteration, at one level."""
+    """Accuracy against stability at one level. A point is one method, replicate and rewinding iteration."""
     rows = records[(records["level"] == level) & records["method"].isin(["imp", "random_pruning"])]
     points = rows.pivot_table(index=["method", "rewind", "replicate"], columns="metric", values="value")
     points = points.reindex(columns=[metric, "test_accuracy"]).dropna().reset_index()
@@ -159,7 +161,7 @@ def side_by_side(
 ) -> Figure:
     """A panel for each metric with the recipes side by side, IMP beside random pruning, at one level and k (Fig. 3).
 
-    `paper` are the paper's values that stand beside ours, in grey: those of `report.paper_values`.
+    `paper` are values of `report.paper_values`, drawn in grey beside ours.
     """
     rows = records[(records["level"] == level) & (records["rewind"] == rewind)]
     if not len(rows):
@@ -197,7 +199,7 @@ def level_curves(records: pd.DataFrame, *, rewind: int, metrics: Sequence[str]) 
 
 
 def ticket_search(history: pd.DataFrame) -> Figure:
-    """A search for tickets as it goes: accuracy of each method, and the density of each layer, level by level.
+    """A search for tickets, level by level: the accuracy of each method, and the density of each layer.
 
     Columns of `history`: percent_remaining, method and test_accuracy, and one column for each layer's density.
     """
@@ -215,7 +217,7 @@ def ticket_search(history: pd.DataFrame) -> Figure:
 
 
 def _panels(rows: pd.DataFrame, metrics: Sequence[str], each: bool = False) -> tuple[Figure, Sequence[Axes]]:
-    """A panel for each metric; a row of them for each recipe, whose name stands above where there are several."""
+    """A panel for each metric, in a row for each recipe. If there are several recipes, titles name them."""
     recipes = list(dict.fromkeys(rows["recipe"]))
     size = (4.2 * len(metrics), 3.8 * len(recipes))
     figure, grid = plt.subplots(len(recipes), len(metrics), figsize=size, squeeze=False)
@@ -233,7 +235,7 @@ _SUBNETWORKS = [METHOD_NAMES["imp"], METHOD_NAMES["random_pruning"]]
 
 
 def _of_subnetworks(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The samples of a metric, methods by their names: accuracies of networks, distances of all pairs."""
+    """The samples of a metric, with methods' full names: an accuracy for each network, a distance for each pair."""
     samples = accuracies(rows) if metric == "test_accuracy" else rows[rows["metric"] == metric]
     samples = samples[samples["method"].isin(["imp", "random_pruning"])]
     return samples.assign(method=samples["method"].map(METHOD_NAMES))
@@ -263,7 +265,7 @@ def _lines(axes: Axes, rows: pd.DataFrame, x: str, hue: str, order: Sequence[str
 
 
 def _legend(axes: Axes) -> None:
-    """A legend in the plot; one of more than four lines beside it, in a wider figure."""
+    """Draw the legend in the plot, or beside it in a wider figure if it has more than four lines."""
     if len(axes.get_legend_handles_labels()[0]) <= 4:
         axes.legend(title=None)
         return
@@ -272,7 +274,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _series(records: pd.DataFrame) -> pd.DataFrame:
-    """Name the line that each row belongs to; the dense network is level 0 of every IMP line."""
+    """Name each row's line in the column `series`. The dense network is level 0 of every IMP line."""
     rows = records.assign(percent_remaining=100 * records["density"])
     recipes = list(dict.fromkeys(rows["recipe"]))
     rewinds = sorted(rows.loc[rows["method"] != "dense", "rewind"].unique())

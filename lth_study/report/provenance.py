@@ -1,4 +1,4 @@
-"""Where the committed numbers come from: devices, versions, dates, seconds, and settings."""
+"""Tables of where committed records come from: devices, versions, dates, seconds, settings (`provenance.ipynb`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lth_study.settings import Config
 
 
 def recorded_studies(study: str = "") -> list[Config]:
-    """The committed studies whose names contain `study`. Raises `ValueError`, listing them all, when none does."""
+    """The committed studies whose names contain `study`. Raises `ValueError`, listing all studies, if none does."""
     configs = studies(results_folder())
     chosen = [config for config in configs if study in config.name]
     if not chosen:
@@ -20,8 +20,8 @@ def recorded_studies(study: str = "") -> list[Config]:
 
 
 def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
-    """Where each study's numbers come from: a row for each study, device, set of versions and number of
-    workers, where that was recorded."""
+    """A row for each study, device, set of versions, fingerprint of the images, and number of workers (empty if not
+    recorded): trainings, total hours, median seconds, first and last date."""
     tables = []
     for config in configs:
         by = ["device", "torch", "python", "data_fingerprint", "workers"]
@@ -39,5 +39,5 @@ def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
 
 
 def settings_table(configs: Sequence[Config]) -> pd.DataFrame:
-    """The settings that determine each study's trainings: a column for each study, headed by its digest."""
+    """The settings that determine each study's trainings. Each study has a column, named by its digest."""
     return pd.DataFrame({config.digest(): config.determining() for config in configs}).fillna("")
