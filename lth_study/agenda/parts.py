@@ -1,4 +1,4 @@
-"""The parts of the study: named lists of configurations for `lth agenda`. They may overlap; no training is done twice."""
+"""The parts of the study: lists of configurations for `lth agenda`. They may overlap; nothing is trained twice."""
 
 from __future__ import annotations
 
