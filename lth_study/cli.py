@@ -119,7 +119,7 @@ def status(
         lost = plan.lost(known, part)
         absent = {*plan.missing(known, part), *lost}
         wanted = plan.trainings(part)
-        diverged = f"; {len(lost)} diverged, or would build on what did" if lost else ""
+        diverged = f"; {len(lost)} diverged, or build on one that did" if lost else ""
         print(f"{name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded{diverged}")
         if barriers := plan.barriers(part):
             measured = len(barriers) - len(plan.unmeasured(known, part))
@@ -294,7 +294,7 @@ def _setting(text: str) -> tuple[str, object]:
 
     name, given, value = text.partition("=")
     if name in ("network", *LABELS, "rewinds", "levels", "orders", "dataset"):
-        raise ConfigError(f"--set: {name} is an argument or option of its own; give it there, and dependent settings follow")
+        raise ConfigError(f"--set: {name} is an argument or option of its own; other settings depend on it")
     if not given:
         raise ConfigError(f"--set: {text!r} gives no value; expected NAME=VALUE, like precision=bfloat16")
     try:
