@@ -28,8 +28,8 @@ Recipe = Annotated[str, typer.Option(help="Training recipe, e.g. standard, low o
 Profile = Annotated[str, typer.Option(help="Scale: smoke (seconds), laptop (minutes) or paper.")]
 Figure = Annotated[str | None, typer.Option(help="Only this figure's trainings. Default: all figures.")]
 Rewinds = Annotated[str | None, typer.Option(help="Rewinding iterations, e.g. 0,500.")]
-Levels = Annotated[int | None, typer.Option(help="How many times to prune.")]
-Replicates = Annotated[str | None, typer.Option(help="How many replicates (3), or which (1,4,5).")]
+Levels = Annotated[int | None, typer.Option(help="Number of prunings.")]
+Replicates = Annotated[str | None, typer.Option(help="Number of replicates (3), or their seeds (1,4,5).")]
 Orders = Annotated[int | None, typer.Option(help="Data orders per replicate.")]
 DataSet = Annotated[str | None, typer.Option("--dataset", help="Data set. Default: the network's own.")]
 Set = Annotated[
@@ -119,7 +119,7 @@ def status(
         lost = plan.lost(known, part)
         absent = {*plan.missing(known, part), *lost}
         wanted = plan.trainings(part)
-        diverged = f"; {len(lost)} diverged, or would build on what did" if lost else ""
+        diverged = f"; {len(lost)} diverged, or build on one that did" if lost else ""
         print(f"{name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded{diverged}")
         if barriers := plan.barriers(part):
             measured = len(barriers) - len(plan.unmeasured(known, part))
@@ -294,7 +294,7 @@ def _setting(text: str) -> tuple[str, object]:
 
     name, given, value = text.partition("=")
     if name in ("network", *LABELS, "rewinds", "levels", "orders", "dataset"):
-        raise ConfigError(f"--set: {name} is an argument or option of its own, which changes other settings with it")
+        raise ConfigError(f"--set: {name} is an argument or option of its own; other settings depend on it")
     if not given:
         raise ConfigError(f"--set: {text!r} gives no value; expected NAME=VALUE, like precision=bfloat16")
     try:

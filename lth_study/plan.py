@@ -1,7 +1,4 @@
-"""The trainings and error barriers that a configuration asks for, and those that are missing from records.
-
-`runner`, `agenda` and the command line ask what is missing. `worker`, `measure` and `parallel` do it.
-"""
+"""The trainings and barriers that a configuration asks for, and the missing ones, for `runner`, `agenda` and `cli`."""
 
 from __future__ import annotations
 
@@ -116,8 +113,7 @@ def length(training: Training, config: Config) -> int:
 def select(records: pd.DataFrame, config: Config) -> pd.DataFrame:
     """The rows that a configuration asks for.
 
-    A barrier is kept if it is asked for. A distance is kept if both of its trainings are asked for. Any other row is
-    kept if its training is asked for.
+    A barrier is kept if it is asked for. Any other row is kept if its training is, a distance if both of them are.
     """
     wanted, asked = set(trainings(config)), set(map(_row, barriers(config)))
     keep = [

@@ -1,7 +1,4 @@
-"""The paper's settings (Figures 2 and 6) as tables: every network, with its recipes, at every profile.
-
-The command line, notebooks, `agenda`, `costs` and the claims start from a `preset`. `figures` divides a study.
-"""
+"""The paper's settings (Figures 2 and 6) by network, recipe and profile. Every study starts from a `preset`."""
 
 from __future__ import annotations
 
@@ -47,7 +44,7 @@ _IMAGENET: Settings = {
     "levels": 7,
 }
 _IMAGENET_BATCH = 1_024
-"""The paper's batch size. A smaller batch has a learning rate smaller in proportion."""
+"""The paper's batch size. By default, a smaller batch has a learning rate smaller in proportion."""
 _IMAGENET_LAPTOP: Settings = {
     "smallest_crop": 0.5,
     "densities": (0.5, 0.3, 0.1),
@@ -81,8 +78,8 @@ def _imagenet(
     """The profiles of an ImageNet network.
 
     `schedule` takes the updates in an epoch and the factor on learning rates. `compared` is the level in Figure 7.
-    `size` and `smoke_size` are image sides in pixels. `laptop` replaces settings, and `laptop_rates` the factor.
-    `auxiliary_loss` is for the paper profile.
+    `size` and `smoke_size` are image sides in pixels. In the laptop profile, `laptop` replaces settings and
+    `laptop_rates` the factor. `auxiliary_loss` is for the paper profile.
     """
     learning_rate, _ = _RECIPES[network]["standard"]
 

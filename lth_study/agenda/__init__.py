@@ -1,1 +1,1 @@
-"""The trainings that the study lacks, best first (`table`), and doing them (`run`), for `lth agenda`."""
+"""`lth agenda`: the `parts` of the study, a `table` of the trainings they lack, and `run` to train them."""

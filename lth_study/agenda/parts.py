@@ -1,7 +1,4 @@
-"""The parts of the study: named lists of configurations from `presets`, for the rest of `agenda` and the command line.
-
-Parts may overlap: the run store trains nothing twice.
-"""
+"""The parts of the study: lists of configurations for `lth agenda`. They may overlap; nothing is trained twice."""
 
 from __future__ import annotations
 

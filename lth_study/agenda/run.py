@@ -1,7 +1,4 @@
-"""`lth agenda --run`: trains part by part and replicate by replicate, and exports records after each replicate.
-
-`agenda.table` says what is missing, `runner` trains it, and `records` exports it.
-"""
+"""`lth agenda --run`: `runner` trains the parts, replicate by replicate, and `records` exports each replicate."""
 
 from __future__ import annotations
 

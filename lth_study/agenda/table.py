@@ -1,7 +1,4 @@
-"""A table of the parts of the study: missing trainings, hours on a device, and claims that they would decide.
-
-`lth agenda` prints it; `agenda.run` asks it what is missing. Hours come from `costs.updates`, claims from `report`.
-"""
+"""The table of `lth agenda`: for each part its missing trainings, their hours, and the claims they would decide."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def percent_remaining(records: pd.DataFrame, level: int) -> float:
 
 
 def nothing_recorded(records: pd.DataFrame, where: str) -> ValueError:
-    """The error for records that lack what a page shows. It names trainings that diverged as the cause."""
+    """The error for records that lack what a page shows. If trainings diverged, it gives that as the cause."""
     diverged = int((records["metric"] == "diverged").sum())
     why = f", since {_count(diverged, 'training')} diverged: lower learning_rate" if diverged else ""
     return ValueError(f"nothing is recorded {where}{why}")

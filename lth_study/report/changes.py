@@ -1,7 +1,4 @@
-"""How a change of the rewinding iteration or of the precision changes networks, replicate by replicate.
-
-The CIFAR-10 notebooks show these tables. `effects` computes them.
-"""
+"""How a change of k or of precision changes networks, replicate by replicate: tables of the CIFAR-10 notebooks."""
 
 from __future__ import annotations
 

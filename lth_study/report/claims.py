@@ -92,7 +92,7 @@ class Claim:
 @dataclass(frozen=True)
 class Finding:
     """The result for a claim in one measure: verdict, p-value of that decision, effect as text (`shown`), number of
-    replicates, data set, and notes for the reader."""
+    replicates, data set, notes."""
 
     verdict: str
     p: float = math.nan

@@ -143,10 +143,7 @@ def one_sided(values: pd.Series, bound: float) -> float:
 
 
 def smallest_effect(replicates: int, power: float = 0.8) -> float:
-    """The smallest effect that a two-sided t test at 5% finds with this `power`.
-
-    Effects are in standard deviations between replicates.
-    """
+    """The smallest effect, in standard deviations of replicates, that a two-sided t test at 5% finds this often."""
     freedom = replicates - 1
     critical = stats.t.ppf(1 - SIGNIFICANCE / 2, freedom)
 

@@ -20,8 +20,8 @@ def recorded_studies(study: str = "") -> list[Config]:
 
 
 def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
-    """A row for each study, device, set of versions, fingerprint of the images, and number of workers (empty if not
-    recorded): trainings, total hours, median seconds, first and last date."""
+    """A row for each study, device, versions, images and number of workers (empty if not recorded). It has the number
+    of trainings, their hours, their median seconds, and the first and last date."""
     tables = []
     for config in configs:
         by = ["device", "torch", "python", "data_fingerprint", "workers"]
