@@ -5,6 +5,7 @@ For any network and any training loop. It needs torch, numpy and safetensors; th
 
 from lth_core.imp import (
     Level,
+    Saved,
     Ticket,
     iterative_magnitude_pruning,
     one_shot_pruning,
@@ -30,6 +31,7 @@ __all__ = [
     "ErrorBarrier",
     "Level",
     "Mask",
+    "Saved",
     "Stability",
     "Ticket",
     "angle",
