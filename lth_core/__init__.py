@@ -5,6 +5,7 @@ For any network and any training loop. It needs torch, numpy and safetensors; th
 
 from lth_core.imp import (
     Level,
+    Saved,
     Ticket,
     iterative_magnitude_pruning,
     one_shot_pruning,
@@ -14,7 +15,15 @@ from lth_core.imp import (
 )
 from lth_core.masks import Mask
 from lth_core.pruning import magnitude, prune_global, prune_layerwise, shuffle_within_layers
-from lth_core.stability import ErrorBarrier, angle, error_barrier, l2_distance
+from lth_core.stability import (
+    ErrorBarrier,
+    Stability,
+    angle,
+    error_barrier,
+    l2_distance,
+    stability_to_data_order,
+    stability_to_pruning,
+)
 
 __version__ = "0.1.0"
 
@@ -22,6 +31,8 @@ __all__ = [
     "ErrorBarrier",
     "Level",
     "Mask",
+    "Saved",
+    "Stability",
     "Ticket",
     "angle",
     "error_barrier",
@@ -34,5 +45,7 @@ __all__ = [
     "random_pruning",
     "random_reinitialisation",
     "shuffle_within_layers",
+    "stability_to_data_order",
+    "stability_to_pruning",
     "subnetwork",
 ]

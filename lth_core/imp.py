@@ -6,16 +6,17 @@ Nothing here knows a network, a data set or an optimiser. Training is a function
 
 It trains the network that `ticket` describes from iteration `ticket.iteration` up to iteration `stop`, or to the end
 of training when `stop` is None, and never lets a pruned weight move from 0.0: one that has moved is a `ValueError`.
-It returns the weights it ended with, a
-mapping from name to tensor (a state dict: biases and batch-norm buffers belong in it, optimiser state may), and
-anything else worth keeping, such as the accuracy.
+It returns the weights it ended with, a mapping from name to tensor (a state dict: biases and batch-norm buffers belong
+in it, optimiser state may), and anything else worth keeping, such as the accuracy.
+
+A search that is broken off goes on where it was if it is given a `Saved`, an object that keeps levels and loads them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -48,6 +49,24 @@ class Level(NamedTuple):
     result: Any
 
 
+class Saved(Protocol):
+    """Levels that outlive a search: any object with these two methods, over a dictionary or a folder of files.
+
+    One object serves one search: the same weights, masks, `rewind`, and densities or pruning. The search changes no
+    tensor that it keeps or loads, and yields copies.
+    """
+
+    def load(self, level: int) -> Level | None:
+        """The level of this number as it was kept, or None where there is none. A level that is loaded is not trained.
+
+        The names in its mask must be in the order of the mask that the search was given: it decides ties in pruning,
+        and random controls are drawn in it. A file may not keep it.
+        """
+
+    def keep(self, level: int, found: Level) -> None:
+        """Keep a level that was just trained. It is yielded afterwards."""
+
+
 Train = Callable[[Ticket, int | None], tuple[Weights, Any]]
 Prune = Callable[[Weights, Mask], Mask]
 
@@ -65,7 +84,8 @@ def iterative_magnitude_pruning(
     levels: int,
     rewind: int = 0,
     prune: Prune = prune_lowest,
-    start: tuple[int, Mask] | None = None,
+    saved: Saved | None = None,
+    first: int = 0,
 ) -> Iterator[Level]:
     """Find tickets by iterative magnitude pruning with rewinding to iteration `rewind` (Algorithm 1).
 
@@ -74,41 +94,60 @@ def iterative_magnitude_pruning(
     trained when it is asked for, so a loop that stops early trains nothing further. Hand over a copy of W_0: the state
     dict of a model that is trained in between changes with it.
 
-    `start` goes on with an earlier search: the number of one of its levels, and that level's mask. Levels before it are
-    neither trained nor yielded. `train` is asked for that level as for any other, and may return the weights it kept.
+    A level that `saved` has is yielded and not trained; one that is trained is kept in it before it is yielded. Levels
+    before `first` are not yielded. The search goes on from the deepest level up to `first` that `saved` has, with that
+    level's W_k; earlier levels need not be there. Without such a level it starts at W_0.
+
+    Raises `ValueError` for negative `levels` or `rewind`, for `first` outside 0 to `levels`, and for a pruned weight
+    that training moved.
     """
     if levels < 0:
         raise ValueError(f"cannot prune {levels} times; choose 0 (the dense network alone) or more levels")
-    first = start[0] if start else 0
     if not 0 <= first <= levels:
         raise ValueError(f"cannot start at level {first}; choose from 0 (the dense network) to levels={levels}")
-    rewound = _train_to(rewind, train, weights, mask)
-    mask = start[1] if start else mask
-    for level in range(first, levels + 1):
-        trained, result = _trained(train, subnetwork(rewound, mask, rewind, level))
-        yield Level(mask, _copied(rewound), _copied(trained), result)
-        if level < levels:
-            mask = prune(trained, mask)
+    _check_rewind(rewind)
+    start = first
+    while (found := _load(saved, start)) is None and start:
+        start -= 1
+    if found is None:
+        found = _dense(train, weights, mask, rewind, saved)
+    for level in range(start, levels + 1):
+        if level > start:
+            found = _load(saved, level) or _trained(
+                train, found.rewound, prune(found.trained, found.mask), rewind, level, saved
+            )
+        if level >= first:
+            yield _own(found)
 
 
 def one_shot_pruning(
-    train: Train, weights: Weights, mask: Mask, *, densities: Sequence[float], rewind: int = 0
+    train: Train,
+    weights: Weights,
+    mask: Mask,
+    *,
+    densities: Sequence[float],
+    rewind: int = 0,
+    saved: Saved | None = None,
 ) -> Iterator[Level]:
     """Train once, prune once to each density by global magnitude, rewind to iteration `rewind` and retrain.
 
     Yields the dense network, then one level for each density (a fraction of the weights that `mask` keeps), numbered
-    from 1 in the order of `densities`.
+    from 1 in the order of `densities`. A level that `saved` has is yielded and not trained; one that is trained is kept
+    in it before it is yielded. W_k is that of the saved dense network, if there is one.
+
+    Raises `ValueError` for densities outside 0 to 1, a negative `rewind`, and for a pruned weight that training moved.
     """
     for density in densities:
         if not 0 <= density <= 1:
             raise ValueError(f"cannot keep {density} of the weights; choose densities between 0 and 1")
-    rewound = _train_to(rewind, train, weights, mask)
-    dense, result = _trained(train, subnetwork(rewound, mask, rewind, 0))
-    yield Level(mask, _copied(rewound), _copied(dense), result)
+    _check_rewind(rewind)
+    dense = _load(saved, 0) or _dense(train, weights, mask, rewind, saved)
+    yield _own(dense)
     for level, density in enumerate(densities, start=1):
-        pruned = prune_lowest(dense, mask, 1 - density)
-        trained, result = _trained(train, subnetwork(rewound, pruned, rewind, level))
-        yield Level(pruned, _copied(rewound), trained, result)
+        found = _load(saved, level) or _trained(
+            train, dense.rewound, prune_lowest(dense.trained, dense.mask, 1 - density), rewind, level, saved
+        )
+        yield _own(found)
 
 
 def random_pruning(mask: Mask, rewound: Weights, seed: int | torch.Generator, iteration: int, level: int) -> Ticket:
@@ -128,24 +167,40 @@ def subnetwork(weights: Weights, mask: Mask, iteration: int, level: int) -> Tick
     return Ticket(mask, copies, iteration, level)
 
 
-def _train_to(rewind: int, train: Train, weights: Weights, mask: Mask) -> Weights:
-    """W_k, copied: a training loop may go on using the tensors that it returned."""
+def _check_rewind(rewind: int) -> None:
     if rewind < 0:
         raise ValueError(f"cannot rewind to iteration {rewind}; choose 0 (initialisation) or a later one")
-    return _copied(train(subnetwork(weights, mask, 0, 0), rewind)[0] if rewind else weights)
 
 
-def _trained(train: Train, ticket: Ticket) -> tuple[Weights, Any]:
-    """The end of a ticket's training, copied, and what `train` returned beside it."""
-    mask = ticket.mask  # before training: what is checked is what was asked for
-    trained, result = train(ticket, None)
+def _load(saved: Saved | None, level: int) -> Level | None:
+    return saved.load(level) if saved is not None else None
+
+
+def _dense(train: Train, weights: Weights, mask: Mask, rewind: int, saved: Saved | None) -> Level:
+    """Level 0, from W_0: W_k, and the dense network trained from it."""
+    rewound = train(subnetwork(weights, mask, 0, 0), rewind)[0] if rewind else weights
+    # copied: a training loop may go on using the tensors that it returned
+    return _trained(train, _copied(rewound), mask, rewind, 0, saved)
+
+
+def _trained(train: Train, rewound: Weights, mask: Mask, rewind: int, level: int, saved: Saved | None) -> Level:
+    """A level trained from W_k to the end, checked and kept."""
+    trained, result = train(subnetwork(rewound, mask, rewind, level), None)
     for name in mask:
         pruned = trained[name][~mask[name].to(trained[name].device)]
         if bool((pruned.isfinite() & (pruned != 0)).any()):  # NaN is that of a training that diverged
             raise ValueError(
                 f"{name}: pruned weights are not 0 after training; call ticket.mask.apply_(model) after every update"
             )
-    return _copied(trained), result
+    found = Level(mask, rewound, _copied(trained), result)
+    if saved is not None:
+        saved.keep(level, found)
+    return found
+
+
+def _own(level: Level) -> Level:
+    """A level to hand out: whoever gets it may change its weights, and the search goes on with its own."""
+    return level._replace(rewound=_copied(level.rewound), trained=_copied(level.trained))
 
 
 def _copied(weights: Weights) -> dict[str, Tensor]:

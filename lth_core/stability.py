@@ -9,8 +9,10 @@ at the end of training, over the weights that survive in the subnetwork. Smaller
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
 from typing import overload
 
 import torch
@@ -19,6 +21,16 @@ from torch import Tensor
 from lth_core.masks import Mask
 
 Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How far apart the ends of trainings are, on average over pairs of ends. Smaller is more stable."""
+
+    l2: float
+    """The mean of `l2_distance`, in the units of the weights."""
+    angle: float
+    """The mean of `angle`, in degrees from 0 to 180. NaN where an end of any pair has no direction."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,29 @@ def angle(a: Weights, b: Weights, mask: Mask) -> float:
             raise ValueError(f"no angle with a vector of length {float(length)} over the surviving weights")
     u, v = u / lengths[0], v / lengths[1]
     return math.degrees(2 * math.atan2(torch.linalg.vector_norm(u - v), torch.linalg.vector_norm(u + v)))
+
+
+def stability_to_pruning(pairs: Iterable[tuple[Weights, Weights]], mask: Mask) -> Stability:
+    """Stability to pruning (the paper's section 2): from the trained dense network to the trained subnetwork.
+
+    Each of `pairs` holds the end of the dense network and the end of the subnetwork. Both were trained from W_k in one
+    data order; give a pair for each order or replicate. An end is a mapping from name to tensor, a state dict say. It
+    may be on any device and hold more than `mask` names. `mask` is the subnetwork's, and every pair is measured over
+    the entries that it keeps; call this once for each mask where replicates have masks of their own.
+
+    Raises `ValueError` without a pair, and where the shape of a tensor is not its mask's.
+    """
+    return _mean_over(pairs, mask, "give at least one pair of a dense network's end and a subnetwork's")
+
+
+def stability_to_data_order(ends: Iterable[Weights], mask: Mask) -> Stability:
+    """Stability to data order (the paper's section 2): between trainings of one subnetwork in different data orders.
+
+    Each of `ends` is what one data order led to, as in `stability_to_pruning`. The mean runs over all pairs of them.
+
+    Raises `ValueError` for fewer than two ends, and where the shape of a tensor is not its mask's.
+    """
+    return _mean_over(combinations(ends, 2), mask, "give the ends of at least two data orders")
 
 
 @overload
@@ -97,6 +132,21 @@ def error_barrier(
     if named:
         return {name: _heights([error[name] for error in named]) for name in named[0]}
     return _heights([error for error in errors if not isinstance(error, Mapping)])
+
+
+def _mean_over(pairs: Iterable[tuple[Weights, Weights]], mask: Mask, expected: str) -> Stability:
+    distances = [(l2_distance(a, b, mask), _angle_or_nan(a, b, mask)) for a, b in pairs]
+    if not distances:
+        raise ValueError(f"there are no two ends to compare; {expected}")
+    lengths, angles = zip(*distances, strict=True)
+    return Stability(fmean(lengths), fmean(angles))
+
+
+def _angle_or_nan(a: Weights, b: Weights, mask: Mask) -> float:
+    try:
+        return angle(a, b, mask)
+    except ValueError:  # shapes are right, as `l2_distance` has checked: an end has no direction
+        return math.nan
 
 
 def _line(a: Weights, b: Weights, points: int) -> Iterator[dict[str, Tensor]]:

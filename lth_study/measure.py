@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from itertools import combinations
@@ -97,15 +98,17 @@ def _measure_level(study: StudyStore, first: Training, finished: Collection[Trai
     absent = {name: pair for name, pair in pairs.items() if name not in measured}
     if not absent:
         return
-    from lth_core.stability import angle, l2_distance  # torch, which is needed only where something is measured
+    # Importing this imports torch. Reading a store that is measured already does without.
+    from lth_core.stability import stability_to_data_order, stability_to_pruning
 
     try:
         mask = _read(study, first)[1]
         for name, (kind, a, b) in absent.items():
             ends = _read(study, a)[0], _read(study, b)[0]
-            measured[name] = {f"l2_{kind}": l2_distance(*ends, mask)}
-            with suppress(ValueError):  # a subnetwork without weights, or with none but 0, has no direction
-                measured[name][f"angle_{kind}"] = angle(*ends, mask)
+            found = stability_to_pruning([ends], mask) if kind == "pruning" else stability_to_data_order(ends, mask)
+            measured[name] = {f"l2_{kind}": found.l2}
+            if not math.isnan(found.angle):  # a subnetwork without weights, or with none but 0, has no direction
+                measured[name][f"angle_{kind}"] = found.angle
     except Damaged:
         return
     write_json(file, measured)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lth_core.imp import (
+    Level,
     Ticket,
     iterative_magnitude_pruning,
     one_shot_pruning,
@@ -117,35 +118,35 @@ class Worker:
         Returns the wanted trainings that can be done: none below a training that diverged.
         """
 
-        def train_level(ticket: Ticket, stop: int | None) -> tuple[State, dict[str, Any]]:
-            if stop is not None:
-                state = self.dense_state(replicate, stop)
-                if self.config.rewind_optimizer == "fresh":
-                    state = {name: tensor for name, tensor in state.items() if not name.startswith(MOMENTS)}
-                return state, {}
-            if ticket.level == 0:
-                return end
-            number = ticket.level if config.densities is None else numbers[ticket.level]
-            return self.trained(Training(replicate, "imp", rewind, number, 0), ticket)
-
         end = self.dense_run(replicate)  # it leaves W_k behind
         for training in sorted(t for t in wanted if t.method == "dense" and t.order):
             with suppress(Busy):
                 self.trained(training, subnetwork(self.initial(replicate), self.ones, 0, 0))
         if end[1]["diverged_at"] is not None:
             return {t for t in wanted if t.method == "dense"}
-        config, search = self.config, (train_level, self.initial(replicate), self.ones)
-        numbers = list(range(max(t.level for t in wanted) + 1))
+        config = self.config
         if config.densities is None:
-            start = self.start(replicate, rewind, min((t.level for t in wanted if t.level), default=0))
-            levels = iterative_magnitude_pruning(
-                *search, levels=numbers[-1], rewind=rewind, prune=pruner(config), start=start
-            )
-            numbers = numbers[start[0] :]
+            numbers = list(range(max(t.level for t in wanted) + 1))
         else:  # levels that do not build on each other
             numbers = sorted({0, *(t.level for t in wanted)})
+        chain = [Training(replicate, "imp", rewind, number, 0) for number in numbers]
+        saved = _StoredChain(self.store, chain, Level(self.ones, self.rewound(replicate, rewind), *end))
+
+        def train_level(ticket: Ticket, _: int | None) -> tuple[State, dict[str, Any]]:
+            return self.trained(chain[ticket.level], ticket)  # never W_k or level 0, which `saved` has
+
+        search = train_level, self.initial(replicate), self.ones
+        if config.densities is None:
+            first = min((t.level for t in wanted if t.level), default=0)
+            while first and not self.store.saves(chain[first]).complete:
+                first -= 1  # to a level that has a result: below one that diverged, nothing can be done
+            levels = iterative_magnitude_pruning(
+                *search, levels=numbers[-1], rewind=rewind, prune=pruner(config), saved=saved, first=first
+            )
+            numbers = numbers[first:]
+        else:
             densities = [config.densities[number - 1] for number in numbers[1:]]
-            levels = one_shot_pruning(*search, densities=densities, rewind=rewind)
+            levels = one_shot_pruning(*search, densities=densities, rewind=rewind, saved=saved)
         for level, (mask, rewound, _, result) in zip(numbers, levels, strict=True):
             for training in sorted(t for t in wanted if t.level == level and t.method != "dense"):
                 try:
@@ -155,17 +156,6 @@ class Worker:
             if result["diverged_at"] is not None and config.densities is None:
                 return {t for t in wanted if t.level <= level}
         return set(wanted)
-
-    def start(self, replicate: int, rewind: int, level: int) -> tuple[int, Mask]:
-        """Where to start a chain that leads to a level: the deepest one, up to it, that the store has, and its mask."""
-        for number in range(level, 0, -1):
-            folder = self.store.saves(Training(replicate, "imp", rewind, number, 0))
-            if folder.complete:
-                with suppress(Damaged):
-                    mask = folder.load_mask()
-                    # in the network's order, which files do not keep: the controls' random numbers are drawn in it
-                    return number, Mask({name: mask[name] for name in self.ones})
-        return 0, self.ones
 
     def ticket(self, training: Training, mask: Mask, rewound: State) -> Ticket:
         """What a training starts from, given its level's IMP mask and W_k."""
@@ -187,6 +177,15 @@ class Worker:
         """The end of the dense run; training it leaves W_k for the rewinding iterations asked for behind."""
         ticket = subnetwork(self.initial(replicate), self.ones, 0, 0)
         return self.trained(dense(replicate), ticket, keep=self.rewinds - {0})
+
+    def rewound(self, replicate: int, rewind: int) -> State:
+        """W_k of a replicate, with the optimiser's moments where they are rewound too."""
+        if not rewind:
+            return self.initial(replicate)
+        state = self.dense_state(replicate, rewind)
+        if self.config.rewind_optimizer == "fresh":
+            return {name: tensor for name, tensor in state.items() if not name.startswith(MOMENTS)}
+        return state
 
     def dense_state(self, replicate: int, iteration: int) -> State:
         """W_k. One that the dense run did not leave behind is trained again from the nearest earlier one.
@@ -265,6 +264,33 @@ class Worker:
             "data_fingerprint": self.fingerprint,
             "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
         }
+
+
+class _StoredChain:
+    """The levels of a chain that a store has, for a search to go on from (`lth_core.imp.Saved`).
+
+    `chain` names the training of every level, by its number in the search. `level_0` is what the first of them gave.
+    """
+
+    def __init__(self, store: StudyStore, chain: Sequence[Training], level_0: Level) -> None:
+        self.store, self.chain, self.level_0 = store, chain, level_0
+
+    def load(self, level: int) -> Level | None:
+        """A level, or None where its training is not complete or a file of it is damaged."""
+        if level == 0:
+            return self.level_0
+        folder = self.store.saves(self.chain[level])
+        if not folder.complete:
+            return None
+        with suppress(Damaged):
+            mask = folder.load_mask()
+            # In the network's order. Files do not keep it, and the controls' random numbers are drawn in it.
+            mask = Mask({name: mask[name] for name in self.level_0.mask})
+            return Level(mask, self.level_0.rewound, folder.load_end(), folder.result())
+        return None
+
+    def keep(self, level: int, found: Level) -> None:
+        """Do nothing: `Worker.trained` has kept the training, while it held the lock against other processes."""
 
 
 def take_part() -> Any:

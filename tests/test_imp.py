@@ -1,10 +1,11 @@
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterable
+from itertools import combinations, islice
 
 import pytest
 import torch
 
 from lth_core import (
+    Level,
     Mask,
     Ticket,
     iterative_magnitude_pruning,
@@ -218,21 +219,138 @@ def test_pruning_can_start_from_a_mask_that_is_sparse_already():
     assert not any(bool((pruned.mask[name] & ~sparse[name]).any()) for name in sparse)
 
 
+class Kept(dict[int, Level]):
+    """Levels kept in memory. No level is kept twice."""
+
+    def load(self, level: int) -> Level | None:
+        return self.get(level)
+
+    def keep(self, level: int, found: Level) -> None:
+        assert level not in self
+        self[level] = found
+
+
+class Broken(Exception):
+    """What breaks a search off."""
+
+
+def breaking(train: Trainer, at: int) -> Callable[[Ticket, int | None], tuple[dict[str, torch.Tensor], str]]:
+    """The same training, broken off in the middle of a level."""
+
+    def broken(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], str]:
+        if stop is None and ticket.level == at:
+            train(ticket, stop)
+            raise Broken
+        return train(ticket, stop)
+
+    return broken
+
+
+def in_lists(levels: Iterable[Level]) -> list[tuple[dict[str, list[bool]], Numbers, Numbers]]:
+    return [(as_lists(mask), numbers(rewound), numbers(trained)) for mask, rewound, trained, _ in levels]
+
+
+def retrained(train: Trainer) -> list[int]:
+    return [level for _, stop, level in train.calls if stop is None]
+
+
+DEPTH = 4
+SUBSETS = [set(there) for count in range(DEPTH + 2) for there in combinations(range(DEPTH + 1), count)]
+
+
 @pytest.mark.parametrize("rewind", [0, 4])
-@pytest.mark.parametrize("first", [0, 1, 3, 5])
-def test_a_search_can_start_at_a_level_of_an_earlier_one(first, rewind):
-    by_hand, train = algorithm_1(rewind, 5), Trainer()
-    mask = Mask({name: torch.tensor(kept) for name, kept in by_hand[first][0].items()})
-    found = iterative_magnitude_pruning(train, tensors(initial()), ones(), levels=5, rewind=rewind, start=(first, mask))
-    assert [(as_lists(m), numbers(w), numbers(t)) for m, w, t, _ in found] == by_hand[first:]
-    assert [level for _, stop, level in train.calls if stop is None] == list(range(first, 6))
+@pytest.mark.parametrize("at", range(DEPTH + 1))
+def test_a_search_that_is_broken_off_goes_on_as_if_it_had_not_been(at: int, rewind: int):
+    kept, before, after = Kept(), Trainer(spoil=fill_with_nan), Trainer(spoil=fill_with_nan)
+    asked = {"levels": DEPTH, "rewind": rewind, "saved": kept}
+    with pytest.raises(Broken):
+        list(iterative_magnitude_pruning(breaking(before, at), tensors(initial()), ones(), **asked))
+    assert sorted(kept) == retrained(before)[:-1] == list(range(at))
+    found = list(iterative_magnitude_pruning(after, tensors(initial()), ones(), **asked))
+    assert in_lists(found) == algorithm_1(rewind, DEPTH)
+    assert retrained(after) == list(range(at, DEPTH + 1))
+    toward_w_k = [stop for train in (before, after) for _, stop, _ in train.calls if stop is not None]
+    assert toward_w_k == ([rewind] if rewind else []) * (2 if at == 0 else 1)
+    assert [level.result for level in found[:at]] == [kept[level].result for level in range(at)]
+
+
+@pytest.mark.parametrize("stops_after", range(DEPTH + 1))
+def test_a_level_is_kept_before_it_is_yielded_so_a_search_that_is_left_trains_no_level_again(stops_after: int):
+    kept, before, after = Kept(), Trainer(), Trainer()
+    list(islice(iterative_magnitude_pruning(before, tensors(initial()), ones(), levels=DEPTH, saved=kept), stops_after))
+    found = iterative_magnitude_pruning(after, tensors(initial()), ones(), levels=DEPTH, saved=kept)
+    assert in_lists(found) == algorithm_1(0, DEPTH)
+    assert retrained(before) + retrained(after) == list(range(DEPTH + 1))
+
+
+@pytest.mark.parametrize("rewind", [0, 4])
+@pytest.mark.parametrize("first", range(DEPTH + 1))
+def test_a_search_goes_on_from_the_deepest_level_up_to_first_whichever_are_saved(first: int, rewind: int):
+    everything = Kept()
+    list(
+        iterative_magnitude_pruning(
+            Trainer(), tensors(initial()), ones(), levels=DEPTH, rewind=rewind, saved=everything
+        )
+    )
+    by_hand = algorithm_1(rewind, DEPTH)
+    for there in SUBSETS:
+        kept, train = Kept({level: everything[level] for level in there}), Trainer()
+        asked = {"levels": DEPTH, "rewind": rewind, "saved": kept, "first": first}
+        found = iterative_magnitude_pruning(train, tensors(initial()), ones(), **asked)
+        assert in_lists(found) == by_hand[first:]
+        usable = [level for level in there if level <= first]
+        assert retrained(train) == [n for n in range(max(usable, default=0), DEPTH + 1) if n not in there]
+        toward_w_k = [stop for _, stop, _ in train.calls if stop is not None]
+        assert toward_w_k == ([] if usable or not rewind else [rewind])
+        assert sorted(kept) == sorted(there.union(retrained(train)))
+
+
+@pytest.mark.parametrize("rewind", [0, 4])
+def test_one_shot_pruning_trains_only_what_is_not_saved(rewind: int):
+    densities, everything = (0.8, 0.1, 1.0, 0.5), Kept()
+    asked = {"densities": densities, "rewind": rewind}
+    undisturbed = in_lists(one_shot_pruning(Trainer(), tensors(initial()), ones(), **asked))
+    list(one_shot_pruning(Trainer(), tensors(initial()), ones(), **asked, saved=everything))
+    for there in SUBSETS:
+        kept, train = Kept({level: everything[level] for level in there}), Trainer()
+        assert in_lists(one_shot_pruning(train, tensors(initial()), ones(), **asked, saved=kept)) == undisturbed
+        assert retrained(train) == [level for level in range(5) if level not in there]
+        assert [stop for _, stop, _ in train.calls if stop is not None] == (
+            [rewind] if rewind and 0 not in there else []
+        )
+        assert sorted(kept) == list(range(5))
+
+
+@pytest.mark.parametrize("procedure", [iterative_magnitude_pruning, one_shot_pruning])
+def test_what_is_saved_does_not_change_with_what_was_yielded(procedure):
+    extent = {"levels": 2} if procedure is iterative_magnitude_pruning else {"densities": [0.5, 0.2]}
+    undisturbed = in_lists(procedure(Trainer(), tensors(initial()), ones(), rewind=4, **extent))
+    kept = Kept()
+    for _ in range(2):  # levels that were trained, then levels that were loaded
+        for level in procedure(
+            Trainer(spoil=fill_with_nan), tensors(initial()), ones(), rewind=4, saved=kept, **extent
+        ):
+            fill_with_nan(level.rewound)
+            fill_with_nan(level.trained)
+        assert in_lists(kept[level] for level in range(3)) == undisturbed
+
+
+@pytest.mark.parametrize("procedure", [iterative_magnitude_pruning, one_shot_pruning])
+def test_a_training_that_moved_pruned_weights_is_not_kept(procedure):
+    def careless(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], None]:
+        return {name: weight + 0.5 for name, weight in ticket.weights.items()}, None
+
+    extent, kept = {"levels": 1} if procedure is iterative_magnitude_pruning else {"densities": [0.5]}, Kept()
+    with pytest.raises(ValueError, match="pruned weights are not 0"):
+        list(procedure(careless, tensors(initial()), ones(), saved=kept, **extent))
+    assert list(kept) == [0]
 
 
 @pytest.mark.parametrize("first", [-1, 3])
 def test_a_search_starts_at_a_level_that_it_has(first):
     train = Trainer()
     with pytest.raises(ValueError, match=f"cannot start at level {first}; choose from 0"):
-        next(iterative_magnitude_pruning(train, tensors(initial()), ones(), levels=2, start=(first, ones())))
+        next(iterative_magnitude_pruning(train, tensors(initial()), ones(), levels=2, first=first))
     assert train.calls == []
 
 

@@ -8,7 +8,16 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lth_core import ErrorBarrier, Mask, angle, error_barrier, l2_distance
+from lth_core import (
+    ErrorBarrier,
+    Mask,
+    Stability,
+    angle,
+    error_barrier,
+    l2_distance,
+    stability_to_data_order,
+    stability_to_pruning,
+)
 
 numbers = st.one_of(st.just(0.0), st.floats(2**-7, 128, width=32), st.floats(-128, -(2**-7), width=32))
 entries = st.lists(st.tuples(numbers, numbers, st.booleans()), min_size=1, max_size=8)
@@ -137,6 +146,82 @@ def test_measuring_changes_no_weights():
     l2_distance(a, b, mask)
     angle(a, b, mask)
     assert (a["w"].tolist(), b["w"].tolist()) == ([1.0, 2.0, 3.0], [3.0, 2.0, 2.0])
+
+
+# The paper's two stabilities
+
+
+def some_ends(count: int) -> tuple[list[dict[str, torch.Tensor]], Mask]:
+    """Ends of a subnetwork of two layers with biases, in float32, and its mask."""
+    chance = torch.Generator().manual_seed(count)
+    shapes = {"a.weight": (3, 4), "a.bias": (3,), "b.weight": (2, 3)}
+    ends = [{n: torch.randn(shape, generator=chance) for n, shape in shapes.items()} for _ in range(count)]
+    keep = {n: torch.rand(shapes[n], generator=chance) < 0.6 for n in ("a.weight", "b.weight")}
+    return ends, Mask(keep)
+
+
+def by_hand(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor], mask: Mask) -> tuple[float, float]:
+    u, v = (np.concatenate([end[n].double().numpy()[mask[n].numpy()] for n in mask]) for end in (a, b))
+    degrees = np.degrees(np.arccos(u @ v / np.sqrt((u @ u) * (v @ v))))
+    return float(np.sqrt(((u - v) ** 2).sum())), float(degrees)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_stability_to_pruning_is_the_mean_over_pairs_by_hand(count: int):
+    ends, mask = some_ends(2 * count)
+    pairs = list(zip(ends[:count], ends[count:], strict=True))
+    lengths, angles = zip(*(by_hand(dense, ticket, mask) for dense, ticket in pairs), strict=True)
+    found = stability_to_pruning(iter(pairs), mask)
+    assert found.l2 == pytest.approx(sum(lengths) / count, rel=1e-12)
+    assert found.angle == pytest.approx(sum(angles) / count, rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_stability_to_data_order_is_the_mean_over_all_pairs_of_ends_by_hand(count: int):
+    ends, mask = some_ends(count)
+    lengths, angles = zip(*(by_hand(ends[i], ends[j], mask) for i in range(count) for j in range(i)), strict=True)
+    assert len(lengths) == count * (count - 1) // 2
+    found = stability_to_data_order(iter(ends), mask)
+    assert found.l2 == pytest.approx(sum(lengths) / len(lengths), rel=1e-12)
+    assert found.angle == pytest.approx(sum(angles) / len(angles), rel=1e-12)
+
+
+def test_the_stability_of_one_pair_is_its_distances_bit_for_bit():
+    (a, b), mask = some_ends(2)
+    expected = Stability(l2_distance(a, b, mask), angle(a, b, mask))
+    assert stability_to_pruning([(a, b)], mask) == expected
+    assert stability_to_data_order([a, b], mask) == expected
+
+
+def test_equal_ends_are_perfectly_stable():
+    (end, _), mask = some_ends(2)
+    assert stability_to_data_order([end, end, end], mask) == Stability(0.0, 0.0)
+    assert stability_to_pruning([(end, end)], mask) == Stability(0.0, 0.0)
+
+
+def test_the_angle_is_nan_where_one_end_has_no_direction_and_the_distance_stays():
+    a, zero, mask = vectors([3.0, 4.0], [0.0, 0.0])
+    for found in (
+        stability_to_data_order([a, a, zero], mask),
+        stability_to_pruning([(a, a), (zero, a), (zero, a)], mask),
+    ):
+        assert found.l2 == pytest.approx(10 / 3, rel=1e-15)
+        assert math.isnan(found.angle)
+
+
+def test_stability_needs_two_ends_to_compare():
+    end, _, mask = vectors([1.0], [1.0])
+    with pytest.raises(ValueError, match="at least one pair"):
+        stability_to_pruning([], mask)
+    for ends in ([], [end]):
+        with pytest.raises(ValueError, match="at least two data orders"):
+            stability_to_data_order(ends, mask)
+
+
+def test_stability_of_weights_that_do_not_fit_the_mask_is_refused():
+    a, b, _ = vectors([1.0, 2.0], [3.0, 4.0])
+    with pytest.raises(ValueError, match=r"'w': weights \(2,\) do not fit mask \(3,\)"):
+        stability_to_data_order([a, b], Mask({"w": torch.ones(3, dtype=torch.bool)}))
 
 
 # The error barrier

@@ -28,7 +28,7 @@ from lth_core.masks import Mask
 from lth_study import data, plan, records, seeds, worker
 from lth_study import runner as study
 from lth_study.data.parts import Dataset, Split
-from lth_study.files import StoreError
+from lth_study.files import StoreError, read_json, write_json
 from lth_study.networks import initial_weights
 from lth_study.plan import MissingRecords
 from lth_study.presets import preset
@@ -794,6 +794,16 @@ def test_a_level_that_diverges_is_a_record_and_nothing_is_missing_after_it(
     assert set(table[table["metric"] == "test_accuracy"]["method"]) == {"dense"}
     assert plan.missing(table, config) == []
     pd.testing.assert_frame_equal(run(config, store=tmp_path / "store", missing="error"), table)
+
+
+def test_nothing_is_trained_below_a_level_of_the_store_that_diverged(copy: Done, monkeypatch: pytest.MonkeyPatch):
+    store, levels = StudyStore(copy.store, TINY), [Training(1, "imp", 0, level, 0) for level in (1, 2)]
+    file = store.saves(levels[0]).folder / "result.json"
+    write_json(file, {**read_json(file), "diverged_at": 66})  # as another process may find it
+    trained = count_trainings(monkeypatch)
+    assert Worker(store).chain(1, 0, {levels[1]}) == set()
+    assert Worker(store).chain(1, 0, set(levels)) == {levels[0]}
+    assert trained == []
 
 
 def test_a_control_that_diverges_does_not_keep_the_rest_from_being_done(
