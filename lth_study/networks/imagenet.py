@@ -1,7 +1,4 @@
-"""The ImageNet networks of the paper's section 5: torchvision's ResNet-50, Inception-v3 and SqueezeNet 1.0.
-
-`networks.build` makes them.
-"""
+"""The ImageNet networks of the paper's section 5 for `build`: torchvision's ResNet-50, Inception-v3, SqueezeNet 1.0."""
 
 from __future__ import annotations
 

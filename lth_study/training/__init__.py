@@ -1,4 +1,4 @@
-"""Training one network under a mask; `lth_study.training.train` is the entry, which the worker calls."""
+"""Training one network under a mask; the worker calls `lth_study.training.train`."""
 
 
 class Stopped(Exception):

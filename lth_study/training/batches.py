@@ -1,7 +1,4 @@
-"""The batches of training (for `steps`) and of evaluation (for `train` and `barriers`).
-
-Orders come from `seeds`, crops and flips from `data.augmentation`.
-"""
+"""Batches of training for `steps`, and of evaluation for `train`; orders from `seeds`, crops from `augmentation`."""
 
 from __future__ import annotations
 

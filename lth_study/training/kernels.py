@@ -27,9 +27,8 @@ def _convolve(
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, STRIDE: tl.constexpr,
     INS: tl.constexpr, OUTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The output pixels of a convolution.
-
-    HEIGHT and WIDTH are the input's. INS and OUTS are INPUTS and OUTPUTS rounded up to a power of two, at least 16."""
+    """The output pixels of a convolution. HEIGHT and WIDTH are the input's. INS and OUTS are INPUTS and OUTPUTS rounded
+    up to a power of two, at least 16."""
     OUT_HEIGHT: tl.constexpr = (HEIGHT - 1) // STRIDE + 1
     OUT_WIDTH: tl.constexpr = (WIDTH - 1) // STRIDE + 1
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -141,10 +140,8 @@ def _last(tensor: Tensor) -> Tensor:
 
 @torch.library.custom_op("lth_core::convolve", mutates_args=())
 def convolve(images: Tensor, weights: Tensor, stride: int) -> Tensor:
-    """A 3x3 convolution with padding 1 and at most `MOST_CHANNELS` channels.
-
-    Images are [batch, inputs, height, width], weights [outputs, inputs, 3, 3]. Both are bfloat16, or both are float32
-    and multiplied as TF32."""
+    """A 3x3 convolution with padding 1 and at most `MOST_CHANNELS` channels. Images are [batch, inputs, height, width],
+    weights [outputs, inputs, 3, 3]. Both are bfloat16, or both are float32 and multiplied as TF32."""
     images, weights = _last(images), _last(weights)
     output = convolve_fake(images, weights, stride)
     pixels = output.numel() // output.shape[1]

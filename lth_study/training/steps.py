@@ -124,10 +124,9 @@ class DrawnBatches:
 
 
 class RecordedSteps:
-    """Updates replayed from a CUDA graph.
-
-    The GPU already holds all that an update needs: the order and augmentation of the epoch, the learning rates, the
-    iteration. If `compiled`, `torch.compile` fuses the operations between convolutions; that pays in long trainings."""
+    """Updates replayed from a CUDA graph. The GPU already holds all that an update needs: the order and augmentation of
+    the epoch, the learning rates, the iteration. If `compiled`, `torch.compile` fuses operations between convolutions;
+    that pays in long trainings."""
 
     def __init__(self, config: Config, network: FlatNetwork, batches: DrawnBatches, compiled: bool) -> None:
         self.config, self.network, self.batches = config, network, batches
@@ -157,10 +156,9 @@ class RecordedSteps:
 
 
 def recorded(update: Update) -> torch.cuda.CUDAGraph:
-    """Record an update as a graph. One thread records at a time; the graph omits what other threads start.
-
-    No thread may draw weights meanwhile: `torch.compile` restores the global random state. A thread records on its
-    current stream. Torch hands out a few streams in turn, so a new one may belong to another thread."""
+    """Record an update as a graph. One thread records at a time; the graph omits what other threads start. No thread
+    may draw weights meanwhile: `torch.compile` restores the global random state. A thread records on its current
+    stream. Torch hands out a few streams in turn, so a new one may belong to another thread."""
     with _recording, drawing:
         stream = torch.cuda.current_stream()
         if stream == torch.cuda.default_stream():  # CUDA cannot record on the default stream

@@ -156,10 +156,8 @@ def prepare(model: nn.Module, config: Config, device: torch.device) -> None:
 
 
 def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) -> Train:
-    """A training function for `lth_core.imp`, made from `train`. It returns the state and the metrics.
-
-    Accuracies are in percent. It raises `Diverged` if the training diverges.
-    """
+    """A training function for `lth_core.imp`, made from `train`. It returns the state and the metrics (accuracies in
+    percent), and raises `Diverged` if the training diverges."""
 
     def train_ticket(ticket: Ticket, stop: int | None) -> tuple[State, Mapping[str, float]]:
         trained = train(config, data, ticket, replicate=replicate, order=order, stop=stop)
@@ -229,7 +227,7 @@ def _on_training_images(model: nn.Module, part: Part) -> dict[str, float]:
 
 @contextmanager
 def memory_explained(config: Config) -> Iterator[None]:
-    """Turn every error that reports too little memory into `OutOfMemory`, whose message says what to do."""
+    """Turn every error that reports too little memory into an `OutOfMemory` that says what to do."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -247,11 +245,9 @@ def memory_explained(config: Config) -> Iterator[None]:
 
 @contextmanager
 def steady_arithmetic(precision: str = "float32") -> Iterator[None]:
-    """A context in which arithmetic repeats bit for bit; previous settings return on exit.
-
-    Torch uses one thread: splitting a sum over threads changes its rounding. Denormal numbers become zero: Adam's
-    moments decay into them where a gradient stays zero, and they slow the processor tenfold. On a GPU, convolutions
-    always sum in the same order, and TF32 is used only if it is the `precision`."""
+    """A context in which arithmetic repeats bit for bit. Torch uses one thread: splitting a sum over threads changes
+    its rounding. Denormal numbers become zero: Adam's moments decay into them where a gradient stays zero, and they
+    slow the processor tenfold. On a GPU, convolutions always sum in the same order; TF32 needs `precision` "tf32"."""
     threads, matmul = torch.get_num_threads(), torch.backends.cuda.matmul
     flushed = float(torch.tensor(1e-40) * 1.0) == 0
     tf32_before, tf32 = matmul.allow_tf32, precision == "tf32"

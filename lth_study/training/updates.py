@@ -190,9 +190,8 @@ class FlatNetwork:
         self.weights.sub_(velocity)
 
     def _take_average(self, decay: float) -> None:
-        """Update the average as TensorFlow does for Inception-v3. It covers batch norm's statistics too.
-
-        After n updates the decay is at most (1 + n) / (10 + n), so the initial weights soon lose their influence."""
+        """Update the average as TensorFlow does for Inception-v3, over batch norm's statistics too. After n updates the
+        decay is at most (1 + n) / (10 + n), so the initial weights soon lose their influence."""
         assert self.average is not None
         if self.config.optimizer != "adam":  # Adam has counted this update already
             self.updates += 1
