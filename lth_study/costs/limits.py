@@ -90,7 +90,7 @@ def training_bytes(config: Config) -> int:
     Raises `ValueError` for LeNet: its backward pass is written by hand.
     """
     if config.network == "lenet_300_100":
-        raise ValueError("LeNet's backward pass is written by hand, so autograd cannot tell its memory; omit LeNet")
+        raise ValueError("LeNet's backward pass is written by hand, so autograd cannot count its memory; omit it")
     waiting: dict[int, int] = {}
     with torch.device("meta"):
         network = FlatNetwork(build(config), Mask({}), config)

@@ -73,7 +73,7 @@ class _Unpickler(pickle.Unpickler):
             admitted = ", ".join(map(".".join, _ADMITTED))
             raise DataError(
                 f"{self.path} names {module}.{name}; CIFAR-10 names only {admitted}. "
-                "Reading this file could run foreign code: delete it."
+                "Reading this file could run arbitrary code: delete it."
             )
         return _ADMITTED[module, name]
 
