@@ -1,4 +1,4 @@
-"""What networks are trained on: a processor or a GPU, and how many of them."""
+"""The device that trains the networks, its name in records, and the cores; for runner, worker, agenda and readers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lth_study.settings import ConfigError
 
 
 def compute_device() -> torch.device:
-    """Where networks are trained: on the GPU where there is one, unless `LTH_DEVICE` names another device.
+    """The device that `LTH_DEVICE` names; by default the GPU, or the processor if there is no GPU.
 
-    Processes that `torchrun` starts on one machine get a GPU each.
+    Each process that `torchrun` starts on a machine gets its own GPU. Raises `ConfigError` for an unknown device.
     """
     gpu = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
     chosen = os.environ.get("LTH_DEVICE", gpu if torch.cuda.is_available() else "cpu")
@@ -24,13 +24,14 @@ def compute_device() -> torch.device:
         return torch.empty(0, device=chosen).device
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"LTH_DEVICE: {chosen!r} is not a device of this machine ({str(error).splitlines()[0]})"
+            f"LTH_DEVICE: {chosen!r} is not a device of this machine ({str(error).splitlines()[0]}); name another one"
         ) from None
 
 
 def device_name() -> str:
-    """The GPU; or the processor, with its vector instructions, which decide about rounding. How many, where several
-    processes train one network."""
+    """The name of the GPU, or of the processor with its vector instructions: these affect rounding.
+
+    If several processes train one network, their number stands before the name."""
     device = compute_device()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -45,7 +46,7 @@ def device_name() -> str:
 
 
 def cores() -> int:
-    """How many processor cores this process may use: of the machine's, or of its container's share of it."""
+    """The number of processor cores that the machine, or a limit of its container, gives this process."""
     from joblib import cpu_count
 
     count: int = cpu_count()

@@ -1,4 +1,4 @@
-"""Files that are never half written and never read damaged: JSON, and tensors in safetensors with a checksum."""
+"""JSON and checksummed tensor files for the store, records and data caches: never half written, never read damaged."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 
 class StoreError(RuntimeError):
-    """The store cannot be used; the message says which file and why."""
+    """The store cannot be used. The message names the file and the reason."""
 
 
 class Damaged(StoreError):
-    """A file is missing, truncated or altered: what it held has to be made again."""
+    """A file is missing, truncated or altered. Its content must be computed again."""
 
 
 def project_folder() -> Path:
-    """The checkout that this package runs from, or the current folder where it is installed without one."""
+    """The checkout that holds this package; the current folder if the package is installed without a checkout."""
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
-    """Write tensors, and notes about them, as safetensors with a checksum of both."""
+    """Write tensors and notes about them as safetensors, with a checksum over both."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -40,14 +40,14 @@ def write_state(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and notes of a file.
+    """Read the tensors and notes of a file.
 
-    Raises `Damaged` when it is missing, truncated or altered, and `StoreError` when it cannot be read now.
+    Raises `Damaged` if the file is missing, truncated or altered, and `StoreError` if it cannot be read now.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with open(path, "rb"), safe_open(path, "pt") as file:  # the first says why where it cannot be opened
+        with open(path, "rb"), safe_open(path, "pt") as file:  # `open` gives the reason if the file cannot be opened
             about = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, FileNotFoundError) as error:
@@ -60,7 +60,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there: readers see the old file or the whole new one, nothing else."""
+    """Write a temporary file and rename it to `path`: readers see the old file or the whole new one, never a part."""
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
@@ -73,7 +73,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise StoreError(
-                f"cannot write {path}: {error.strerror}. What was finished is kept; mend that and run again"
+                f"cannot write {path}: {error.strerror}. Finished results are kept; remove the cause and run again"
             ) from None
         raise
 
@@ -89,7 +89,7 @@ def read_json(path: Path) -> dict[str, Any]:
         kind = Damaged if isinstance(error, FileNotFoundError) else StoreError
         raise kind(f"{path} cannot be read ({error})") from None
     except ValueError as error:
-        again = "delete it and run again: what it held is made again"
+        again = "delete it and run again: the run computes its content again"
         raise Damaged(f"{path} cannot be read ({error}); {again}") from None
     return content
 
@@ -103,7 +103,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the lock of a folder. Where another process holds it: wait for that, or raise filelock's `Timeout`."""
+    """Hold a folder's lock. If another process holds it, wait for it, or without `wait` raise filelock's `Timeout`."""
     make_folder(folder)
     lock = FileLock(folder / ".lock", blocking=wait)
     try:

@@ -1,10 +1,9 @@
-"""Several processes that train one network together, each on its share of every batch, as `torchrun` starts them.
+"""Several processes that `torchrun` starts train one network together, each on its share of every batch.
 
-The first process, of rank 0, does the study: it alone reads and writes the run store. Before it trains a network it
-hands the training to the others, which do nothing else than to take part.
-
-Gradients are averaged here and not by torch's DistributedDataParallel: they lie in one flat vector, so that one call
-averages all of them, and each process keeps the mask and the optimiser that it has when it is alone.
+The runner joins them; `train`, `updates` and `batches` share the work through torch.distributed. The first process,
+rank 0, runs the study: it alone reads and writes the run store. It hands each training to the others; they only take
+part in trainings. Gradients lie in one flat vector, so one call averages them; DistributedDataParallel is not used.
+So each process keeps the mask and the optimiser that it has when it trains alone.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from torch import Tensor, distributed, nn
 from lth_study.settings import ConfigError
 
 PATIENCE = timedelta(days=7)
-"""How long the others wait for the first process, which may have a million images to look through."""
+"""How long the others wait for the first process; it may have to check a million images."""
 
 
 def rank_and_count() -> tuple[int, int]:
-    """This process's number among those that train together, and how many they are; (0, 1) when it is alone."""
+    """This process's rank and the number of processes that train together; (0, 1) if it trains alone."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
@@ -34,14 +33,14 @@ def rank_and_count() -> tuple[int, int]:
 
 @contextmanager
 def together(device: torch.device) -> Iterator[int]:
-    """Join the processes that `torchrun` has started beside this one, and give this one's rank.
+    """Join the processes that `torchrun` has started, and yield this one's rank.
 
-    They talk over NCCL where networks are trained on GPUs, over Gloo elsewhere. Signals reach all of them; to stop is
-    for the first to decide, so the others wait for what it does. Raises `ConfigError` where nothing has started them.
+    They use NCCL on GPUs and Gloo elsewhere. Signals reach all of them. Only the first decides to stop, so the others
+    ignore signals. Raises `ConfigError` if `torchrun` has not started them.
     """
     if absent := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise ConfigError(
-            f"WORLD_SIZE: {os.environ['WORLD_SIZE']} processes are to train together, but {', '.join(absent)} is not "
+            f"WORLD_SIZE: {os.environ['WORLD_SIZE']} processes should train together, but {', '.join(absent)} is not "
             "set; start them with torchrun, or unset WORLD_SIZE to train with one"
         )
     if device.type == "cuda":
@@ -58,20 +57,20 @@ def together(device: torch.device) -> Iterator[int]:
 
 
 def hand_out(job: Any) -> None:
-    """Give the other processes something to do, or the last word. Only the first process calls this."""
+    """Send the other processes a job, or the message that ends their work. Only the first process calls this."""
     if rank_and_count()[1] > 1:
         distributed.broadcast_object_list([job], src=0)
 
 
 def receive() -> Any:
-    """What the first process hands out. Waits for it."""
+    """Wait for the first process's next `hand_out` and return its job."""
     received: list[Any] = [None]
     distributed.broadcast_object_list(received, src=0)
     return received[0]
 
 
 def average_(tensor: Tensor) -> None:
-    """Put the mean over all processes in a tensor's place."""
+    """Replace a tensor, in place, by its mean over all processes."""
     count = rank_and_count()[1]
     if count > 1:
         distributed.all_reduce(tensor)
@@ -79,21 +78,21 @@ def average_(tensor: Tensor) -> None:
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Put the first process's buffers, such as the running averages of batch norm, in place of every other's."""
+    """Copy the first process's buffers, such as batch norm's running averages, to all others."""
     if rank_and_count()[1] > 1:
         for buffer in model.buffers():
             distributed.broadcast(buffer, src=0)
 
 
 def total(tensor: Tensor) -> Tensor:
-    """The sum over all processes; the tensor itself is changed."""
+    """Replace a tensor, in place, by its sum over all processes, and return it."""
     if rank_and_count()[1] > 1:
         distributed.all_reduce(tensor)
     return tensor
 
 
 def agreed(decision: bool, device: torch.device) -> bool:
-    """The first process's decision, for all of them."""
+    """The first process's decision, sent to all processes; `device` is the training's."""
     if rank_and_count()[1] == 1:
         return decision
     decided = torch.tensor(decision, device=device, dtype=torch.uint8)

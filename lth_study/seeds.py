@@ -1,7 +1,7 @@
-"""Named random streams. A replicate is a seed: each of its uses of chance draws from a stream of its own.
+"""Named random streams for training, networks, data and the worker; a replicate is a seed.
 
-A stream is a function of its name and indices alone (never of what was drawn before), so a training resumed at
-iteration 40,000 sees the same data order as one that was never interrupted, and no generator state is saved.
+Each random choice draws from its own stream. A stream depends on its name and indices alone, never on earlier draws.
+So a training resumed at iteration 40,000 sees the same data order as an uninterrupted one. No generator state is saved.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 
 CPU = torch.device("cpu")
 PADDING = 4
-"""Black pixels added at every edge of an image before a crop of its own size is taken."""
+"""Black pixels added at every edge of an image before it is cropped to its original size."""
 drawing = threading.Lock()
-"""Held by the thread that draws from torch's own generators, which are the process's."""
+"""A thread holds this while it draws from torch's global generators: all threads of the process share them."""
 
 
 def stream(replicate: int, purpose: str, *indices: int) -> torch.Generator:
@@ -33,21 +33,21 @@ def epoch_order(replicate: int, order: int, epoch: int, examples: int) -> torch.
 
 
 def epoch_augmentation(replicate: int, order: int, epoch: int, examples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What augmentation does to each example of an epoch: shifts (int64, [examples, 2], 0 to 8) and flips (bool)."""
+    """The augmentation of each example of an epoch: shifts (int64, [examples, 2], 0 to 8) and flips (bool)."""
     generator = stream(replicate, "augment", order, epoch)
     shifts = torch.randint(0, 2 * PADDING + 1, (examples, 2), generator=generator)
     return shifts, torch.rand(examples, generator=generator) < 0.5
 
 
 def epoch_crops(replicate: int, order: int, epoch: int, examples: int) -> torch.Tensor:
-    """What decides about each example's crop in an epoch: uniform numbers (float32, [examples, 5])."""
+    """The draws for each example's crop and flip in an epoch: uniform in [0, 1) (float32, [examples, 5])."""
     return torch.rand(examples, 5, generator=stream(replicate, "crop", order, epoch))
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
-    """Within it, torch's own random numbers, of the processor and of a device, follow from a seed; behind it, they are
-    as before. All threads of a process share them, so it is for one thread at a time."""
+    """Seed torch's global generators, of the processor and of a GPU; restore them on exit. Only one thread at a time
+    can enter, since all threads share these generators."""
     with drawing, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -56,9 +56,9 @@ def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
 def dropout_stream(
     replicate: int, order: int, iteration: int, rank: int = 0, device: torch.device = CPU
 ) -> AbstractContextManager[None]:
-    """Within it, the random numbers that dropout takes are those of one iteration.
+    """Seed dropout for one iteration, in a context as `seeded` gives.
 
-    Processes that train one network together have ranks and drop out other units, each in its share of the batch.
+    If several processes train one network, each rank drops other units in its share of the batch.
     """
     indices = [order, iteration, rank] if rank else [order, iteration]
     return seeded(stream(replicate, "dropout", *indices).initial_seed(), device)

@@ -246,7 +246,7 @@ def test_a_study_without_its_images_is_skipped_and_the_others_go_on(tmp_path: Pa
     run_parts(listed, tmp_path / "store", records.results_folder(), workers=1, progress=None)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith(f"no images: skipped: {listed[0].configs[0].name}: MNIST is not to be had from")
+    assert lines[0].startswith(f"no images: skipped: {listed[0].configs[0].name}: MNIST is not in")
     assert lines[1].startswith("part, replicate 1: 1 studies exported")
     assert [config.dataset for config in records.studies(tmp_path / "store")] == ["mnist_embedded"]
 

@@ -470,7 +470,7 @@ def test_the_batches_are_used_without_a_warning_or_a_download(batches, monkeypat
 
 
 def test_the_folder_of_images_does_not_stand_in_for_the_batches(folder):
-    with pytest.warns(UserWarning, match="CIFAR-10 is not to be had.* recorded as 'mnist_embedded'"):
+    with pytest.warns(UserWarning, match="CIFAR-10 is not in .* recorded as 'mnist_embedded'"):
         assert data.resolve("cifar10") == "mnist_embedded"
 
 
@@ -547,7 +547,7 @@ def test_a_download_that_breaks_off_is_the_same_as_none(archive, serve, chunked)
         serve(("Transfer-Encoding", "chunked"), f"{len(archive):x}\r\n".encode() + half)
     else:
         serve(("Content-Length", str(len(archive))), half)
-    with pytest.warns(UserWarning, match="CIFAR-10 is not to be had"):
+    with pytest.warns(UserWarning, match="CIFAR-10 is not in .* and cannot be downloaded"):
         assert data.resolve("cifar10") == "mnist_embedded"
     assert not (data.data_root() / "cifar-10-batches-py").exists()
 
@@ -555,7 +555,7 @@ def test_a_download_that_breaks_off_is_the_same_as_none(archive, serve, chunked)
 def test_another_archive_is_not_extracted(archive, serve, monkeypatch):
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(b"another").hexdigest())
     serve(("Content-Length", str(len(archive))), archive)
-    with pytest.warns(UserWarning, match="CIFAR-10 is not to be had"):
+    with pytest.warns(UserWarning, match="CIFAR-10 is not in .* and cannot be downloaded"):
         assert data.resolve("cifar10") == "mnist_embedded"
     assert not (data.data_root() / "cifar-10-batches-py").exists()
 

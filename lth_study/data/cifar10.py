@@ -1,4 +1,4 @@
-"""CIFAR-10: the original batches in torchvision's layout, or a folder of images."""
+"""CIFAR-10 for `data.load`: the original batches in torchvision's layout, or a folder of images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lth_study.data.parts import DataError, Dataset, Split, hold_out
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COUNTS = {"train": 5_000, "test": 1_000}
-"""Images of every class."""
+"""Expected images of each class."""
 KEPT = 45_000
-"""Images that are trained on; the other training images are held out for validation."""
+"""Images to train on. The other training images are held out for validation."""
 
 
 _ADMITTED = {
@@ -28,14 +28,14 @@ _ADMITTED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
 }
-"""Every global name that the batches hold, as numpy called them in 2009, and what numpy has for it today."""
+"""Every global name in the batches, as numpy spelled it in 2009 -> the same object in today's numpy."""
 
 
 def load_batches(root: Path) -> Dataset:
     """CIFAR-10 from the batches in torchvision's layout, `cifar-10-batches-py/*` below `root`.
 
-    Images are uint8 [examples, 3, 32, 32], labels int64 from 0 to 9, in the order of `CLASSES`. Raises `DataError`
-    for a batch that is missing, has another digest than torchvision lists, or names anything but an array of numpy.
+    Images are uint8 [examples, 3, 32, 32], labels int64 from 0 to 9, in the order of `CLASSES`. Raises `DataError` if
+    a batch is missing, has another digest than torchvision lists, or names anything but numpy arrays.
     """
     from torchvision.datasets import CIFAR10
 
@@ -44,14 +44,14 @@ def load_batches(root: Path) -> Dataset:
 
 
 def _read(folder: Path, listing: list[tuple[str, str]]) -> Split:
-    """The batches of a list of files and MD5 digests, one after the other."""
+    """Read a list of files and MD5 digests, and join their batches in order."""
     batches = [_batch(folder / file, digest) for file, digest in listing]
     images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
     return Split(torch.from_numpy(images), torch.tensor([label for batch in batches for label in batch["labels"]]))
 
 
 def _batch(path: Path, digest: str) -> dict[str, Any]:
-    mend = f"delete {path.parent} to have CIFAR-10 downloaded again"
+    mend = f"delete {path.parent} to download CIFAR-10 again"
     if not path.exists():
         raise DataError(f"{path} is missing; CIFAR-10 in Python's format has six batches; {mend}")
     content = path.read_bytes()
@@ -62,7 +62,7 @@ def _batch(path: Path, digest: str) -> dict[str, Any]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads a batch, a pickle of Python 2. A pickle calls whatever it names, so it may name nothing but `_ADMITTED`."""
+    """Reads a batch, a pickle of Python 2. A pickle can call whatever it names, so it may name only `_ADMITTED`."""
 
     def __init__(self, path: Path, content: bytes) -> None:
         super().__init__(io.BytesIO(content), encoding="latin1")
@@ -73,13 +73,13 @@ class _Unpickler(pickle.Unpickler):
             admitted = ", ".join(map(".".join, _ADMITTED))
             raise DataError(
                 f"{self.path} names {module}.{name}; CIFAR-10 names only {admitted}. "
-                "Reading the file could run any code: delete it."
+                "Reading this file could run arbitrary code: delete it."
             )
         return _ADMITTED[module, name]
 
 
 def load_images(root: Path) -> Dataset:
-    """CIFAR-10 as a folder of images, `cifar10/{train,test}/<class>/*`, decoded once and kept beside them."""
+    """CIFAR-10 from a folder of images, `cifar10/{train,test}/<class>/*`. Decoded pixels are cached in the folder."""
     folder = root / "cifar10"
     listing = list_images(folder, CLASSES, COUNTS)
     return _hold_out("cifar10_jpeg", *decoded_once(folder, listing, _decoded))

@@ -1,6 +1,6 @@
-"""ImageNet, read from its files while a network is trained on it, by processes of torch's DataLoader.
+"""ImageNet for `data.load`: processes of torch's DataLoader read its files during training.
 
-What a batch holds depends on the draws that it comes with, not on which process reads it, nor on how many there are.
+The content of a batch depends on its examples and draws alone, not on which process reads it or how many read.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from lth_study.files import StoreError, write_atomic
 from lth_study.settings import ConfigError
 
 MARGIN = 256 / 224
-"""How much longer than the square that is evaluated the shorter side of an image is made."""
+"""For evaluation an image's shorter side is scaled to this multiple of the square's side, then the square is cut."""
 CPU = torch.device("cpu")
 PATIENCE = 600
-"""Seconds to wait for the next batch, after which something must be wrong with the processes that read it."""
+"""Seconds to wait for the next batch. After that, the reading processes count as stuck."""
 Request = tuple[int, list[float] | None]
-"""An example, and what is drawn for its crop; None for the square in its middle."""
+"""An example and the draws for its crop, or None for the square in its middle."""
 
 
 def load_imagenet(root: Path, size: int) -> Dataset:
-    """A folder `imagenet/{train,val}/<class>/*`, whatever its classes are; the images of `val` are for testing.
+    """A folder `imagenet/{train,val}/<class>/*` with any classes; the images of `val` are for testing.
 
-    Every image is read once, the first time, to find damaged ones before a training starts.
+    The first call reads every image once, to find damaged ones before a training starts.
     """
     folder = root / "imagenet"
     if not (folder / "train").is_dir():
         raise DataError(
-            f"{folder} is not there; ImageNet cannot be downloaded freely: put its images into "
+            f"{folder} is missing; ImageNet cannot be downloaded freely: put its images into "
             f"{folder}/{{train,val}}/<class>/, or use Imagenette (dataset 'imagenette')"
         )
     classes = sorted(path.name for path in (folder / "train").glob("[!.]*"))
     listing = list_images(folder, classes)
     checked = folder / f".checked-{listing_digest(folder, listing)}"
     if not checked.exists():
-        for_each_image(folder, listing, lambda file: pixels(file).new_zeros(()))  # read, and nothing kept of it
-        with suppress(StoreError, OSError):  # a folder that cannot be written is looked through again next time
+        for_each_image(folder, listing, lambda file: pixels(file).new_zeros(()))  # read the pixels, then drop them
+        with suppress(StoreError, OSError):  # a read-only folder is checked again next time
             write_atomic(checked, b"every image can be read\n")
     train, test = (
         ImageFiles(folder, [file for file, _ in files], torch.tensor([label for _, label in files]), size, CPU)
@@ -68,14 +68,14 @@ def load_imagenet(root: Path, size: int) -> Dataset:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """A part whose images are read when they are needed: their files, in `folder`, and labels (int64, on the CPU)."""
+    """A part whose images are read when needed, from `files` in `folder`. Labels are int64, on the CPU."""
 
     folder: Path
     files: Sequence[Path]
     labels: Tensor
     size: int
     device: torch.device
-    """Where batches go."""
+    """The device of the batches."""
 
     @property
     def chosen_on(self) -> torch.device:
@@ -95,7 +95,7 @@ class ImageFiles:
         if augment is not None and not isinstance(augment, ResizedCrops):
             raise ConfigError("smallest_crop: None is for images in memory; choose a share of the image, like 0.08")
         from PIL import Image
-        from torchvision.transforms.v2 import functional  # noqa: F401 - here, or every reader would import it anew
+        from torchvision.transforms.v2 import functional  # noqa: F401 - import before the fork, or each reader imports it
 
         Image.preinit()
         readers = _readers()
@@ -106,7 +106,7 @@ class ImageFiles:
             timeout=PATIENCE if readers else 0,
             worker_init_fn=_in_a_group_of_its_own,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # its own, though nothing is drawn: other threads share torch's
+            generator=torch.Generator(),  # the default would draw a seed from torch's, and other threads share that
         )
         try:
             for images, labels in loader:
@@ -114,7 +114,7 @@ class ImageFiles:
         except Unreadable as error:
             what = str(error).strip().splitlines()[-1].removeprefix(f"{Unreadable.__module__}.Unreadable: ")
             raise DataError(
-                f"{what}; it could be read before: run again when it can, what was finished is kept"
+                f"{what}; it could be read before. Mend it and run again: finished trainings are kept"
             ) from None
 
     def describe(self, digest: Digest) -> None:
@@ -124,8 +124,9 @@ class ImageFiles:
 
 @contextmanager
 def dead_readers_explained() -> Iterator[None]:
-    """Turns torch's errors for a reading process that was killed, or gives nothing, into ones that say what to do. A
-    signal brings the first, and may do so in the middle of an update as well as where images are waited for."""
+    """Turn torch's errors for a dead or stuck reading process into a `DataError` that says what to do.
+
+    A signal reports a dead process. It may interrupt an update, not only the wait for images."""
     try:
         yield
     except RuntimeError as error:
@@ -133,17 +134,17 @@ def dead_readers_explained() -> Iterator[None]:
             raise
         what = str(error).splitlines()[0]
         if "timed out" in what:
-            why = f"no images have come for {PATIENCE} seconds ({what}); where the disk can be read"
+            why = f"no images have come for {PATIENCE} seconds ({what}); if the disk can be read"
         else:
-            why = f"a process that reads images has died ({what}); where memory is short"
+            why = f"a process that reads images has died ({what}); if memory is short"
         raise DataError(
-            f"{why}, set LTH_READERS to fewer than {_readers()} and run again: what was finished is kept"
+            f"{why}, set LTH_READERS to fewer than {_readers()} and run again: finished trainings are kept"
         ) from None
 
 
 @dataclass(frozen=True)
 class _Requests:
-    """What the reading processes are asked for, batch by batch."""
+    """The requests to the reading processes, batch by batch."""
 
     chosen: Iterable[Tensor]
     crops: ResizedCrops | None
@@ -156,7 +157,7 @@ class _Requests:
 
 @dataclass(frozen=True)
 class _Reader(TorchDataset[tuple[Tensor, Tensor]]):
-    """Reads an image, and crops and scales it."""
+    """Reads, crops and scales an image."""
 
     part: ImageFiles
     crops: ResizedCrops | None
@@ -178,14 +179,14 @@ class _Reader(TorchDataset[tuple[Tensor, Tensor]]):
 
 
 def _in_a_group_of_its_own(number: int) -> None:
-    """Ctrl-C and `torchrun` signal whole groups of processes; to stop is for the training, which then ends these."""
+    """Keep Ctrl-C and `torchrun`'s signals, sent to a whole process group, from the readers. The training ends them."""
     os.setpgid(0, 0)
 
 
 def _readers() -> int:
-    """How many processes read images: `LTH_READERS`, or one for each core, shared with the processes that `torchrun`
-    started beside this one; 0 reads them in the training's own."""
+    """The number of processes that read images: `LTH_READERS`, or the cores divided by the processes of `torchrun`.
+    With 0 the training process reads them."""
     chosen = os.environ.get("LTH_READERS", str(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))))
     if not chosen.isdecimal():
-        raise ConfigError(f"LTH_READERS: {chosen!r} must be how many processes read images, 0 or more")
+        raise ConfigError(f"LTH_READERS: {chosen!r} must be the number of processes that read images, 0 or more")
     return int(chosen)

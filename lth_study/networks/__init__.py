@@ -1,6 +1,6 @@
-"""The networks of the study, and which of their weights are pruned.
+"""The networks of the study, for training, the worker, `barriers` and `costs`.
 
-Every network takes uint8 images and scales them itself, can draw its own initial weights, and names its prunable ones.
+Every network takes uint8 images and scales them, draws its initial weights, and names its prunable weights.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from lth_study.settings import Config
 
 
 def build(config: Config) -> Network:
-    """The network of a configuration, its weights not yet those of a replicate."""
+    """The network of a configuration. Its weights are not yet those of a replicate."""
     if config.network == "lenet_300_100":
         return LeNet300100()
     if config.network == "resnet20":
         return ResNet20(config.width, config.batch_norm_scale)
     if config.network == "vgg19":
         return VGG19(config.width, config.batch_norm_scale)
-    from lth_study.networks.imagenet import ImageNetNetwork  # torchvision's networks take a while to import
+    from lth_study.networks.imagenet import ImageNetNetwork  # importing torchvision is slow
 
     return ImageNetNetwork(
         config.network,

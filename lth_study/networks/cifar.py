@@ -1,4 +1,4 @@
-"""The networks on CIFAR-10."""
+"""ResNet-20 and VGG-19 for CIFAR-10; `networks.build` makes them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lth_study.networks.network import ColorNetwork
 
 
 class CifarNetwork(ColorNetwork):
-    """What ResNet-20 and VGG-19 share: their scaling, by CIFAR-10's pixels, their initialisation, what is pruned.
+    """ResNet-20 and VGG-19 share this scaling by CIFAR-10's pixels, this initialisation and these prunable weights.
 
-    Prunable are the weights of all 3x3 convolutions; 1x1 shortcuts and the output layer are not.
+    The weights of all 3x3 convolutions are prunable; those of 1x1 shortcuts and of the output layer are not.
     """
 
     def __init__(self, batch_norm_scale: Literal["uniform", "one"]) -> None:
@@ -28,9 +28,9 @@ class CifarNetwork(ColorNetwork):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Kaiming normal convolutions and output layer, N(0, 2 / inputs); batch-norm scales uniform in [0, 1], or 1.
+        """Convolutions and output layer are Kaiming normal, N(0, 2 / inputs); batch-norm scales uniform in [0, 1] or 1.
 
-        Scales are drawn in either case, so that one generator gives the same convolutions in both.
+        Scales are drawn in both cases, so one generator gives the same convolutions in both.
         """
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -52,10 +52,10 @@ def _conv_norm(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes.
+    """Two 3x3 convolutions beside a shortcut: the identity, or a 1x1 convolution if the shape changes.
 
-    The shortcut's stride is taken by slicing: the same numbers as a strided 1x1 convolution's, whose gradient oneDNN
-    writes beyond its memory for few channels (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    Slicing does the shortcut's stride; the numbers equal those of a strided 1x1 convolution. With few channels, oneDNN
+    writes that convolution's gradient beyond its memory (https://github.com/uxlfoundation/oneDNN/issues/6035).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:

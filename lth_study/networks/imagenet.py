@@ -1,4 +1,4 @@
-"""The ImageNet networks of the paper's section 5: torchvision's ResNet-50, Inception-v3 and SqueezeNet 1.0."""
+"""The ImageNet networks of the paper's section 5 for `build`: torchvision's ResNet-50, Inception-v3, SqueezeNet 1.0."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _inception_v3(classes: int, auxiliary: bool, width: float) -> inception.Ince
     kinds += [inception.InceptionE, inception.InceptionAux]
     blocks = [convolution, *(partial(kind, conv_block=convolution) for kind in kinds)]
     network = inception.Inception3(classes, auxiliary, inception_blocks=blocks, init_weights=True)
-    if width != 1:  # torchvision's blocks say how wide their convolutions are, but not the layers behind them
+    if width != 1:  # torchvision lets us choose the width of the blocks, but not of the last layers
         for head, deviation in ((network, 0.1), (network.AuxLogits, 0.001)):
             if head is not None:
                 head.fc = nn.Linear(round(width * head.fc.in_features), classes)
@@ -35,8 +35,8 @@ def _inception_v3(classes: int, auxiliary: bool, width: float) -> inception.Ince
 
 
 class Architecture(NamedTuple):
-    """How torchvision builds a network, for a number of classes, with an auxiliary head or without, of a width, and
-    which of its modules is the output layer."""
+    """`build` makes a network of torchvision from a number of classes, whether it has an auxiliary head, and a width.
+    `output` is the name of its output layer."""
 
     build: Callable[[int, bool, float], nn.Module]
     output: str
@@ -55,15 +55,14 @@ ARCHITECTURES = {
 
 
 class ImageNetNetwork(ColorNetwork):
-    """One of torchvision's networks, untrained: its weights are not set before `initialise` or `load_state_dict`.
+    """One of torchvision's networks. Its weights are undefined before `initialise` or `load_state_dict`.
 
     Takes uint8 images [batch, 3, height, width] and returns logits [batch, classes]. With `auxiliary`, Inception-v3
-    has its auxiliary head, which takes part in training only: there it returns both heads' logits. `width` is a factor
-    on the filters of Inception-v3's convolutions, and on those of the bottlenecks of ResNet-50, which keeps 256 to
-    2,048 channels between them.
+    returns the logits of the auxiliary head too, in training only. `width` multiplies the filters of Inception-v3's
+    convolutions and of ResNet-50's bottlenecks. ResNet-50 keeps 256 to 2,048 channels between its bottlenecks.
 
-    Prunable are the weights of all convolutions but the auxiliary head's and, in SqueezeNet, the output layer's; with
-    `prune_output` the output layer's too. The paper does not say which layers it pruned.
+    The weights of all convolutions are prunable, except the auxiliary head's. The output layer, a convolution in
+    SqueezeNet, is prunable only with `prune_output`. The paper does not say which layers it pruned.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class ImageNetNetwork(ColorNetwork):
         self.architecture = ARCHITECTURES[network]
         self.fresh = (classes, auxiliary, width)
         self.prune_output = prune_output
-        with torch.device("meta"):  # drawing weights that are replaced anyway would take seconds
+        with torch.device("meta"):  # drawing these weights would take seconds, and they are replaced anyway
             body = self.architecture.build(*self.fresh)
         self.body = body.to_empty(device=torch.get_default_device())
 
@@ -91,7 +90,7 @@ class ImageNetNetwork(ColorNetwork):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """As torchvision initialises it; a seed for that is drawn from `generator`."""
+        """Initialise as torchvision does, with a seed drawn from `generator`."""
         with seeded(int(torch.randint(2**62, (), generator=generator))):
             fresh = self.architecture.build(*self.fresh)
         self.body.load_state_dict(fresh.state_dict())

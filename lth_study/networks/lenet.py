@@ -1,4 +1,4 @@
-"""The network on MNIST."""
+"""LeNet-300-100 for MNIST; `networks.build` makes it."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class LeNet300100(Network):
 
     def backward(self, gradients: Gradients) -> Callable[[Tensor, Tensor], None]:
         """A function of images and labels that writes the gradient of the mean cross-entropy into `gradients`
-        (parameter name -> tensor), by hand.
+        (parameter name -> tensor), without autograd.
 
-        The same numbers as autograd's up to rounding, without its bookkeeping, which on networks this small is a
-        quarter of the time. Looking up a module's weight takes as long as some of these operations, so all are looked
-        up here, once: from then on they may be changed in place only.
+        The numbers equal autograd's up to rounding; its bookkeeping takes a quarter of the time on so small a network.
+        Weights are looked up once, here: a look-up takes as long as some of these operations. They may therefore change
+        only in place.
         """
         layers = {"fc1": self.fc1, "fc2": self.fc2, "output": self.output}
         w1, w2, w3 = (layer.weight.detach() for layer in layers.values())

@@ -1,4 +1,4 @@
-"""What the study asks of a network, and what those that take colour images share."""
+"""Base classes of the study's networks: the interface that `train` and the worker use, and scaling of colour images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """What the study asks of a network, beside being a module."""
+    """A module that names its prunable weights and draws its initial ones."""
 
     def prunable(self) -> list[str]:
         """The names of the weights that may be pruned."""
@@ -21,7 +21,7 @@ class Network(nn.Module):
 class ColorNetwork(Network):
     """A network that takes uint8 images [batch, 3, height, width] and standardises each channel of their pixels.
 
-    `mean` and `deviation` are of pixels between 0 and 1, a value for each channel.
+    `mean` and `deviation` have a value for each channel, for pixels scaled to [0, 1].
     """
 
     mean: Tensor

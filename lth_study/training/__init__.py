@@ -1,5 +1,5 @@
-"""Training one network under a mask: its batches, its updates, and what makes them fast."""
+"""Training one network under a mask; the worker calls `lth_study.training.train`."""
 
 
 class Stopped(Exception):
-    """The training was asked to stop; its checkpoint is saved and the next call goes on from there."""
+    """The training was asked to stop. It saved a checkpoint, and the next call continues from there."""

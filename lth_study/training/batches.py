@@ -1,4 +1,4 @@
-"""The batches that a network is trained on, and those that it is evaluated with."""
+"""Batches of training for `steps`, and of evaluation for `train`; orders from `seeds`, crops from `augmentation`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lth_study.seeds import epoch_order
 from lth_study.settings import Config
 
 EVALUATION_BATCH = 1_000
-"""Images of 32x32 pixels that are evaluated at once; of larger ones as many as take the same memory."""
+"""Images of 32x32 pixels in an evaluation batch. Larger images come in smaller batches of the same memory."""
 
 
 def training_batches(
     config: Config, part: Part, *, replicate: int, order: int, epoch: int, first: int = 0
 ) -> Iterator[Batch]:
-    """The batches of an epoch from batch `first` on, in a data order of a replicate, cropped and flipped.
+    """The augmented batches of an epoch, from batch `first` on, in one data order of a replicate.
 
-    They depend on these arguments alone, not on what was drawn before. Where several processes train one network
-    together, each gets its share of every batch. What is left of an epoch after the last whole batch is not used.
+    They depend on these arguments alone, not on earlier draws. If several processes train one network, each gets its
+    share of every batch. Examples after the last whole batch are not used in this epoch.
     """
     visited = epoch_order(replicate, order, epoch, len(part)).to(part.chosen_on)
     drawn = {"replicate": replicate, "order": order, "epoch": epoch, "examples": len(part)}
@@ -33,12 +33,12 @@ def training_batches(
 
 
 def evaluation_batches(part: Part, first: int | None = None) -> Iterator[Batch]:
-    """All images of a part, or the first so many, in order; of several processes that evaluate together, a share."""
+    """All images of a part in order, or the `first` ones. If several processes evaluate, each gets its share."""
     rank, count = rank_and_count()
     examples = torch.arange(len(part), device=part.chosen_on)[:first]
     return part.batches(examples[rank::count].split(evaluated_at_once(part)), None)
 
 
 def evaluated_at_once(part: Part) -> int:
-    """How many images of a part make an evaluation batch."""
+    """The size of an evaluation batch, in images."""
     return max(1, EVALUATION_BATCH * 1_024 // max(1_024, part.size**2))

@@ -1,9 +1,8 @@
-"""3x3 convolutions of few channels on a GPU, in Triton.
+"""3x3 convolutions with few channels on a GPU, in Triton; `train.prepare` puts them into a network.
 
-cuDNN's kernels for 16 to 64 channels are far from what the GPU's memory allows: their tiles are made for hundreds of
-channels, and the gradient of the weights is the worst of them. Here a program holds all channels of some pixels, so
-that every value is read once from memory and nine times from its cache. Sums are float32 and split in the same way
-every time: the same bits twice.
+With 16 to 64 channels cuDNN is far slower than memory allows, most of all for the gradient of the weights. Its tiles
+suit hundreds of channels. Here each program holds all channels of some pixels. Every value is then read once from
+memory and nine times from cache. Sums are float32 and always split in the same way, so results repeat bit for bit.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 
 MOST_CHANNELS = 64
 CONVOLVE, TO_IMAGES, TO_WEIGHTS = (128, 4), (128, 4), (64, 2)
-"""Of each kernel: the pixels that a program takes at once, and its warps."""
+"""For each kernel: the pixels in a block, and the warps of a program."""
 PARTS = 256
-"""Into how many parts, at most, the gradient of the weights is split."""
+"""The most parts into which the sum over pixels in the gradient of the weights is split."""
 
 
 @triton.jit
@@ -28,8 +27,8 @@ def _convolve(
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, STRIDE: tl.constexpr,
     INS: tl.constexpr, OUTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Output pixels of a convolution; HEIGHT and WIDTH are the input's, INS and OUTS are its channels and
-    the output's, rounded up."""
+    """The output pixels of a convolution. HEIGHT and WIDTH are the input's. INS and OUTS are INPUTS and OUTPUTS rounded
+    up to a power of two, at least 16."""
     OUT_HEIGHT: tl.constexpr = (HEIGHT - 1) // STRIDE + 1
     OUT_WIDTH: tl.constexpr = (WIDTH - 1) // STRIDE + 1
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -60,7 +59,7 @@ def _to_images(
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, STRIDE: tl.constexpr,
     INS: tl.constexpr, OUTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the input's pixels."""
+    """The gradient with respect to the input's pixels."""
     OUT_HEIGHT: tl.constexpr = (HEIGHT - 1) // STRIDE + 1
     OUT_WIDTH: tl.constexpr = (WIDTH - 1) // STRIDE + 1
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -93,7 +92,7 @@ def _to_weights(
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, STRIDE: tl.constexpr,
     INS: tl.constexpr, OUTS: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """A part of the gradient of the weights: a row of taps, over some blocks of pixels of the output."""
+    """One part of the gradient of the weights: one row of taps, summed over BLOCKS blocks of output pixels."""
     OUT_HEIGHT: tl.constexpr = (HEIGHT - 1) // STRIDE + 1
     OUT_WIDTH: tl.constexpr = (WIDTH - 1) // STRIDE + 1
     tap_row, part = tl.program_id(0), tl.program_id(1)
@@ -127,7 +126,7 @@ def _to_weights(
 
 
 def _sizes(images: Tensor, weights: Tensor, stride: int) -> dict[str, int]:
-    """What the kernels are compiled for."""
+    """The sizes for which the kernels are compiled."""
     outputs, inputs = weights.shape[:2]
     return {
         "HEIGHT": images.shape[2], "WIDTH": images.shape[3], "INPUTS": inputs, "OUTPUTS": outputs, "STRIDE": stride,
@@ -141,8 +140,8 @@ def _last(tensor: Tensor) -> Tensor:
 
 @torch.library.custom_op("lth_core::convolve", mutates_args=())
 def convolve(images: Tensor, weights: Tensor, stride: int) -> Tensor:
-    """A 3x3 convolution with padding 1: images [batch, inputs, height, width], weights [outputs, inputs, 3, 3], at most
-    `MOST_CHANNELS` channels; both bfloat16, or both float32, which is multiplied as TF32."""
+    """A 3x3 convolution with padding 1 and at most `MOST_CHANNELS` channels. Images are [batch, inputs, height, width],
+    weights [outputs, inputs, 3, 3]. Both are bfloat16, or both are float32 and multiplied as TF32."""
     images, weights = _last(images), _last(weights)
     output = convolve_fake(images, weights, stride)
     pixels = output.numel() // output.shape[1]
@@ -161,7 +160,7 @@ def convolve_fake(images: Tensor, weights: Tensor, stride: int) -> Tensor:
 
 @torch.library.custom_op("lth_core::convolve_to_images", mutates_args=())
 def to_images(slopes: Tensor, weights: Tensor, images: Tensor, stride: int) -> Tensor:
-    """The gradient of a convolution's images, from that of its output."""
+    """The gradient with respect to a convolution's images; `slopes` is the gradient with respect to its output."""
     slopes, weights = _last(slopes), _last(weights)
     output = torch.empty_like(images, memory_format=torch.channels_last)
     pixels = output.numel() // output.shape[1]
@@ -178,7 +177,7 @@ def _(slopes: Tensor, weights: Tensor, images: Tensor, stride: int) -> Tensor:
 
 @torch.library.custom_op("lth_core::convolve_to_weights", mutates_args=())
 def to_weights(slopes: Tensor, images: Tensor, weights: Tensor, stride: int) -> Tensor:
-    """The gradient of a convolution's weights in parts, to be added up: float32 [parts, outputs, 3, 3, inputs]."""
+    """The gradient with respect to the weights, as parts to add up: float32 [parts, outputs, 3, 3, inputs]."""
     slopes, images = _last(slopes), _last(images)
     output = _parts(slopes, weights)
     pixels = slopes.numel() // slopes.shape[1]
@@ -190,7 +189,7 @@ def to_weights(slopes: Tensor, images: Tensor, weights: Tensor, stride: int) -> 
 
 
 def _blocks(pixels: int) -> int:
-    """Blocks of pixels for a program."""
+    """The blocks of pixels that one program of `_to_weights` sums over."""
     return max(2, triton.cdiv(pixels, PARTS * TO_WEIGHTS[0]))
 
 
@@ -221,7 +220,7 @@ convolve.register_autograd(_backward, setup_context=_setup)
 
 
 class FewChannels(nn.Conv2d):
-    """A convolution that these kernels do: in bfloat16 within autocast, else in TF32."""
+    """A convolution computed by these kernels: in bfloat16 under autocast, else in TF32."""
 
     def forward(self, images: Tensor) -> Tensor:
         precision = torch.bfloat16 if torch.is_autocast_enabled("cuda") else torch.float32
@@ -230,7 +229,7 @@ class FewChannels(nn.Conv2d):
 
 
 def use_kernels(model: nn.Module) -> None:
-    """Let these kernels do those of a network's convolutions that they are made for."""
+    """Make every convolution of a network that these kernels can compute a `FewChannels`."""
     for module in model.modules():
         if (
             type(module) is nn.Conv2d

@@ -1,8 +1,8 @@
-"""The updates of a training, epoch by epoch: one by one from batches, or, on a GPU, replayed from a CUDA graph.
+"""The updates of a training, epoch by epoch, for `train`: one by one, or on a GPU replayed from a CUDA graph.
 
-On a GPU an update of a small network is hundreds of kernels of a few microseconds each, and starting them one by one
-takes the processor longer than doing them takes the GPU. A CUDA graph is the whole update (choosing the batch, crops,
-forward, backward, optimiser, learning rate), recorded once and started as one.
+On a GPU, an update of a small network is hundreds of kernels of a few microseconds each. The processor takes longer to
+start them than the GPU to run them. A CUDA graph records the whole update once and starts it as one: choice of the
+batch, crops, forward, backward, optimiser, learning rate. `updates` does the update, `batches` gives plain batches.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Update = Callable[[], object]
 """Does the next update of a training."""
 
 WARM_UP = 3
-"""Updates before one is recorded, in which libraries choose their algorithms and set aside their memory."""
+"""Updates before the recording. In these, libraries choose their algorithms and allocate their memory."""
 WORTH_COMPILING = 2_000
-"""Iterations of a training from which compiling its network pays, which takes most of a minute."""
+"""Compile the network of a training of at least so many iterations. Compiling takes most of a minute."""
 AHEAD = 16
-"""Updates that the processor starts before it waits for the GPU: enough to keep it busy, few enough to stop soon."""
+"""Updates that the processor starts before it waits for the GPU. Fewer leave the GPU idle; more delay a stop."""
 _recording = threading.Lock()
 
 
@@ -41,13 +41,13 @@ class Steps(Protocol):
     """The updates of one training."""
 
     def epoch(self, epoch: int, first: int) -> Iterator[Update]:
-        """Those of an epoch, from batch `first` on, each to be called once and in turn."""
+        """The updates of an epoch, from batch `first` on. Call each once, in order."""
 
 
 def steps(config: Config, network: FlatNetwork, part: Part, *, replicate: int, order: int) -> Steps:
-    """The updates of a network in a data order of a replicate, in the way that suits the device.
+    """The updates of a network in one data order of a replicate: recorded where possible, else one by one.
 
-    The network's weights are overwritten: load them afterwards.
+    Recording overwrites the network's weights: load them afterwards.
     """
     if isinstance(part, Split) and can_be_recorded(network, part):
         compiled = config.iterations >= WORTH_COMPILING
@@ -56,8 +56,8 @@ def steps(config: Config, network: FlatNetwork, part: Part, *, replicate: int, o
 
 
 def can_be_recorded(network: FlatNetwork, part: Split) -> bool:
-    """Whether an update can be a CUDA graph: the images are in a GPU's memory, and nothing is drawn or exchanged with
-    other processes on the way."""
+    """Whether an update can be a CUDA graph. The images must be in a GPU's memory, the process must train alone, and
+    the network must have no dropout."""
     return part.device.type == "cuda" and rank_and_count()[1] == 1 and not _drops_out(network)
 
 
@@ -91,8 +91,8 @@ class PlainSteps:
 
 
 class DrawnBatches:
-    """The batches of an epoch, chosen and augmented on the device by what was drawn ahead for all of it: tensors of
-    fixed places, so that choosing can be part of a CUDA graph."""
+    """The batches of an epoch, chosen and augmented on the device. Their order and augmentation are drawn ahead for the
+    whole epoch, into tensors at fixed addresses: a CUDA graph needs these."""
 
     def __init__(self, config: Config, part: Split, replicate: int, order: int) -> None:
         self.config, self.part = config, part
@@ -102,7 +102,7 @@ class DrawnBatches:
         self.places = torch.arange(config.batch_size, device=part.device)
 
     def draw(self, epoch: int) -> None:
-        """Be those of an epoch from here on."""
+        """Draw the order and the augmentation of an epoch."""
         self.visited.copy_(epoch_order(self.replicate, self.order, epoch, len(self.part)))
         if self.augment is not None:
             for name, drawn in vars(self._drawn(epoch)).items():
@@ -110,7 +110,7 @@ class DrawnBatches:
                     vars(self.augment)[name].copy_(drawn)
 
     def batch(self, iteration: Tensor) -> Batch:
-        """That of an iteration (int64 [1]) of the epoch."""
+        """The batch of an iteration (int64 [1]); iterations of all epochs are counted in one sequence."""
         size = len(self.places)
         chosen = self.visited.index_select(0, iteration % (len(self.visited) // size) * size + self.places)
         images = self.part.images.index_select(0, chosen)
@@ -124,9 +124,9 @@ class DrawnBatches:
 
 
 class RecordedSteps:
-    """Updates replayed from a CUDA graph. What an update needs is on the GPU before: the order of the epoch and its
-    augmentation, the learning rates, the number of the iteration. Where the training is long enough to make up for
-    it, the network is compiled, which fuses what lies between its convolutions."""
+    """Updates replayed from a CUDA graph. The GPU already holds all that an update needs: the order and augmentation of
+    the epoch, the learning rates, the iteration. If `compiled`, `torch.compile` fuses operations between convolutions;
+    that pays in long trainings."""
 
     def __init__(self, config: Config, network: FlatNetwork, batches: DrawnBatches, compiled: bool) -> None:
         self.config, self.network, self.batches = config, network, batches
@@ -149,19 +149,19 @@ class RecordedSteps:
             yield self.graph.replay
 
     def update(self) -> None:
-        """The update of which the graph is made."""
+        """The update that the graph records."""
         rate = self.rates.index_select(0, self.iteration % len(self.rates)).squeeze(0)
         self.network.update(*self.batch(self.iteration), rate, self.loss)
         self.iteration += 1
 
 
 def recorded(update: Update) -> torch.cuda.CUDAGraph:
-    """An update as a graph. Recording is for one thread at a time; what others start meanwhile is not recorded. Nor may
-    they draw weights: the compiler takes torch's random numbers back to where they were when it began. A thread records
-    on its own stream: new ones are soon streams of other threads, since torch hands out the same few in turn."""
+    """Record an update as a graph. One thread records at a time; the graph omits what other threads start. No thread
+    may draw weights meanwhile: `torch.compile` restores the global random state. A thread records on its current
+    stream. Torch hands out a few streams in turn, so a new one may belong to another thread."""
     with _recording, drawing:
         stream = torch.cuda.current_stream()
-        if stream == torch.cuda.default_stream():  # on which nothing can be recorded
+        if stream == torch.cuda.default_stream():  # CUDA cannot record on the default stream
             stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -175,16 +175,16 @@ def recorded(update: Update) -> torch.cuda.CUDAGraph:
 
 
 def check_compiler() -> None:
-    """Compiling a network for a GPU takes a C compiler; its absence is told here, where the reason can be."""
+    """Raise `ConfigError`, with the reason, if there is no C compiler: `torch.compile` needs one."""
     if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
         raise ConfigError(
-            f"no C compiler is found (cc, gcc, clang, or what CC names), and networks that are trained on a GPU for "
-            f"{WORTH_COMPILING:,} iterations or more are compiled; install one, for example the package gcc"
+            f"no C compiler is found (cc, gcc, clang, or the one that CC names). On a GPU, networks trained for "
+            f"{WORTH_COMPILING:,} iterations or more are compiled; install a compiler, for example the package gcc"
         )
 
 
 def _wait_for_gpu() -> None:
-    """Wait until this thread's stream is done, without keeping a core of the processor busy."""
+    """Wait until this thread's stream is done. The blocking event lets the processor's core sleep meanwhile."""
     event = torch.cuda.Event(blocking=True)
     event.record()
     event.synchronize()

@@ -1,8 +1,8 @@
-"""Training one network under a mask, from an iteration to an iteration.
+"""Training one network under a mask, from one iteration to another; the worker calls `train`.
 
-The state of a training is one mapping from name to tensor: the network's state dict (weights, biases, buffers) and
-the optimiser's moments under names that start with `optimizer.`. A ticket rewound to W_k gets all of it back, so the
-unpruned network retrained from W_k repeats the dense run bit for bit.
+It builds the network (`networks`), takes its updates from `steps` and evaluates it. The state of a training maps names
+to tensors: the network's state dict, and the optimiser's moments under names that start with `optimizer.`. A ticket
+rewound to W_k gets all of it back. So the unpruned network retrained from W_k repeats the dense run bit for bit.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from lth_study.training.updates import FlatNetwork, State, products
 
 CHECKPOINT_SECONDS = 30.0
 SEEN = 5_000
-"""Training images on which a trained network is evaluated too: the first of the training part, not augmented."""
+"""A trained network is also evaluated on the first so many training images, not augmented."""
 
 
 class OutOfMemory(RuntimeError):
-    """A network does not fit into the memory of the device; the message says how it would."""
+    """A network does not fit into the memory of the device. The message says how to make it fit."""
 
 
 class Diverged(ArithmeticError):
-    """A training whose weights are no longer finite."""
+    """The weights of a training are no longer finite."""
 
 
 class Saves(Protocol):
-    """Where a training keeps its checkpoint and the states that were asked for."""
+    """Storage for a training's checkpoint and for the states that it is asked to keep."""
 
     def load_checkpoint(self) -> tuple[int, float, State] | None:
-        """Iteration, seconds so far and state of the last checkpoint, or None."""
+        """Iteration, seconds so far and state of the last checkpoint; None if there is none."""
 
     def save_checkpoint(self, iteration: int, seconds: float, state: State) -> None: ...
 
@@ -57,8 +57,8 @@ class Saves(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """The end of a training. `metrics` is empty when it diverged, and `diverged_at` then names an iteration by which
-    it had; they are empty too where the training stopped before its end, as it was told to."""
+    """The end of a training. `metrics` is empty if the training diverged, or if `stop` ended it early. `diverged_at` is
+    an iteration by which it had diverged."""
 
     state: State
     metrics: Mapping[str, float]
@@ -68,7 +68,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Job:
-    """A training that several processes do together, as the first of them hands it to the others."""
+    """A training that the first of several processes hands to the others, to do it together."""
 
     config: str
     ticket: Ticket
@@ -91,14 +91,13 @@ def train(
 ) -> Trained:
     """Train a ticket from `ticket.iteration` to `stop` (default: the end), in the data order `order` of the replicate.
 
-    `keep` names iterations whose state goes to `saves`, which also takes a checkpoint every `CHECKPOINT_SECONDS` and
-    hands it back when the training is called again. `stop_requested()` is asked before every update; when it says
-    yes, the checkpoint is saved and `Stopped` raised. One thread: the bits must not depend on what else runs. The
-    network is trained on the device that holds the data; states are always in the processor's memory.
+    `saves` gets the states of the iterations in `keep`, and a checkpoint every `CHECKPOINT_SECONDS`. A later call
+    continues from the checkpoint. If `stop_requested()` is true before an update, the checkpoint is saved and `Stopped`
+    raised. The training uses one thread, so its bits do not depend on what else runs. It runs on the device that holds
+    the data; states are always in the processor's memory.
 
-    Where several processes train together (`ranks`), the first hands its training to the others, and each does its
-    share of every batch. Batch norm normalises a share by itself; the first process's running averages are kept, and
-    the network is evaluated with them.
+    If several processes train together (`ranks`), the first hands the training to the others, and each does its share
+    of every batch. Batch norm normalises each share by itself. Evaluation uses the first process's running averages.
     """
     device = data.train.device
     end = config.iterations if stop is None else stop
@@ -118,7 +117,7 @@ def train(
         started = saved - seconds
         while iteration < end:
             epoch, first = divmod(iteration, len(data.train) // config.batch_size)
-            if first == 0 and not network.is_finite():  # there alone: where it is seen must not depend on interruptions
+            if first == 0 and not network.is_finite():  # only between epochs: interruptions must not change the result
                 return Trained(network.state(), {}, iteration, time.monotonic() - started)
             for update in islice(updates.epoch(epoch, first), end - iteration):
                 if saves and iteration in keep:
@@ -143,13 +142,13 @@ def train(
 
 @contextmanager
 def on(device: torch.device) -> Iterator[None]:
-    """Within it, what torch starts on a GPU without being told on which is started on this one."""
+    """A context in which this GPU, if it is one, is torch's current GPU."""
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         yield
 
 
 def prepare(model: nn.Module, config: Config, device: torch.device) -> None:
-    """Let a network that is trained on a GPU use the kernels that are made for it, in the precisions that they have."""
+    """On a GPU, make a network use the kernels of `lth_study.training.kernels`; they do not compute in float32."""
     if device.type == "cuda" and config.precision != "float32":
         from lth_study.training.kernels import use_kernels
 
@@ -157,10 +156,8 @@ def prepare(model: nn.Module, config: Config, device: torch.device) -> None:
 
 
 def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) -> Train:
-    """A training function for `imp`, made of `train`: it returns the state, and the accuracies in percent.
-
-    Raises `Diverged` where there are none.
-    """
+    """A training function for `lth_core.imp`, made from `train`. It returns the state and the metrics (accuracies in
+    percent), and raises `Diverged` if the training diverges."""
 
     def train_ticket(ticket: Ticket, stop: int | None) -> tuple[State, Mapping[str, float]]:
         trained = train(config, data, ticket, replicate=replicate, order=order, stop=stop)
@@ -175,7 +172,7 @@ def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) ->
 
 
 def pruner(config: Config) -> Prune:
-    """The pruning function of a configuration, for `imp`: by magnitude, globally or layer by layer."""
+    """The pruning function of a configuration, for `lth_core.imp`: by magnitude, globally or layer by layer."""
 
     def prune(weights: State, mask: Mask) -> Mask:
         if config.pruning_scope == "global":
@@ -190,7 +187,7 @@ def pruner(config: Config) -> Prune:
 
 
 def _evaluated(config: Config, model: nn.Module, data: Dataset) -> dict[str, float]:
-    """Accuracies in percent; top-5 too for ImageNet's networks, as is usual for its many classes."""
+    """Accuracies in percent and the training loss; for ImageNet's networks with over 5 classes also top-5 accuracy."""
     top_5 = config.network in IMAGENET_NETWORKS and config.classes > 5
     test = accuracies(model, data.test, (1, 5) if top_5 else (1,))
     metrics = {"test_accuracy": test[0], "validation_accuracy": accuracies(model, data.validation)[0]}
@@ -200,7 +197,7 @@ def _evaluated(config: Config, model: nn.Module, data: Dataset) -> dict[str, flo
 
 @torch.no_grad()
 def accuracies(model: nn.Module, part: Part, among: Sequence[int] = (1,)) -> list[float]:
-    """For each number in `among`: the percentage of examples whose label is among the so many largest logits."""
+    """Top-n accuracies in percent: for each n in `among`, how often the label is among the n largest logits."""
     model.eval()
     correct = torch.zeros(len(among), dtype=torch.int64, device=part.device)
     for images, labels in evaluation_batches(part):
@@ -215,7 +212,7 @@ def accuracies(model: nn.Module, part: Part, among: Sequence[int] = (1,)) -> lis
 def _on_training_images(model: nn.Module, part: Part) -> dict[str, float]:
     """Accuracy in percent and mean cross-entropy, without label smoothing, on the first `SEEN` training images.
 
-    A loss beyond the range of numbers, as of huge weights, is left out.
+    A loss that is not finite, as huge weights give, is omitted.
     """
     model.eval()
     correct, loss = torch.zeros(2, dtype=torch.float64, device=part.device)
@@ -230,7 +227,7 @@ def _on_training_images(model: nn.Module, part: Part) -> dict[str, float]:
 
 @contextmanager
 def memory_explained(config: Config) -> Iterator[None]:
-    """Turns the many errors of a memory that is too small into one that says what to do about it."""
+    """Turn every error that reports too little memory into an `OutOfMemory` that says what to do."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -240,17 +237,17 @@ def memory_explained(config: Config) -> Iterator[None]:
         ):
             raise
         size = f"batches of {config.batch_size} images" + (f" in {config.pieces} pieces" if config.pieces > 1 else "")
-        advice = "train fewer networks side by side (workers). What was finished is kept"
+        advice = "train fewer networks side by side (workers). Finished trainings are kept"
         if config.network != "lenet_300_100" and 2 * config.pieces <= config.batch_size:
-            advice += f". With pieces={2 * config.pieces} less of a batch is held at once, in a study of its own"
+            advice += f". With pieces={2 * config.pieces} less memory is needed; this setting has a study of its own"
         raise OutOfMemory(f"memory is too small for {config.network} with {size}; {advice}") from error
 
 
 @contextmanager
 def steady_arithmetic(precision: str = "float32") -> Iterator[None]:
-    """One thread, since how a sum is split over threads changes its rounding, and denormal numbers flushed to zero:
-    Adam's moments decay into them wherever a gradient stays zero, and there the processor is ten times slower. On a
-    GPU: TF32 only where it is the `precision`, and convolutions whose sums are always in the same order."""
+    """A context in which arithmetic repeats bit for bit. Torch uses one thread: splitting a sum over threads changes
+    its rounding. Denormal numbers become zero: Adam's moments decay into them where a gradient stays zero, and they
+    slow the processor tenfold. On a GPU, convolutions always sum in the same order; TF32 needs `precision` "tf32"."""
     threads, matmul = torch.get_num_threads(), torch.backends.cuda.matmul
     flushed = float(torch.tensor(1e-40) * 1.0) == 0
     tf32_before, tf32 = matmul.allow_tf32, precision == "tf32"

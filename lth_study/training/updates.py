@@ -1,9 +1,9 @@
-"""One update of a network under a mask: its gradient, its optimiser, and the average of its weights.
+"""One update of a network under a mask: gradient, optimiser, average of the weights. `steps` and `train` use it.
 
-All parameters live in one flat vector, and so do their gradients: the mask is one multiplication of the gradient and
-the update one call of the kernel of torch's fused optimisers, for what they do around it takes half as long again with
-a network as small as LeNet. A pruned weight stays exactly 0.0: its gradient, its moments and its decay are all zero;
-or, with Adam, which needs no mask for it, every step is divided by the root of a moment that is infinite meanwhile.
+All parameters live in one flat vector, all gradients in another. The mask multiplies the gradient once, and one call
+of torch's fused kernel updates the weights. Torch's optimiser classes would lengthen that by half for LeNet.
+A pruned weight stays exactly 0.0. With SGD and RMSProp its gradient, moments and decay are zero. With Adam its second
+moment is infinite during training, so each of its steps is divided by infinity, and no mask is needed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from lth_study.settings import Config
 
 State = Mapping[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Of images and labels."""
+"""Takes images and labels, returns a scalar."""
 MOMENTS = "optimizer."
-"""How the names of the optimiser's moments start in a state."""
+"""The prefix of the optimiser's entries in a state."""
 AVERAGE = f"{MOMENTS}average"
-"""The name of the average of the weights, and of batch norm's statistics behind them, in a state; a fresh optimiser
-starts it anew, with the moments."""
+"""The entry of a state that holds the average: of the weights, then of batch norm's statistics. A fresh optimiser
+restarts it, as it does the moments."""
 UPDATES = f"{MOMENTS}updates"
-"""The name of the number of updates since the optimiser was fresh, by which Adam corrects its moments and a young
-average forgets sooner."""
+"""The entry of a state that counts the updates since the optimiser was fresh. Adam's bias correction and the decay of
+the average depend on it."""
 RMSPROP_DECAY = 0.9
 RMSPROP_EPSILON = 1.0
 _MOMENTS = {
@@ -38,14 +38,15 @@ _MOMENTS = {
     "nesterov": {"momentum_buffer": 0.0},
     "rmsprop": {"square_avg": 1.0, "momentum_buffer": 0.0},
 }
-"""Optimiser -> its moments, and what each of them is at initialisation."""
+"""Optimiser -> its moments and their initial values."""
 
 
 def learning_rate(config: Config, iteration: int) -> float:
     """The learning rate of an update.
 
-    A linear warmup from 0; then the constant rate, multiplied by `drop_factor` at each drop, or a straight line from
-    `learning_rate` at iteration 0 to `final_learning_rate` at the end.
+    It rises linearly from 0 during warmup. Then it is constant between drops, each of which multiplies it by
+    `drop_factor`. With `final_learning_rate` it is a straight line instead, from `learning_rate` at iteration 0 to
+    `final_learning_rate` at the end.
     """
     if iteration < config.warmup:
         return config.learning_rate * iteration / config.warmup
@@ -56,7 +57,7 @@ def learning_rate(config: Config, iteration: int) -> float:
 
 
 def products(config: Config, device: torch.device) -> torch.autocast:
-    """Within it, a network's products are computed in the precision of the configuration."""
+    """A context in which a network computes its products in the precision of the configuration."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
@@ -97,7 +98,7 @@ class FlatNetwork:
             self.decay_everywhere, self.decay_each = 0.0, torch.cat(vectors)
 
     def load(self, state: State) -> None:
-        """Take over a state; moments that it lacks are those of initialisation, and an average starts where it is."""
+        """Load a state. Missing moments get their initial values; a missing average starts at the weights."""
         names = self.model.state_dict().keys()
         self.model.load_state_dict({name: state[name] for name in names})
         self.weights.mul_(self.mask)
@@ -113,7 +114,7 @@ class FlatNetwork:
         self.updates.copy_(state.get(UPDATES, torch.zeros(())))
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of the whole state in the processor's memory; later updates do not reach it."""
+        """A copy of the whole state in the processor's memory. Later updates do not change it."""
         pruned = self.mask == 0
         moments = {f"{MOMENTS}{name}": moment.masked_fill(pruned, 0.0) for name, moment in self.moments.items()}
         if self.config.optimizer == "adam" or self.average is not None:
@@ -124,12 +125,12 @@ class FlatNetwork:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
     def update(self, images: Tensor, labels: Tensor, learning_rate: float | Tensor, loss: Loss | None = None) -> None:
-        """One optimiser update on one batch, or on this process's share of one. `loss`: `self.loss`, compiled."""
+        """One optimiser update on one batch, or on this process's share of it. `loss` may be `self.loss` compiled."""
         loss = loss or self.loss
         if self.by_hand is not None:
             self.by_hand(images, labels)
         else:
-            pieces = math.ceil(self.config.pieces / rank_and_count()[1])  # a share is a part of the batch already
+            pieces = math.ceil(self.config.pieces / rank_and_count()[1])  # the batch is already split over processes
             if pieces == 1:
                 torch._foreach_copy_(self._gradients, self._gradients_of(loss(images, labels)))
             else:
@@ -139,7 +140,7 @@ class FlatNetwork:
                     torch._foreach_add_(self._gradients, self._gradients_of(share))
         average_(self.gradient)
         config = self.config
-        if self.decay_each is not None:  # torch's kernels decay a whole vector alike
+        if self.decay_each is not None:  # torch's kernels take one decay for the whole vector
             self.gradient.addcmul_(self.weights, self.decay_each)
         if config.optimizer != "adam":
             self.gradient.mul_(self.mask)
@@ -167,7 +168,7 @@ class FlatNetwork:
         return torch.autograd.grad(loss, self._parameters)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the logits; where the network has an auxiliary head, a share of that of its logits too."""
+        """Mean cross-entropy, plus `auxiliary_loss` times that of the auxiliary head, if the network has one."""
         smoothing = self.config.label_smoothing
         with products(self.config, images.device):
             outputs = self.model(images)
@@ -177,9 +178,9 @@ class FlatNetwork:
             return own + self.config.auxiliary_loss * auxiliary
 
     def _rmsprop(self, learning_rate: float | Tensor) -> None:
-        """RMSProp as TensorFlow has it, with epsilon under the root: torch's own adds it to the root.
+        """RMSProp as in TensorFlow, with epsilon under the root; torch's RMSProp adds epsilon to the root.
 
-        With the epsilon of 1.0 that Inception-v3 is trained with, the two are different optimisers.
+        Inception-v3 is trained with an epsilon of 1.0, so the two differ much.
         """
         square, velocity = self.moments["square_avg"], self.moments["momentum_buffer"]
         self.gradient.add_(self.weights, alpha=self.decay_everywhere)
@@ -189,16 +190,15 @@ class FlatNetwork:
         self.weights.sub_(velocity)
 
     def _take_average(self, decay: float) -> None:
-        """As TensorFlow has it for Inception-v3: over batch norm's statistics too, and of n updates with a decay of no
-        more than (1 + n) / (10 + n), so that what the network began with is soon forgotten."""
+        """Update the average as TensorFlow does for Inception-v3, over batch norm's statistics too. After n updates the
+        decay is at most (1 + n) / (10 + n), so the initial weights soon lose their influence."""
         assert self.average is not None
-        if self.config.optimizer != "adam":  # which counts its updates itself
+        if self.config.optimizer != "adam":  # Adam has counted this update already
             self.updates += 1
         self.average.lerp_(self.values, 1 - ((1 + self.updates) / (10 + self.updates)).clamp(max=decay))
 
     def use_average(self) -> None:
-        """Put the average, where one is kept, in the place of the weights and of batch norm's statistics; for
-        evaluating the network."""
+        """For evaluation: replace the weights and batch norm's statistics by their average, if one is kept."""
         if self.average is not None:
             self.values.copy_(self.average)
 
@@ -207,13 +207,13 @@ class FlatNetwork:
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:
-    """The running means and variances of batch norm."""
+    """The running means and variances of all batch-norm layers."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     return [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
 
 
 def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
-    """A piece of a flat vector as a view in a parameter's shape; filters lie with their channels last, as images do."""
+    """A view of a flat vector in a parameter's shape. Filters are stored channels last, as images are."""
     if parameter.dim() != 4:
         return flat.view_as(parameter)
     filters, channels, height, width = parameter.shape
