@@ -21,7 +21,7 @@ from lth_study import seeds
 from lth_study.data import image_shape
 from lth_study.data.parts import Dataset, Split
 from lth_study.networks import build, initial_weights
-from lth_study.settings import Config
+from lth_study.settings import Setting
 
 Variant = Callable[[], float]
 """Does its work once and returns the seconds that it took."""
@@ -52,18 +52,18 @@ def row(measure: str, unit: str, sample: pd.Series) -> Row:
     return {"measure": measure, "unit": unit} | spread
 
 
-def random_images(config: Config, count: int) -> Dataset:
+def random_images(setting: Setting, count: int) -> Dataset:
     """As many random images as that in place of a configuration's: an image costs the same, whatever it shows."""
-    shape = image_shape(config.dataset, color=True, size=config.image_size)
+    shape = image_shape(setting.dataset, color=True, size=setting.image_size)
     images = torch.randint(256, (count, *shape), dtype=torch.uint8)
-    part = Split(images, torch.randint(config.classes, (count,)))
+    part = Split(images, torch.randint(setting.classes, (count,)))
     return Dataset("random", part, part, part)
 
 
-def half_ticket(config: Config) -> Ticket:
+def half_ticket(setting: Setting) -> Ticket:
     """A ticket with half of its weights, drawn at random, to be trained from initialisation."""
-    mask = Mask({name: torch.rand(ones.shape) < 0.5 for name, ones in Mask.ones(build(config)).items()})
-    return subnetwork(initial_weights(config, seeds.stream(1, "init")), mask, 0, 1)
+    mask = Mask({name: torch.rand(ones.shape) < 0.5 for name, ones in Mask.ones(build(setting)).items()})
+    return subnetwork(initial_weights(setting, seeds.stream(1, "init")), mask, 0, 1)
 
 
 def textbook_loop(loader: Iterable, model: nn.Module, optimizer: torch.optim.Optimizer, iterations: int) -> Variant:

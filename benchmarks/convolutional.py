@@ -31,7 +31,7 @@ from lth_study.data.parts import DataError, Dataset, Split
 from lth_study.networks import build
 from lth_study.networks.network import Network
 from lth_study.report import NETWORK_NAMES
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.training import Stopped
 from lth_study.training.batches import EVALUATION_BATCH
 from lth_study.training.train import steady_arithmetic, train
@@ -48,21 +48,21 @@ def rows(rounds: int) -> list[Row]:
     images = cifar10()
     variants = machine.variants()
     for network in NETWORKS:
-        config = preset(network)
-        variants[f"{network}, ours"] = ours_variant(config, images)
-        variants[f"{network}, loader loop"] = loader_variant(config, images)
-        variants[f"{network}, convolutions"] = convolutions_variant(config)
+        setting = preset(network).setting
+        variants[f"{network}, ours"] = ours_variant(setting, images)
+        variants[f"{network}, loader loop"] = loader_variant(setting, images)
+        variants[f"{network}, convolutions"] = convolutions_variant(setting)
     variants["resnet20, two threads"] = on_two_threads(variants["resnet20, ours"])
     seconds = interleaved(variants, rounds)
     table = []
     for network in NETWORKS:
-        config, name = preset(network), NETWORK_NAMES[network]
-        trained = ITERATIONS * config.batch_size
+        setting, name = preset(network).setting, NETWORK_NAMES[network]
+        trained = ITERATIONS * setting.batch_size
         ours, loader_loop, alone = (
             trained / seconds[f"{network}, {variant}"] for variant in ("ours", "loader loop", "convolutions")
         )
-        achieved = ours * iteration_flops(config) / config.batch_size / 1e9
-        floor = machine.floor_of_iteration(config, seconds)
+        achieved = ours * iteration_flops(setting) / setting.batch_size / 1e9
+        floor = machine.floor_of_iteration(setting, seconds)
         table += [
             row(f"{name}, ours (images/s)", "images/s", ours),
             row(f"{name}, loader loop (images/s)", "images/s", loader_loop),
@@ -70,7 +70,7 @@ def rows(rounds: int) -> list[Row]:
             row(f"{name}, ours / loader loop", "ratio", ours / loader_loop),
             row(f"{name}, convolutions / ours", "ratio", alone / ours),
             row(f"{name}, ours (GFLOP/s)", "GFLOP/s", achieved),
-            row(f"{name}, floor / ours", "ratio", floor / (config.batch_size / ours)),
+            row(f"{name}, floor / ours", "ratio", floor / (setting.batch_size / ours)),
         ]
     gained = seconds["resnet20, ours"] / seconds["resnet20, two threads"]
     return [*table, row("ResNet-20, speed of two threads / one", "ratio", gained), *machine.rows(seconds)]
@@ -86,13 +86,13 @@ def cifar10() -> Dataset:
     return Dataset("random", *(Split(images[part], labels[part]) for part in parts))
 
 
-def ours_variant(config: Config, images: Dataset) -> Variant:
+def ours_variant(setting: Setting, images: Dataset) -> Variant:
     """Our training of a ticket with half of its weights.
 
     So few updates are timed that building the network and evaluating it would count for much, so the clock runs from
     the first update to the last: `train` asks before every update whether to stop.
     """
-    ticket = half_ticket(config)
+    ticket = half_ticket(setting)
 
     def seconds() -> float:
         asked: list[float] = []
@@ -102,7 +102,7 @@ def ours_variant(config: Config, images: Dataset) -> Variant:
             return len(asked) > ITERATIONS
 
         with suppress(Stopped):
-            train(config, images, ticket, replicate=1, order=0, stop_requested=enough)
+            train(setting, images, ticket, replicate=1, order=0, stop_requested=enough)
         return asked[-1] - asked[0]
 
     return seconds
@@ -122,12 +122,12 @@ def on_two_threads(variant: Variant) -> Variant:
     return seconds
 
 
-def loader_variant(config: Config, images: Dataset, device: torch.device = CPU) -> Variant:
+def loader_variant(setting: Setting, images: Dataset, device: torch.device = CPU) -> Variant:
     """The textbook loop over the same images, each made a PIL image when it is read, as torchvision's CIFAR10 does."""
     from torch.utils.data import DataLoader
     from torchvision import transforms
 
-    model = build(config).to(device)
+    model = build(setting).to(device)
     mean, deviation = model.mean.flatten().tolist(), model.deviation.flatten().tolist()
     model.scaled = lambda normalised: normalised  # by the transforms
     usual = transforms.Compose(
@@ -138,9 +138,9 @@ def loader_variant(config: Config, images: Dataset, device: torch.device = CPU) 
             transforms.Normalize(mean, deviation),
         ]
     )
-    loader = DataLoader(Pictures(images.train, usual), config.batch_size, shuffle=True, drop_last=True)
+    loader = DataLoader(Pictures(images.train, usual), setting.batch_size, shuffle=True, drop_last=True)
     optimizer = torch.optim.SGD(
-        model.parameters(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        model.parameters(), setting.learning_rate, momentum=setting.momentum, weight_decay=setting.weight_decay
     )
     return textbook_loop(loader, model, optimizer, ITERATIONS)
 
@@ -162,14 +162,14 @@ class Pictures(torch.utils.data.Dataset):
         return len(self.labels)
 
 
-def convolutions_variant(config: Config) -> Variant:
+def convolutions_variant(setting: Setting) -> Variant:
     """Every convolution of an iteration: forward, then the gradients of its weights and, but for the first, its input.
 
     Images and filters lie with their channels last, as in our training.
     """
     layers = []
-    for module, inputs, outputs in convolutions(build(config)):
-        shapes = (config.batch_size, *inputs), module.weight.shape, (config.batch_size, *outputs)
+    for module, inputs, outputs in convolutions(build(setting)):
+        shapes = (setting.batch_size, *inputs), module.weight.shape, (setting.batch_size, *outputs)
         tensors = [torch.randn(shape).to(memory_format=torch.channels_last) for shape in shapes]
         layers.append((*tensors, module.stride, module.padding))
 
@@ -206,6 +206,6 @@ def training_variant() -> Variant:
     images = cifar10()
     batch = Split(images.test.images[:EVALUATION_BATCH], images.test.labels[:EVALUATION_BATCH])
     shortened = Dataset(images.name, images.train, batch, batch)
-    config = preset("resnet20").updated(iterations=1, drops=(), rewinds=(0,), curve_rewinds=None)
-    ticket = half_ticket(config)
-    return timed(lambda: train(config, shortened, ticket, replicate=1, order=0))
+    setting = preset("resnet20").setting.updated(iterations=1, drops=())
+    ticket = half_ticket(setting)
+    return timed(lambda: train(setting, shortened, ticket, replicate=1, order=0))

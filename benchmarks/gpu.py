@@ -49,7 +49,7 @@ from lth_study.files import write_atomic, write_json
 from lth_study.networks import build
 from lth_study.records import results_folder
 from lth_study.report import NETWORK_NAMES
-from lth_study.settings import IMAGENET_NETWORKS, Config
+from lth_study.settings import IMAGENET_NETWORKS, Setting
 from lth_study.training.steps import can_be_recorded
 from lth_study.training.train import steady_arithmetic, train
 from lth_study.training.updates import FlatNetwork, State
@@ -74,9 +74,9 @@ DESCRIBES = ("network", "profile", "precision", "device")
 """What tells one measurement from another in the file."""
 
 
-def ways(config: Config, part: Split) -> list[str]:
+def ways(setting: Setting, part: Split) -> list[str]:
     """The ways in which a network can be trained on the device of its images."""
-    network = FlatNetwork(build(config).to(part.device), Mask({}), config)
+    network = FlatNetwork(build(setting).to(part.device), Mask({}), setting)
     return ["loop", "graph", "compiled graph"] if can_be_recorded(network, part) else ["loop"]
 
 
@@ -93,30 +93,30 @@ class Check:
         return self.relative_difference <= self.tolerance  # which not-a-number is not
 
 
-def compared(config: Config, images: Dataset, way: str) -> Check:
+def compared(setting: Setting, images: Dataset, way: str) -> Check:
     """Two members, updated in one of the ways and by the plain loop from the same start.
 
     The plain loop itself is compared with `train`, which on a processor does the same, and on a GPU, where the training
     is long enough, replays a compiled graph.
     """
-    config = config.updated(learning_rate=config.learning_rate / GENTLER)
-    members = [Member(config, images, replicate, way) for replicate in (1, 2)]
+    setting = setting.updated(learning_rate=setting.learning_rate / GENTLER)
+    members = [Member(setting, images, replicate, way) for replicate in (1, 2)]
     advance(members, COMPARED)
     reference = trained if way == "loop" else looped
-    differences = [relative_difference(member, reference(config, images, member)) for member in members]
-    return Check(way, max(differences, key=lambda share: (math.isnan(share), share)), TOLERANCE[config.precision])
+    differences = [relative_difference(member, reference(setting, images, member)) for member in members]
+    return Check(way, max(differences, key=lambda share: (math.isnan(share), share)), TOLERANCE[setting.precision])
 
 
-def looped(config: Config, images: Dataset, member: Member) -> State:
+def looped(setting: Setting, images: Dataset, member: Member) -> State:
     """Where the plain loop ends from the same start."""
-    loop = Member(config, images, member.replicate, "loop")
+    loop = Member(setting, images, member.replicate, "loop")
     advance([loop], COMPARED)
     return loop.network.state()
 
 
-def trained(config: Config, images: Dataset, member: Member) -> State:
+def trained(setting: Setting, images: Dataset, member: Member) -> State:
     """Where the study's own training ends from the same start."""
-    return train(config, images, member.ticket, replicate=member.replicate, order=0, stop=COMPARED).state
+    return train(setting, images, member.ticket, replicate=member.replicate, order=0, stop=COMPARED).state
 
 
 def relative_difference(member: Member, expected: State) -> float:
@@ -158,26 +158,26 @@ def seconds_of(work: Callable[[], object]) -> float:
     return median(took[1:])
 
 
-def measured(options: argparse.Namespace, config: Config, images: Dataset, way: str) -> list[Row]:
+def measured(options: argparse.Namespace, setting: Setting, images: Dataset, way: str) -> list[Row]:
     """A row for every number of networks that are trained in a way."""
     numbers = [1] if way == "loop" else options.members
-    return [timed(options, config, images, way, number) for number in numbers]
+    return [timed(options, setting, images, way, number) for number in numbers]
 
 
-def timed(options: argparse.Namespace, config: Config, images: Dataset, way: str, number: int) -> Row:
+def timed(options: argparse.Namespace, setting: Setting, images: Dataset, way: str, number: int) -> Row:
     """Images per second of all networks together: the median over rounds."""
     forget_memory()
-    members = [Member(config, images, replicate, way) for replicate in range(1, number + 1)]
+    members = [Member(setting, images, replicate, way) for replicate in range(1, number + 1)]
     advance(members, options.iterations)
     took = median(advance(members, options.iterations) for _ in range(options.rounds))
-    return measurement(way, number, number * options.iterations * config.batch_size / took, peak_memory())
+    return measurement(way, number, number * options.iterations * setting.batch_size / took, peak_memory())
 
 
-def measured_loader(config: Config, held: Dataset, device: torch.device) -> Row:
+def measured_loader(setting: Setting, held: Dataset, device: torch.device) -> Row:
     """Images per second of the loop of a textbook: the best of three."""
-    textbook = loader_variant(config, held, device)
+    textbook = loader_variant(setting, held, device)
     forget_memory()
-    rate = LOADED * config.batch_size / min(textbook() for _ in range(3))
+    rate = LOADED * setting.batch_size / min(textbook() for _ in range(3))
     return measurement("loader", 1, rate, peak_memory())
 
 
@@ -196,29 +196,33 @@ def measurement(way: str, members: int, rate: float, memory: int) -> Row:
     return row | ({"peak memory (MiB)": memory / 2**20} if memory else {})
 
 
-def images_of(config: Config) -> Dataset:
+def images_of(setting: Setting) -> Dataset:
     """What a network is fed: an image costs the same, whatever it shows."""
-    if config.network == "lenet_300_100":
+    if setting.network == "lenet_300_100":
         return data.load("mnist_embedded")
-    if config.network not in IMAGENET_NETWORKS:
+    if setting.network not in IMAGENET_NETWORKS:
         return cifar10()
-    return random_images(config, BATCHES_OF_IMAGENET * config.batch_size)
+    return random_images(setting, BATCHES_OF_IMAGENET * setting.batch_size)
 
 
 def recorded(
-    options: argparse.Namespace, config: Config, reached: dict[str, float], checks: Sequence[Check], rows: Sequence[Row]
+    options: argparse.Namespace,
+    setting: Setting,
+    reached: dict[str, float],
+    checks: Sequence[Check],
+    rows: Sequence[Row],
 ) -> dict[str, Any]:
     """What the file holds of a measurement; the loop of one network is the first row.
 
     Raises `ValueError` for rows of a way that was not compared within a tolerance.
     """
     record = {name: getattr(options, name) for name in ("network", "profile", "precision")} | {
-        "batch": config.batch_size,
+        "batch": setting.batch_size,
         "device": device_name(),
         "torch": torch.__version__,
         "checks": [vars(check) for check in checks],
         "rates": reached,
-        "images/s at the floor": config.batch_size * config.iterations / floor_seconds(config, *reached.values()),
+        "images/s at the floor": setting.batch_size * setting.iterations / floor_seconds(setting, *reached.values()),
         "measured": [row | {"to one loop": row["images/s"] / rows[0]["images/s"]} for row in rows],
     }
     if unchecked := {row["way"] for row in rows if verdict(record, row["way"]) == "unchecked"}:
@@ -253,22 +257,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     of_imagenet = options.network in IMAGENET_NETWORKS
     options.members = options.members or ([1] if of_imagenet else [1, 2, 4, 8, 16])
-    config, device = preset(options.network, profile=options.profile), compute_device()
+    setting, device = preset(options.network, profile=options.profile).setting, compute_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    config = config.updated(precision=options.precision)
-    held = images_of(config)
+    setting = setting.updated(precision=options.precision)
+    held = images_of(setting)
     images = held.to(device)
     checks, rows = [], []
-    with steady_arithmetic(config.precision):
-        reached = rates(config.precision, device)
-        for way in ways(config, images.train):
-            checks.append(compared(config, images, way))
+    with steady_arithmetic(setting.precision):
+        reached = rates(setting.precision, device)
+        for way in ways(setting, images.train):
+            checks.append(compared(setting, images, way))
             print(checks[-1], flush=True)
-            rows += measured(options, config, images, way)
+            rows += measured(options, setting, images, way)
             if way == "loop" and not of_imagenet and options.network != "lenet_300_100":
-                rows.append(measured_loader(config, held, device))
-            record = recorded(options, config, reached, checks, rows)
+                rows.append(measured_loader(setting, held, device))
+            record = recorded(options, setting, reached, checks, rows)
             write_json(results_folder() / UNFINISHED, record)
     keep(record)
     (results_folder() / UNFINISHED).unlink()
@@ -278,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "\n".join(
                 f"{check.way}: computes something else than the plain loop: after {COMPARED} updates the change of the "
                 f"weights differs by {check.relative_difference:.3g} of it, and {check.tolerance} is what rounding may "
-                f"do in {config.precision}"
+                f"do in {setting.precision}"
                 for check in wrong
             )
         )

@@ -20,11 +20,11 @@ ROUNDS = 3
 
 def rows(rounds: int) -> list[Row]:
     """Images per second of every network."""
-    configs = {network: preset(network).updated(batch_size=BATCH, pieces=1) for network in IMAGENET_NETWORKS}
+    settings = {network: preset(network).setting.updated(batch_size=BATCH, pieces=1) for network in IMAGENET_NETWORKS}
     count = BATCH * (ITERATIONS + 1)
-    variants = {network: ours_variant(config, random_images(config, count)) for network, config in configs.items()}
+    variants = {network: ours_variant(setting, random_images(setting, count)) for network, setting in settings.items()}
     seconds = interleaved(variants, rounds)
     return [
         row(f"{NETWORK_NAMES[network]}, ours (images/s)", "images/s", ITERATIONS * BATCH / seconds[network])
-        for network in configs
+        for network in settings
     ]

@@ -34,7 +34,7 @@ def rows(rounds: int) -> list[Row]:
     seconds = interleaved(variants | machine.variants(), rounds)
     milliseconds = seconds[list(variants)] * 1000 / ITERATIONS
     times = [row(f"LeNet iteration, {name} (ms)", "ms", milliseconds[name]) for name in variants]
-    floor = 1000 * machine.floor_of_iteration(preset("lenet_300_100"), seconds)
+    floor = 1000 * machine.floor_of_iteration(preset("lenet_300_100").setting, seconds)
     return [
         *times,
         row("loader loop / ours", "ratio", milliseconds["loader loop"] / milliseconds["ours"]),
@@ -48,9 +48,9 @@ def ours_variant() -> Variant:
     images = mnist()
     nothing = Split(images.test.images[:1], images.test.labels[:1])
     images = Dataset(images.name, images.train, nothing, nothing)
-    config = preset("lenet_300_100").updated(iterations=ITERATIONS, rewinds=(0,))
-    ticket = half_ticket(config)
-    return timed(lambda: train(config, images, ticket, replicate=1, order=0))
+    setting = preset("lenet_300_100").setting.updated(iterations=ITERATIONS)
+    ticket = half_ticket(setting)
+    return timed(lambda: train(setting, images, ticket, replicate=1, order=0))
 
 
 def loader_variant() -> Variant:

@@ -16,7 +16,7 @@ from common import Row, Variant, row, timed
 from torch.nn import functional as F
 
 from lth_study.costs.limits import CACHE_BYTES, floor_seconds
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.training.train import steady_arithmetic
 
 SIDE = 1024
@@ -70,7 +70,7 @@ def rows(seconds: pd.DataFrame) -> list[Row]:
     ]
 
 
-def floor_of_iteration(config: Config, seconds: pd.DataFrame) -> pd.Series:
+def floor_of_iteration(setting: Setting, seconds: pd.DataFrame) -> pd.Series:
     """The least seconds that a training iteration takes, at the rates of every round."""
     rates = zip(flops_per_second(seconds), bytes_per_second(seconds), strict=True)
-    return pd.Series([floor_seconds(config, *pair) / config.iterations for pair in rates], index=seconds.index)
+    return pd.Series([floor_seconds(setting, *pair) / setting.iterations for pair in rates], index=seconds.index)

@@ -14,7 +14,7 @@ from common import half_ticket
 
 from lth_study.data.parts import Dataset
 from lth_study.networks import build
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.training.steps import DrawnBatches, PlainSteps, RecordedSteps
 from lth_study.training.train import prepare
 from lth_study.training.updates import FlatNetwork, State
@@ -23,19 +23,19 @@ from lth_study.training.updates import FlatNetwork, State
 class Member:
     """A network on the device, with what it is trained from."""
 
-    def __init__(self, config: Config, images: Dataset, replicate: int, way: str) -> None:
+    def __init__(self, setting: Setting, images: Dataset, replicate: int, way: str) -> None:
         torch.manual_seed(replicate)  # of the mask
-        self.replicate, self.ticket = replicate, half_ticket(config)
-        model = build(config).to(images.train.device)
+        self.replicate, self.ticket = replicate, half_ticket(setting)
+        model = build(setting).to(images.train.device)
         if way == "compiled graph":
-            prepare(model, config, images.train.device)
-        self.network = FlatNetwork(model, self.ticket.mask, config)
+            prepare(model, setting, images.train.device)
+        self.network = FlatNetwork(model, self.ticket.mask, setting)
         self.network.model.train()
         if way == "loop":
-            self.steps: Any = PlainSteps(config, self.network, images.train, replicate, 0)
+            self.steps: Any = PlainSteps(setting, self.network, images.train, replicate, 0)
         else:
-            batches = DrawnBatches(config, images.train, replicate, 0)
-            self.steps = RecordedSteps(config, self.network, batches, compiled=way == "compiled graph")
+            batches = DrawnBatches(setting, images.train, replicate, 0)
+            self.steps = RecordedSteps(setting, self.network, batches, compiled=way == "compiled graph")
         self.network.load(self.ticket.weights)
         self.stream = torch.cuda.Stream() if images.train.device.type == "cuda" else None
 

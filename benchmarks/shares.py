@@ -27,7 +27,7 @@ from lth_study import preset
 from lth_study.data.parts import Dataset
 from lth_study.networks import build
 from lth_study.report import NETWORK_NAMES
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.training.steps import PlainSteps
 from lth_study.training.train import steady_arithmetic
 from lth_study.training.updates import FlatNetwork
@@ -49,23 +49,23 @@ def rows(rounds: int) -> list[Row]:
     """The share of every kind of work in every network's training at the paper profile."""
     table = []
     for network, updates in UPDATES.items():
-        config = preset(network)
+        setting = preset(network).setting
         images = mnist() if network == "lenet_300_100" else cifar10()
-        samples = pd.DataFrame([shares(events(config, images, updates)) for _ in range(rounds)])
+        samples = pd.DataFrame([shares(events(setting, images, updates)) for _ in range(rounds)])
         table += [row(f"{NETWORK_NAMES[network]}, share of {kind}", "share", samples[kind]) for kind in KINDS]
     return table
 
 
-def events(config: Config, images: Dataset, updates: int) -> Sequence[FunctionEvent]:
+def events(setting: Setting, images: Dataset, updates: int) -> Sequence[FunctionEvent]:
     """What the profiler saw of the first updates of a training, after one that warmed up."""
-    ticket = half_ticket(config)
-    network = FlatNetwork(build(config), ticket.mask, config)
+    ticket = half_ticket(setting)
+    network = FlatNetwork(build(setting), ticket.mask, setting)
     network.load(ticket.weights)
     network.model.train()
     network.loss = labelled(network.loss)
     if network.by_hand is not None:
         network.by_hand = labelled(network.by_hand)
-    steps = PlainSteps(config, network, images.train, replicate=1, order=0).epoch(0, 0)
+    steps = PlainSteps(setting, network, images.train, replicate=1, order=0).epoch(0, 0)
     with steady_arithmetic():
         next(steps)()
         with profile(activities=[ProfilerActivity.CPU]) as profiled:

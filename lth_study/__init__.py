@@ -9,14 +9,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Config": "settings",
-    "ConfigError": "settings",
     "DataError": "data.parts",
+    "Extent": "extents",
     "MissingRecords": "plan",
+    "Setting": "settings",
+    "SettingError": "settings",
     "Stopped": "training",
     "StoreError": "files",
+    "Study": "extents",
     "configure": "notebook",
-    "figures": "presets",
     "preset": "presets",
     "pruner": "training.train",
     "run": "runner",

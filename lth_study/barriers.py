@@ -9,7 +9,7 @@ from lth_core.stability import error_barrier
 from lth_study.data.image_files import dead_readers_explained
 from lth_study.data.parts import Dataset, Part, Split
 from lth_study.networks import build
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.training.batches import EVALUATION_BATCH, evaluated_at_once
 from lth_study.training.train import SEEN, memory_explained, on, prepare, steady_arithmetic
 from lth_study.training.updates import State, products
@@ -19,7 +19,7 @@ DECIMALS = 6
 
 
 @torch.no_grad()
-def heights(config: Config, data: Dataset, a: State, b: State) -> dict[str, float]:
+def heights(setting: Setting, data: Dataset, a: State, b: State) -> dict[str, float]:
     """The heights of the error barrier between two ends of trainings, in percentage points.
 
     Names are `train_mean`, `train_line`, `test_mean` and `test_line`: the images, and the height over the mean of the
@@ -33,24 +33,24 @@ def heights(config: Config, data: Dataset, a: State, b: State) -> dict[str, floa
     Weights are the ends as they are stored. Inception-v3 is trained with an average of its weights that accuracies are
     measured on; its ends hold the weights themselves, and the barrier is between these.
     """
-    device, count = data.train.device, min(SEEN, config.iterations * config.batch_size)
-    with on(device), steady_arithmetic(config.precision), memory_explained(config), dead_readers_explained():
+    device, count = data.train.device, min(SEEN, setting.iterations * setting.batch_size)
+    with on(device), steady_arithmetic(setting.precision), memory_explained(setting), dead_readers_explained():
         parts = {"train": _held(data.train, torch.arange(len(data.train))[:count])}
         count = min(count, len(data.test))
         parts["test"] = _held(data.test, torch.arange(count) * len(data.test) // count)
-        model = build(config).to(device).to(memory_format=torch.channels_last)
-        prepare(model, config, device)
+        model = build(setting).to(device).to(memory_format=torch.channels_last)
+        prepare(model, setting, device)
         norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
         def errors(weights: State) -> dict[str, float]:
             model.load_state_dict(weights)
             found = {name: _error(model, part) for name, part in parts.items()}
             if norms:
-                _recompute(model, norms, parts["train"].images, config.batch_size)
+                _recompute(model, norms, parts["train"].images, setting.batch_size)
                 found |= {f"{name}_recomputed": _error(model, part) for name, part in parts.items()}
             return found
 
-        with products(config, device):
+        with products(setting, device):
             barriers = error_barrier(errors, a, b)
     measured = {}
     for name, barrier in barriers.items():

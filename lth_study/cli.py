@@ -16,7 +16,8 @@ import typer
 from lth_study import __version__
 
 if TYPE_CHECKING:
-    from lth_study.settings import Config
+    from lth_study.extents import Study
+    from lth_study.settings import Setting
 
 UNFINISHED = 3
 """Exit status of a run that its time limit or a signal stopped early."""
@@ -76,12 +77,10 @@ def run_command(
     from lth_study.runner import Style, train_missing
     from lth_study.training import Stopped
 
-    parts = list(
-        _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings).values()
-    )
+    study = _study(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
     style: Style = "bar" if sys.stderr.isatty() else "lines"
     try:
-        train_missing(parts, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
+        train_missing(study, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from here")
         raise typer.Exit(UNFINISHED) from None
@@ -103,28 +102,25 @@ def status(
 ) -> None:
     """Show how much of a study the results folder and the run store hold."""
     from lth_study import plan, records
-    from lth_study.measure import measure
-    from lth_study.store import StudyStore
 
     folder = store or records.store_folder()
-    parts = _parts(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
-    config = next(iter(parts.values()))
-    study = StudyStore(folder, config)
-    measure(study)  # a run that stopped may have left trainings without distances
-    known, _ = records.known(study)
-    print(config.name)
-    for other in _recorded_with_other_images(folder, config):
+    study = _study(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
+    known, _ = records.known(study.setting, folder)
+    print(study.setting.name)
+    for other in _recorded_with_other_images(folder, study.setting):
         print(f"also trained on {other}: lth status ... --dataset {other}")
-    for name, part in parts.items():
+    for name, extent in study.extents.items():
+        part = study.only(name)
         lost = plan.lost(known, part)
         absent = {*plan.missing(known, part), *lost}
         wanted = plan.trainings(part)
         diverged = f"; {len(lost)} diverged, or build on one that did" if lost else ""
         print(f"{name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded{diverged}")
-        if barriers := plan.barriers(part):
-            measured = len(barriers) - len(plan.unmeasured(known, part))
-            print(f"  {measured} of {len(barriers)} error barriers measured")
-        for rewind in part.rewinds:
+        unmeasured = plan.unmeasured(known, part)
+        for what, asked in (("distances", plan.distances(part)), ("error barriers", plan.barriers(part))):
+            if asked:
+                print(f"  {len(asked) - len(set(asked) & set(unmeasured))} of {len(asked)} {what} measured")
+        for rewind in extent.rewinds:
             here = [t for t in wanted if t.rewind == rewind]
             print(f"  rewound to {rewind}: {sum(t not in absent for t in here)} of {len(here)}")
 
@@ -152,10 +148,10 @@ def agenda(
 
     if device is None or run:
         from lth_study.devices import device_name
-        from lth_study.settings import ConfigError
+        from lth_study.settings import SettingError
 
         if device not in (None, device_name()):
-            raise ConfigError(f"--device {device}: with --run it is this machine's, {device_name()}; leave it out")
+            raise SettingError(f"--device {device}: with --run it is this machine's, {device_name()}; leave it out")
         device = device_name()
     folder, listed = store or records.store_folder(), parts(profile)
     table = agenda(listed, claims.read(), folder, device, ranked=profile != "laptop")  # the laptop order is fixed
@@ -229,7 +225,7 @@ def _carry(source: Path | None, destination: Path | None) -> None:
         print(line)
 
 
-def _parts(
+def _study(
     network: str,
     recipe: str,
     profile: str,
@@ -240,63 +236,50 @@ def _parts(
     orders: int | None,
     dataset: str | None,
     settings: list[str] | None,
-) -> dict[str, Config]:
-    """The configurations that a command's options describe, by figure."""
-    from lth_study.presets import figures, preset
-    from lth_study.settings import ConfigError
+) -> Study:
+    """The study that a command's options describe."""
+    from lth_study.presets import preset
 
-    config = preset(network, recipe, profile)
+    study = preset(network, recipe, profile)
     changes: dict[str, object] = {}
     if rewinds is not None:
-        changes["rewinds"] = chosen = _numbers("rewinds", rewinds)
-        changes["curve_rewinds"] = tuple(k for k in config.curve_rewinds or () if k in chosen) or None
-    if levels is not None:
-        changes["curve_levels"] = None  # None stands for `levels`
-        changes["compared_levels"] = tuple(n for n in config.compared_levels or () if n <= levels) or None
+        changes["rewinds"] = _numbers("rewinds", rewinds)
     if replicates is not None:
         counts = _numbers("replicates", replicates)
         changes["replicates"] = counts[0] if len(counts) == 1 else counts
     others = {"levels": levels, "orders": orders, "dataset": dataset}
     changes |= {name: value for name, value in others.items() if value is not None}
     changes |= dict(map(_setting, settings or ()))
-    parts = figures(config.updated(**changes))
-    if "methods" in changes:  # `figures` gives the accuracy figure methods of its own
-        parts["accuracy"] = parts["accuracy"].updated(methods=changes["methods"])
-    if figure is None:
-        return parts
-    if figure not in parts:
-        raise ConfigError(f"unknown figure {figure!r}; known: {', '.join(parts)}")
-    return {figure: parts[figure]}
+    return (study if figure is None else study.only(figure)).updated(**changes)
 
 
-def _recorded_with_other_images(store: Path, config: Config) -> list[str]:
+def _recorded_with_other_images(store: Path, setting: Setting) -> list[str]:
     """The other data sets that a study is recorded with, such as a stand-in for a data set that was missing."""
     from lth_study.records import known
     from lth_study.settings import DATASETS
-    from lth_study.store import StudyStore
 
-    others = (config.updated(dataset=name) for name in DATASETS if name != config.dataset)
-    return [other.dataset for other in others if len(known(StudyStore(store, other))[0])]
+    others = (setting.updated(dataset=name) for name in DATASETS if name != setting.dataset)
+    return [other.dataset for other in others if len(known(other, store)[0])]
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
-        from lth_study.settings import ConfigError
+        from lth_study.settings import SettingError
 
-        raise ConfigError(f"{name}: {text!r} is not a list of whole numbers like 0,500") from None
+        raise SettingError(f"{name}: {text!r} is not a list of whole numbers like 0,500") from None
 
 
 def _setting(text: str) -> tuple[str, object]:
     """A setting and its value, read as JSON (`pieces=4`, `densities=null`) or, if it is not JSON, as text."""
-    from lth_study.settings import LABELS, ConfigError
+    from lth_study.settings import LABELS, SettingError
 
     name, given, value = text.partition("=")
     if name in ("network", *LABELS, "rewinds", "levels", "orders", "dataset"):
-        raise ConfigError(f"--set: {name} is an argument or option of its own; other settings depend on it")
+        raise SettingError(f"--set: {name} is an argument or option of its own")
     if not given:
-        raise ConfigError(f"--set: {text!r} gives no value; expected NAME=VALUE, like precision=bfloat16")
+        raise SettingError(f"--set: {text!r} gives no value; expected NAME=VALUE, like precision=bfloat16")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

@@ -1,57 +1,72 @@
-"""The `lth run` command that trains a configuration. `runner` puts it into the message of `MissingRecords`."""
+"""The `lth run` command that trains a study. `runner` puts it into the message of `MissingRecords`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from lth_study.extents import Extent, Study
 from lth_study.plan import trainings
-from lth_study.presets import figures, preset
-from lth_study.settings import EXTENT, LABELS, Config, ConfigError
+from lth_study.presets import preset
+from lth_study.settings import LABELS, SettingError
 from lth_study.store import Training
 
 _OPTIONS = ("rewinds", "levels", "replicates", "orders", "dataset")
 """Settings with an option of their own in `lth run`. All others need `--set`."""
 
 
-def how_to_make(config: Config, absent: Collection[Training]) -> str:
+def how_to_make(study: Study, absent: Collection[Training]) -> str:
     """The message of `MissingRecords`: how many trainings are absent, three of them, and how to train them."""
     examples = "; ".join(map(str, list(absent)[:3])) + ("; ..." if len(absent) > 3 else "")
-    command = command_for(config)
+    command = command_for(study)
     return (
-        f"{len(absent)} of {len(trainings(config))} trainings of {config.name} are not recorded: {examples}. "
+        f"{len(absent)} of {len(trainings(study))} trainings of {study.setting.name} are not recorded: {examples}. "
         f"Train them by passing missing='train'{f', or in a terminal with: {command}' if command else ''}"
     )
 
 
-def command_for(config: Config) -> str | None:
-    """The command that trains a configuration and nothing else. None if no preset has its recipe and profile."""
+def command_for(study: Study) -> str | None:
+    """The command that trains a study and nothing else. None if no preset has its recipe and profile.
+
+    It changes the preset with all its figures if that gives the study. Otherwise there is a command for each figure: it
+    changes the preset's figure that differs least.
+    """
+    setting = study.setting
     try:
-        standard = preset(config.network, config.recipe, config.profile)
-    except ConfigError:
+        standard = preset(setting.network, setting.recipe, setting.profile)
+    except SettingError:
         return None
-    own = {name: value for name, value in config if name not in ("network", *LABELS, *EXTENT)}
-    own["replicates"] = config.replicates
-    figure = _figure(config, standard, own)
-    if figure is None:
-        figure = "stability"  # `figures` returns the configuration itself under this name
-        own |= {name: getattr(config, name) for name in EXTENT if not name.startswith("curve")}
-    command = f"lth run {config.network} --recipe {config.recipe} --profile {config.profile} --figure {figure}"
-    for name, value in own.items():
-        brought = name == "levels" and config.densities != standard.densities  # new densities would set the levels
-        if brought or value != getattr(standard, name):
-            command += f" {_argument(name, value)}"
-    return command
+    changed = {n: v for n, v in setting if n not in LABELS and v != getattr(standard.setting, n)}
+    command = f"lth run {setting.network} --recipe {setting.recipe} --profile {setting.profile}"
+    whole = changed | _differences(standard.extent, study.extent, changed)
+    if list(study.extents) == list(standard.extents) and _gives(standard, whole, study):
+        return " ".join([command, *map(_argument, whole, whole.values())])
+    commands = []
+    for extent in study.extents.values():
+        differences = {name: _differences(own, extent, changed) for name, own in standard.extents.items()}
+        least = min(differences, key=lambda name: len(differences[name]))
+        options = changed | differences[least]
+        commands.append(" ".join([f"{command} --figure {least}", *map(_argument, options, options.values())]))
+    return " && ".join(commands)
 
 
-def _figure(config: Config, standard: Config, own: dict[str, Any]) -> str | None:
-    """The name of the preset's figure that equals the configuration once `own` settings are applied, or None."""
+def _gives(standard: Study, changes: Mapping[str, Any], study: Study) -> bool:
     try:
-        parts = figures(standard.updated(**own))
-    except ConfigError:  # for example, a shorter training ends before the preset's rewinding iterations
-        return None
-    return next((name for name, part in parts.items() if part == config), None)
+        return standard.updated(**changes) == study
+    except SettingError:  # for example, a shorter training ends before another figure's rewinding iterations
+        return False
+
+
+def _differences(own: Extent, wanted: Extent, changed: Collection[str]) -> dict[str, Any]:
+    """The fields to change in an extent. New levels may bring new compared levels, and new densities bring levels."""
+    found = {name: value for name, value in wanted if value != getattr(own, name)}
+    if "levels" in found or "densities" in changed:
+        found["levels"] = wanted.levels
+        found.pop("compared_levels", None)
+        if own.updated(levels=wanted.levels).compared_levels != wanted.compared_levels:
+            found["compared_levels"] = wanted.compared_levels
+    return found
 
 
 def _argument(name: str, value: Any) -> str:

@@ -10,20 +10,20 @@ from pathlib import Path
 import torch
 
 from lth_study.ranks import rank_and_count
-from lth_study.settings import ConfigError
+from lth_study.settings import SettingError
 
 
 def compute_device() -> torch.device:
     """The device that `LTH_DEVICE` names; by default the GPU, or the processor if there is no GPU.
 
-    Each process that `torchrun` starts on a machine gets its own GPU. Raises `ConfigError` for an unknown device.
+    Each process that `torchrun` starts on a machine gets its own GPU. Raises `SettingError` for an unknown device.
     """
     gpu = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
     chosen = os.environ.get("LTH_DEVICE", gpu if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=chosen).device
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
+        raise SettingError(
             f"LTH_DEVICE: {chosen!r} is not a device of this machine ({str(error).splitlines()[0]}); name another one"
         ) from None
 

@@ -1,126 +1,117 @@
-"""Measuring stability: the distances and the error barriers between the trainings that a run store holds."""
+"""Measuring and keeping the distances and the error barriers between trainings that a run store holds.
+
+`worker` measures after each training, and `runner` what an interrupted run left. `records` reads the files.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lth_study.files import Damaged, read_json, write_json
-from lth_study.plan import Barrier
-from lth_study.store import Busy, StudyStore, Training, TrainingFolder, dense
+from lth_study.plan import Barrier, Comparison, Distance
+from lth_study.store import Busy, StudyStore, Training, TrainingFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lth_core.masks import Mask
 
-
-def measure(study: StudyStore) -> None:
-    """Measure every distance that two finished trainings of a study allow and that is not measured yet.
-
-    A training whose files turn out to be damaged is discarded: it is missing then, and can be done again.
-    """
-    finished = sorted(t for t, result in study.results().items() if result["diverged_at"] is None)
-    levels: dict[tuple[int, str, int, int], Training] = {}
-    for training in finished:
-        if not training.again and training.method in ("imp", "random_pruning"):
-            levels.setdefault(_level(training), training)
-    for first in levels.values():
-        _measure_level(study, first, finished)
+FILES: dict[type[Comparison], str] = {Distance: "distances.json", Barrier: "barriers.json"}
+"""The file beside the trainings of a level that keeps its comparisons: order -> metric -> value."""
 
 
-def barrier_measured(study: StudyStore, barrier: Barrier) -> bool:
-    """Whether the store has a barrier's heights."""
-    return f"barrier_{barrier.kind}_test_mean" in _barriers(study, barrier).get(barrier.order, {})
+def measured(store: StudyStore, comparison: Comparison) -> bool:
+    """Whether the store has a comparison."""
+    return _proof(comparison) in _kept(store, comparison).get(comparison.order, {})
 
 
-def barrier_summary(study: StudyStore, barrier: Barrier) -> str:
+def summary(store: StudyStore, barrier: Barrier) -> str:
     """One line on a measured barrier."""
-    height = _barriers(study, barrier)[barrier.order][f"barrier_{barrier.kind}_test_mean"]
+    height = _kept(store, barrier)[barrier.order][_proof(barrier)]
     return f"{barrier}: {height:.2f} points of test error over the mean of its ends"
 
 
-def measurable(study: StudyStore, barrier: Barrier) -> bool:
-    """Whether a barrier is still to be measured and the store has both ends, of trainings that did not diverge."""
-    folders = [study.saves(end) for end in (barrier.a, barrier.b)]
-    return all(
-        folder.complete and folder.result()["diverged_at"] is None for folder in folders
-    ) and not barrier_measured(study, barrier)
+def measurable(store: StudyStore, comparison: Comparison) -> bool:
+    """Whether a comparison is still to be made and the store has both ends, of trainings that did not diverge."""
+    folders = [store.saves(end) for end in (comparison.a, comparison.b)]
+    return all(folder.complete and folder.result()["diverged_at"] is None for folder in folders) and not measured(
+        store, comparison
+    )
+
+
+def measure_distance(store: StudyStore, distance: Distance) -> None:
+    """Measure a distance and keep it, as `_measure` does."""
+    # Importing this imports torch. Looking at a store that is measured already does without.
+    from lth_core.stability import stability_to_data_order, stability_to_pruning
+
+    def lengths(a: dict[str, Tensor], b: dict[str, Tensor], mask: Mask) -> dict[str, float]:
+        pruning = distance.kind == "pruning"
+        found = stability_to_pruning([(a, b)], mask) if pruning else stability_to_data_order([a, b], mask)
+        if math.isnan(found.angle):  # a subnetwork without weights, or with none but 0, has no direction
+            return {f"l2_{distance.kind}": found.l2}
+        return {f"l2_{distance.kind}": found.l2, f"angle_{distance.kind}": found.angle}
+
+    _measure(store, distance, lengths)
 
 
 def measure_barrier(
-    study: StudyStore,
+    store: StudyStore,
     barrier: Barrier,
     heights: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, float]],
 ) -> None:
-    """Measure a barrier, unless another process has done so meanwhile, and keep it beside the distances of its level.
+    """Measure a barrier and keep it, as `_measure` does. `heights` names and measures the heights between two ends."""
 
-    `heights` names and measures the heights between two ends. Raises `Busy` when another process is measuring at this
-    level. An end that turns out to be damaged is discarded; the barrier then waits for it to be trained again.
-    """
-    file = _barriers_file(study, barrier)
-    with TrainingFolder(file.parent).locked(), suppress(Damaged):
-        if not measurable(study, barrier):
-            return
-        (a, _), (b, mask) = _read(study, barrier.a), _read(study, barrier.b)
+    def between(a: dict[str, Tensor], b: dict[str, Tensor], mask: Mask) -> dict[str, float]:
         if barrier.kind == "level_masked":
             mask.apply_(a)
-        found = {f"barrier_{barrier.kind}_{name}": height for name, height in heights(a, b).items()}
-        measured = _barriers(study, barrier)
-        write_json(file, {**measured, barrier.order: {**measured.get(barrier.order, {}), **found}})
+        return {f"barrier_{barrier.kind}_{name}": height for name, height in heights(a, b).items()}
+
+    _measure(store, barrier, between)
 
 
-def _barriers_file(study: StudyStore, barrier: Barrier) -> Path:
-    return study.folder / Path(barrier.b.folder).parent / "barriers.json"
+def _measure(
+    store: StudyStore,
+    comparison: Comparison,
+    compare: Callable[[dict[str, Tensor], dict[str, Tensor], Mask], Mapping[str, float]],
+) -> None:
+    """Measure a comparison, unless another process has done so meanwhile, and keep it.
+
+    Raises `Busy` when another process is measuring at this level. An end that turns out to be damaged is discarded; the
+    comparison then waits for it to be trained again.
+    """
+    file = _file(store, comparison)
+    with TrainingFolder(file.parent).locked(), suppress(Damaged):
+        if not measurable(store, comparison):
+            return
+        (a, _), (b, mask) = _read(store, comparison.a), _read(store, comparison.b)
+        found = compare(a, b, mask)
+        kept = _kept(store, comparison)
+        write_json(file, {**kept, comparison.order: {**kept.get(comparison.order, {}), **found}})
 
 
-def _barriers(study: StudyStore, barrier: Barrier) -> dict[str, dict[str, float]]:
-    """The heights of all barriers that are kept with this one: order -> metric -> value."""
-    file = _barriers_file(study, barrier)
+def _proof(comparison: Comparison) -> str:
+    """The metric that every comparison of a kind has."""
+    kind = comparison.kind
+    return f"barrier_{kind}_test_mean" if isinstance(comparison, Barrier) else f"l2_{kind}"
+
+
+def _file(store: StudyStore, comparison: Comparison) -> Path:
+    return store.folder / Path(comparison.b.folder).parent / FILES[type(comparison)]
+
+
+def _kept(store: StudyStore, comparison: Comparison) -> dict[str, dict[str, float]]:
+    """All comparisons that are kept with this one."""
+    file = _file(store, comparison)
     return read_json(file) if file.exists() else {}
 
 
-def _measure_level(study: StudyStore, first: Training, finished: Collection[Training]) -> None:
-    file = study.folder / Path(first.folder).parent / "distances.json"
-    measured = read_json(file) if file.exists() else {}
-    siblings = [t for t in finished if _level(t) == _level(first)]
-    unpruned = dense(first.replicate)
-    pairs = {"0": ("pruning", unpruned, first)} if first.order == 0 and unpruned in finished else {}
-    for a, b in combinations(siblings, 2):
-        if not a.again and not b.again:
-            pairs[f"{a.order}-{b.order}"] = ("data_order", a, b)
-        elif a.order == b.order:
-            pairs[f"{a.order}-{b.order}"] = ("noise_floor", a, b)
-    absent = {name: pair for name, pair in pairs.items() if name not in measured}
-    if not absent:
-        return
-    # Importing this imports torch. Reading a store that is measured already does without.
-    from lth_core.stability import stability_to_data_order, stability_to_pruning
-
-    try:
-        mask = _read(study, first)[1]
-        for name, (kind, a, b) in absent.items():
-            ends = _read(study, a)[0], _read(study, b)[0]
-            found = stability_to_pruning([ends], mask) if kind == "pruning" else stability_to_data_order(ends, mask)
-            measured[name] = {f"l2_{kind}": found.l2}
-            if not math.isnan(found.angle):  # a subnetwork without weights, or with none but 0, has no direction
-                measured[name][f"angle_{kind}"] = found.angle
-    except Damaged:
-        return
-    write_json(file, measured)
-
-
-def _level(training: Training) -> tuple[int, str, int, int]:
-    return training.replicate, training.method, training.rewind, training.level
-
-
-def _read(study: StudyStore, training: Training) -> tuple[dict[str, Tensor], Mask]:
+def _read(store: StudyStore, training: Training) -> tuple[dict[str, Tensor], Mask]:
     """A finished training's end and mask. One that is damaged is discarded before the error goes on."""
-    folder = study.saves(training)
+    folder = store.saves(training)
     try:
         return folder.load_end(), folder.load_mask()
     except Damaged:

@@ -11,17 +11,18 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from lth_study.extents import Extent, Study
 from lth_study.presets import preset
-from lth_study.settings import LABELS, Config, ConfigError
+from lth_study.settings import LABELS, Setting, SettingError
 
-_SETTINGS = [name for name in Config.model_fields if name not in ("network", *LABELS)]
+_SETTINGS = [name for name in (*Setting.model_fields, *Extent.model_fields) if name not in ("network", *LABELS)]
 _PARAMETERS = ["network", *LABELS, "missing", "data_folder", *_SETTINGS]
 
 
 def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> dict[str, Any]:
     """A notebook's parameters, from its `globals()` in the first cell after them.
 
-    Raises `ConfigError`, naming the valid parameters, for one that the notebook does not have.
+    Raises `SettingError`, naming the valid parameters, for one that the notebook does not have.
     """
     shell = {"In", "Out", "exit", "quit", "get_ipython", "open"}
     given = {
@@ -31,7 +32,7 @@ def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> di
     }
     unknown = [repr(name) for name in given if name not in valid]
     if unknown:
-        raise ConfigError(
+        raise SettingError(
             f"unknown parameter {', '.join(unknown)}; valid parameters: {', '.join(valid)}. Restart the kernel before "
             "running this cell again"
         )
@@ -41,30 +42,33 @@ def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> di
 def configure(
     namespace: Mapping[str, Any],
     *,
+    figure: str | None = None,
     networks: Collection[str] | None = None,
     without: Collection[str] = (),
     **fixed: Any,
-) -> tuple[Config, dict[str, Any]]:
-    """The configuration that a notebook's parameters describe, and the options for `run`.
+) -> tuple[Study, dict[str, Any]]:
+    """The study that a notebook's parameters describe, and the options for `run`.
 
-    Parameters are `network`, `recipe`, `profile`, the fields of `Config`, `missing` ("train" or "error") and
-    `data_folder`. None stands for the preset's own value. `data_folder` sets `LTH_DATA`: this process and those that it
-    starts read data from there. Raises `ConfigError` for a network that is not among `networks`, where they are given.
+    Parameters are `network`, `recipe`, `profile`, the fields of `Setting` and `Extent`, `missing` ("train" or "error")
+    and `data_folder`. None stands for the preset's own value. `figure` is the only figure of the study, if it is given.
+    `data_folder` sets `LTH_DATA`: this process and those that it starts read data from there. Raises `SettingError` for
+    a network that is not among `networks`, where they are given.
     Names in `fixed` and in `without` are not parameters: `given_parameters` refuses them as unknown.
     """
     given = fixed | given_parameters(namespace, [name for name in _PARAMETERS if name not in {*fixed, *without}])
     if networks is not None and given["network"] not in networks:
-        raise ConfigError(f"network: {given['network']!r} is not one of this notebook's: {', '.join(networks)}")
+        raise SettingError(f"network: {given['network']!r} is not one of this notebook's: {', '.join(networks)}")
     options = {"missing": given.pop("missing")} if "missing" in given else {}
     if options.get("missing", "train") not in ("train", "error"):
-        raise ConfigError(f"missing: {options['missing']!r} is not valid; expected 'train' or 'error'")
+        raise SettingError(f"missing: {options['missing']!r} is not valid; expected 'train' or 'error'")
     if options.get("missing") == "train":
         options["progress"] = "bar"
     folder = given.pop("data_folder", None)
     if folder is not None and not (isinstance(folder, str) and Path(folder).is_dir()):
-        raise ConfigError(f"data_folder: {folder!r} is not a folder; expected one that holds data sets, or None")
-    config = preset(given.pop("network"), given.pop("recipe", "standard"), given.pop("profile", "paper"))
-    config = config.updated(**{name: value for name, value in given.items() if value is not None})
+        raise SettingError(f"data_folder: {folder!r} is not a folder; expected one that holds data sets, or None")
+    study = preset(given.pop("network"), given.pop("recipe", "standard"), given.pop("profile", "paper"))
+    study = study.only(figure) if figure is not None else study
+    study = study.updated(**{name: value for name, value in given.items() if value is not None})
     if folder is not None:
         os.environ["LTH_DATA"] = str(Path(folder).absolute())
-    return config, options
+    return study, options

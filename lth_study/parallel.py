@@ -9,16 +9,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lth_study.plan import Barrier
-from lth_study.settings import Config
+from lth_study.plan import Barrier, Comparison, Distance
+from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training
 from lth_study.training import Stopped
 
@@ -31,15 +31,23 @@ POLL_SECONDS = 0.2
 
 @contextmanager
 def helpers(
-    study: StudyStore, absent: Sequence[Training], barriers: Sequence[Barrier]
+    store: StudyStore, absent: Sequence[Training], comparisons: Sequence[Comparison], rewinds: Collection[int]
 ) -> Iterator[Callable[[int], None]]:
     """Gives a function that starts a number of other processes.
 
-    They do these trainings and measure these barriers too. On exit, all of them have saved their work and ended.
+    They do these trainings and comparisons too. On exit, all of them have saved their work and ended.
     """
+    order = {
+        "parent": os.getpid(),
+        "store": str(store.store),
+        "setting": store.setting.to_json(),
+        "rewinds": list(rewinds),
+        "absent": [asdict(training) for training in absent],
+        "comparisons": [[type(comparison).__name__, asdict(comparison)] for comparison in comparisons],
+    }
     started: list[subprocess.Popen[bytes]] = []
     try:
-        yield lambda count: started.extend(_start(study, absent, barriers, 1 + count) for _ in range(count))
+        yield lambda count: started.extend(_start({**order, "workers": 1 + count}) for _ in range(count))
     finally:
         for helper in started:
             helper.terminate()
@@ -47,18 +55,8 @@ def helpers(
             helper.wait()
 
 
-def _start(
-    study: StudyStore, absent: Sequence[Training], barriers: Sequence[Barrier], workers: int
-) -> subprocess.Popen[bytes]:
+def _start(order: Mapping[str, Any]) -> subprocess.Popen[bytes]:
     """Another process that does the same, until nothing is left or this process ends."""
-    order = {
-        "parent": os.getpid(),
-        "store": str(study.store),
-        "config": study.config.to_json(),
-        "absent": [asdict(training) for training in absent],
-        "barriers": [asdict(barrier) for barrier in barriers],
-        "workers": workers,
-    }
     path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     helper = subprocess.Popen(
         [sys.executable, "-m", "lth_study.parallel"],
@@ -77,11 +75,16 @@ def _help() -> None:
     order = json.load(sys.stdin)  # first, for the process that started this one waits until it is read
     from lth_study.worker import Worker
 
-    study = StudyStore(Path(order["store"]), Config.from_json(order["config"]))
+    store = StudyStore(Path(order["store"]), Setting.from_json(order["setting"]))
+    kinds = {kind.__name__: kind for kind in (Distance, Barrier)}
     with stop_signals() as stopping, suppress(Stopped):
-        worker = Worker(study, lambda: stopping.is_set() or os.getppid() != order["parent"], order["workers"])
-        barriers = [Barrier(b["kind"], Training(**b["a"]), Training(**b["b"])) for b in order["barriers"]]
-        worker.complete([Training(**training) for training in order["absent"]], barriers)
+        to_stop = lambda: stopping.is_set() or os.getppid() != order["parent"]  # noqa: E731
+        worker = Worker(store, order["rewinds"], to_stop, order["workers"])
+        comparisons = [
+            kinds[name](found["kind"], Training(**found["a"]), Training(**found["b"]))
+            for name, found in order["comparisons"]
+        ]
+        worker.complete([Training(**training) for training in order["absent"]], comparisons)
 
 
 @contextmanager
@@ -106,9 +109,9 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def complete_side_by_side(
-    worker: Worker, absent: Collection[Training], barriers: Collection[Barrier], count: int
+    worker: Worker, absent: Collection[Training], comparisons: Collection[Comparison], count: int
 ) -> None:
-    """Do these trainings and measure these barriers on a GPU, up to `count` of them at once, each in a thread.
+    """Do these trainings and comparisons on a GPU, up to `count` of them at once, each in a thread.
 
     A small network leaves most of a GPU idle. Each thread has a CUDA stream of its own, and kernels of different
     streams run beside each other. The threads only start CUDA graphs, so Python's lock does not hold them up. Raises
@@ -124,11 +127,11 @@ def complete_side_by_side(
 
     def complete() -> None:
         with torch.cuda.stream(torch.cuda.Stream(device)):
-            member.complete(absent, barriers)
+            member.complete(absent, comparisons)
 
     torch.cuda.synchronize(device)  # the images are on their way yet, and other streams would not wait for them
     # what this sets is the process's: it must stay until the last thread is done
-    with steady_arithmetic(worker.config.precision), ThreadPoolExecutor(count) as pool:
+    with steady_arithmetic(worker.setting.precision), ThreadPoolExecutor(count) as pool:
         members = [pool.submit(complete) for _ in range(count)]
         try:
             while wait(members, POLL_SECONDS).not_done:

@@ -1,20 +1,25 @@
-"""The trainings and barriers that a configuration asks for, and the missing ones, for `runner`, `agenda` and `cli`."""
+"""What a study asks for: trainings, and distances and error barriers between them; and which of them are missing.
+
+`runner` and `worker` do it, `cli` and `agenda` count it. Nothing here reads or writes a file.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import pandas as pd
 
-from lth_study.settings import Config
+from lth_study.extents import Extent, Study
+from lth_study.settings import Setting
 from lth_study.store import Training, dense
 
-NOISE_FLOOR = "l2_noise_floor"
-_BARRIER = re.compile(r"barrier_(\w+)_(train|test)_(mean|line)(_recomputed)?")
-"""Metrics of a barrier: kind, images, height, and whether batch norm's statistics were recomputed."""
+_COMPARED = ("imp", "random_pruning")
+"""Methods whose networks are compared with each other and with the dense network."""
+_METRIC = re.compile(r"(?:l2|angle)_(\w+)|barrier_(\w+?)_(?:train|test)_\w+")
+"""Metrics of a comparison: kind of a distance, or kind of a barrier."""
 
 
 class MissingRecords(LookupError):
@@ -22,12 +27,8 @@ class MissingRecords(LookupError):
 
 
 @dataclass(frozen=True)
-class Barrier:
-    """An error barrier between the ends of two trainings. Its records belong to the second one, `b`.
-
-    `kind` says how the two differ. "data_order": in their data order. "pruning": `a` is the dense network. "level": `a`
-    is the ticket of the level before. "level_masked": `a` is that ticket under the mask of `b`.
-    """
+class Comparison:
+    """A measurement between the ends of two trainings. Its records belong to the second one, `b`."""
 
     kind: str
     a: Training
@@ -35,17 +36,33 @@ class Barrier:
 
     @property
     def order(self) -> str:
-        """The `order` of its rows: two data orders, or the one that both trainings have."""
-        return f"{self.a.order}-{self.b.order}" if self.kind == "data_order" else str(self.b.order)
+        """The `order` of its rows: two data orders, or the one of `b`. A network and its repetition: "0-0"."""
+        paired = self.kind in ("data_order", "noise_floor")
+        return f"{self.a.order}-{self.b.order}" if paired else str(self.b.order)
 
     def __str__(self) -> str:
-        b, kind = self.b, self.kind.replace("_", " ")
+        b = self.b
         where = f"replicate {b.replicate}, {b.method.replace('_', ' ')}, rewound to {b.rewind}, level {b.level}"
-        return f"{where}, {kind} barrier {self.order}"
+        return f"{where}, {self.kind.replace('_', ' ')} {type(self).__name__.lower()} {self.order}"
 
 
-def trainings(config: Config) -> list[Training]:
-    """Every training that a configuration asks for, in the order to do them in.
+class Distance(Comparison):
+    """An L2 distance and an angle. `kind` says how the two trainings differ.
+
+    "data_order": in their data order. "pruning": `a` is the dense network. "noise_floor": `b` repeats `a`.
+    """
+
+
+class Barrier(Comparison):
+    """An error barrier. `kind` says how the two trainings differ.
+
+    "data_order": in their data order. "pruning": `a` is the dense network. "level": `a` is the ticket of the level
+    before. "level_masked": `a` is that ticket under the mask of `b`.
+    """
+
+
+def trainings(study: Study) -> list[Training]:
+    """Every training that a study's figures ask for, in the order to do them in.
 
     First come the dense networks, in every data order. Then for each rewinding iteration: the IMP chains, and at the
     compared levels the controls and further data orders. If orders are compared, a repetition for each replicate comes
@@ -54,112 +71,134 @@ def trainings(config: Config) -> list[Training]:
     One-shot masks do not depend on the rewinding iteration. Random reinitialisation under them depends on it only
     through its length. At full length it is therefore trained for the latest rewinding iteration alone.
     """
-    once = config.densities is not None and config.reinit_length == "full"
-    plan = [dense(replicate, order) for order in range(config.dense_orders) for replicate in config.replicates]
-    for rewind in config.rewinds:
-        chain = range(1, config.levels + 1)
-        plan += [Training(r, "imp", rewind, level, 0) for r in config.replicates for level in chain]
-        for level in config.compared:
-            for replicate in config.replicates:
-                for method in config.methods:
-                    if method == "random_reinit" and once and rewind != max(config.rewinds):
+    return list(dict.fromkeys(t for extent in study.extents.values() for t in _trainings(study.setting, extent)))
+
+
+def _trainings(setting: Setting, extent: Extent) -> list[Training]:
+    once = setting.densities is not None and setting.reinit_length == "full"
+    plan = [dense(replicate, order) for order in range(extent.dense_orders) for replicate in extent.replicates]
+    for rewind in extent.rewinds:
+        chain = range(1, extent.levels + 1)
+        plan += [Training(r, "imp", rewind, level, 0) for r in extent.replicates for level in chain]
+        for level in extent.compared:
+            for replicate in extent.replicates:
+                for method in extent.methods:
+                    if method == "random_reinit" and once and rewind != max(extent.rewinds):
                         continue
-                    orders = 1 if method == "random_reinit" else config.orders
+                    orders = 1 if method == "random_reinit" else extent.orders
                     plan += [Training(replicate, method, rewind, level, order) for order in range(orders)]
-    if config.compared and "imp" in config.methods and config.orders > 1:
-        deepest = max(config.compared)
-        plan += [Training(r, "imp", config.rewinds[0], deepest, 0, again=True) for r in config.replicates]
-    return list(dict.fromkeys(plan))
+    if extent.compared and "imp" in extent.methods and extent.orders > 1:
+        deepest = max(extent.compared)
+        plan += [Training(r, "imp", extent.rewinds[0], deepest, 0, again=True) for r in extent.replicates]
+    return plan
 
 
-def barriers(config: Config) -> list[Barrier]:
-    """Every error barrier that a configuration asks for, all at its compared levels.
+def distances(study: Study) -> list[Distance]:
+    """Every distance between the trainings that a study asks for.
+
+    For IMP and random pruning: between every two data orders of a subnetwork, between the dense network and the
+    subnetwork in data order 0, and between a subnetwork and its repetition.
+    """
+    levels: dict[tuple[int, str, int, int], list[Training]] = {}
+    for t in trainings(study):
+        if t.method in _COMPARED:
+            levels.setdefault((t.replicate, t.method, t.rewind, t.level), []).append(t)
+    plan: list[Distance] = []
+    for here in levels.values():
+        once = [t for t in here if not t.again]
+        plan += [Distance("pruning", dense(t.replicate), t) for t in once if t.order == 0]
+        plan += [Distance("data_order", a, b) for a, b in combinations(once, 2)]
+        plan += [Distance("noise_floor", replace(t, again=False), t) for t in here if t.again]
+    return plan
+
+
+def barriers(study: Study) -> list[Barrier]:
+    """Every error barrier that a study's figures ask for, all at their compared levels.
 
     For IMP and random pruning: between every two data orders of a subnetwork, and between the dense network and the
     subnetwork in data order 0. For iterative IMP also: between the tickets of the level before and of this level, both
     as they are and under this level's mask. At level 1 the dense network is the ticket before, under the mask only.
     """
+    asked = (extent for extent in study.extents.values() if extent.barriers)
+    return list(dict.fromkeys(b for extent in asked for b in _barriers(study.setting, extent)))
+
+
+def _barriers(setting: Setting, extent: Extent) -> list[Barrier]:
     plan: list[Barrier] = []
-    if not config.barriers:
-        return plan
-    places = [(k, level, r) for k in config.rewinds for level in config.compared for r in config.replicates]
+    places = [(k, level, r) for k in extent.rewinds for level in extent.compared for r in extent.replicates]
     for rewind, level, replicate in places:
-        for method in config.methods:
-            if method == "random_reinit":
+        for method in extent.methods:
+            if method not in _COMPARED:
                 continue
-            ends = [Training(replicate, method, rewind, level, order) for order in range(config.orders)]
+            ends = [Training(replicate, method, rewind, level, order) for order in range(extent.orders)]
             plan += [Barrier("data_order", a, b) for a, b in combinations(ends, 2)]
             plan.append(Barrier("pruning", dense(replicate), ends[0]))
-            if method == "imp" and config.densities is None:
+            if method == "imp" and setting.densities is None:
                 before = Training(replicate, "imp", rewind, level - 1, 0) if level > 1 else dense(replicate)
                 plan += [Barrier("level", before, ends[0])] if level > 1 else []
                 plan.append(Barrier("level_masked", before, ends[0]))
     return plan
 
 
-def unmeasured(records: pd.DataFrame, config: Config) -> list[Barrier]:
-    """The barriers that a configuration asks for and that are not recorded, measurable or not."""
+def unmeasured(records: pd.DataFrame, study: Study) -> list[Comparison]:
+    """The distances and barriers that a study asks for and that are not recorded, measurable or not."""
     recorded = set(_rows(records))
-    return [barrier for barrier in barriers(config) if _row(barrier) not in recorded]
+    return [c for c in (*distances(study), *barriers(study)) if _row(c) not in recorded]
 
 
-def length(training: Training, config: Config) -> int:
+def length(training: Training, setting: Setting) -> int:
     """The number of iterations of a training."""
-    if training.method == "random_reinit" and config.reinit_length == "full":
-        return config.iterations
-    return config.iterations - training.rewind
+    if training.method == "random_reinit" and setting.reinit_length == "full":
+        return setting.iterations
+    return setting.iterations - training.rewind
 
 
-def select(records: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The rows that a configuration asks for.
-
-    A barrier is kept if it is asked for. Any other row is kept if its training is, a distance if both of them are.
-    """
-    wanted, asked = set(trainings(config)), set(map(_row, barriers(config)))
-    keep = [
-        row in asked if row[-1] else all(Training(*row[:4], end, again) in wanted for end, again in _ends(row[4]))
-        for row in _rows(records)
-    ]
+def select(records: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The rows that a study asks for: of its trainings, and of its distances and barriers."""
+    asked = {_row(comparison) for comparison in (*distances(study), *barriers(study))}
+    asked |= {_row_of(training) for training in trainings(study)}
+    keep = [row in asked for row in _rows(records)]
     return records.loc[pd.array(keep, dtype=bool)].reset_index(drop=True)
 
 
-def missing(records: pd.DataFrame, config: Config) -> list[Training]:
-    """The trainings that a configuration asks for and that are neither recorded nor `lost`."""
-    finished = set(_trainings_of(records[records["metric"] == "test_accuracy"]))
-    repeated = set(_trainings_of(records[records["metric"] == NOISE_FLOOR].assign(order="0")))
-    gone = set(lost(records, config))
-    absent = (t for t in trainings(config) if replace(t, again=False) not in (repeated if t.again else finished))
-    return [t for t in absent if t not in gone]
+def missing(records: pd.DataFrame, study: Study) -> list[Training]:
+    """The trainings that a study asks for and that are neither recorded nor `lost`. A repetition has no record of its
+    own: it is recorded if its distance is."""
+    recorded = set(_rows(records[records["metric"].isin(["test_accuracy", "l2_noise_floor"])]))
+    gone = set(lost(records, study))
+    proof = {t: _row(Distance("noise_floor", t, t)) if t.again else _row_of(t) for t in trainings(study)}
+    return [t for t, row in proof.items() if row not in recorded and t not in gone]
 
 
-def lost(records: pd.DataFrame, config: Config) -> list[Training]:
-    """The trainings that a configuration asks for and that diverged, or build on a training that did."""
-    diverged = set(_trainings_of(records[records["metric"] == "diverged"]))
+def lost(records: pd.DataFrame, study: Study) -> list[Training]:
+    """The trainings that a study asks for and that diverged, or build on a training that did."""
+    planned = trainings(study)
+    rows = set(_rows(records[records["metric"] == "diverged"]))
+    diverged = {t for t in planned if _row_of(t) in rows}
     last: dict[tuple[int, int], int] = {}
     for t in diverged:
-        if config.densities is not None and t.level:  # one-shot levels do not build on each other
+        if study.setting.densities is not None and t.level:  # one-shot levels do not build on each other
             continue
-        for rewind in config.rewinds if t.method == "dense" else (t.rewind,):
+        for rewind in {t.rewind for t in planned} if t.method == "dense" else (t.rewind,):
             if t.order == 0 and t.method in ("dense", "imp"):
-                last[t.replicate, rewind] = t.level
-    return [
-        t
-        for t in trainings(config)
-        if replace(t, again=False) in diverged or t.level > last.get((t.replicate, t.rewind), t.level)
-    ]
+                last[t.replicate, rewind] = min(t.level, last.get((t.replicate, rewind), t.level))
+    return [t for t in planned if t in diverged or t.level > last.get((t.replicate, t.rewind), t.level)]
 
 
 def needed(
-    absent: Collection[Training], config: Config, complete: Collection[Training] = frozenset()
+    absent: Iterable[Training],
+    open_distances: Iterable[Distance],
+    study: Study,
+    complete: Collection[Training] = frozenset(),
 ) -> list[Training]:
-    """The trainings that one store must have to record the `absent` ones, in the order to do them in.
+    """The trainings that one store must have to record the `absent` ones and to measure the distances.
 
-    These are the absent ones, their dense runs, the levels that they build on, and the other data orders compared with
-    them. A distance needs the weights of both ends in one store; recorded ends may be on another machine. A chain
-    continues from its deepest level that is `complete` in the store and needs no level before that.
+    These are the absent ones, both ends of every distance, their dense runs, and the levels that they build on, in the
+    order to do them in. A distance needs the weights of both ends in one store; recorded ends may be on another
+    machine. A chain continues from its deepest level that is `complete` in the store and needs no level before that.
     """
-    compared = {replace(t, order=0) for t in absent if t.method in ("imp", "random_pruning") and not t.again}
-    wanted = [t for t in trainings(config) if t in absent or replace(t, order=0) in compared]
+    ends = {*absent, *(end for distance in open_distances for end in (distance.a, distance.b))}
+    wanted = [t for t in trainings(study) if t in ends]
     levels: dict[Training, None] = {}
     lowest: dict[tuple[int, int], int] = {}
     for t in wanted:
@@ -169,7 +208,7 @@ def needed(
     first = {chain: _deepest(complete, *chain, level) or 1 for chain, level in lowest.items()}
     for t in wanted:
         if t.level:
-            start = first[t.replicate, t.rewind] if config.densities is None else t.level
+            start = first[t.replicate, t.rewind] if study.setting.densities is None else t.level
             levels |= dict.fromkeys(Training(t.replicate, "imp", t.rewind, n, 0) for n in range(start, t.level + 1))
     runs = dict.fromkeys(dense(t.replicate) for t in wanted)
     return list(runs | levels | dict.fromkeys(wanted))
@@ -181,28 +220,29 @@ def _deepest(complete: Collection[Training], replicate: int, rewind: int, level:
     return next((training.level for training in chain if training in complete), 0)
 
 
-def _ends(order: str) -> list[tuple[int, bool]]:
-    """The data orders of a row, and whether each is a repetition: "0-0" compares order 0 with its repetition."""
-    orders = [int(end) for end in order.split("-")]
-    return [(end, position == 1 and end == orders[0]) for position, end in enumerate(orders)]
-
-
-def _trainings_of(records: pd.DataFrame) -> list[Training]:
-    columns = [records[name].tolist() for name in ("replicate", "method", "rewind", "level", "order")]
-    return [Training(r, method, k, level, int(order)) for r, method, k, level, order in zip(*columns, strict=True)]
-
-
 _Row = tuple[int, str, int, int, str, str | None]
-"""Replicate, method, rewinding iteration, level, order, and the kind of barrier (None for other metrics)."""
+"""Replicate, method, rewinding iteration, level, order, and what a comparison is called (None for a training)."""
 
 
-def _row(barrier: Barrier) -> _Row:
-    b = barrier.b
-    return b.replicate, b.method, b.rewind, b.level, barrier.order, barrier.kind
+def _row_of(training: Training) -> _Row:
+    return training.replicate, training.method, training.rewind, training.level, str(training.order), None
+
+
+def _row(comparison: Comparison) -> _Row:
+    b = comparison.b
+    name = f"{comparison.kind} {type(comparison).__name__}"
+    return b.replicate, b.method, b.rewind, b.level, comparison.order, name
 
 
 def _rows(records: pd.DataFrame) -> list[_Row]:
     metrics = records["metric"].tolist()
-    kinds = {metric: match[1] if (match := _BARRIER.fullmatch(metric)) else None for metric in set(metrics)}
+    names = {metric: _compared(metric) for metric in set(metrics)}
     columns = [records[name].tolist() for name in ("replicate", "method", "rewind", "level", "order")]
-    return list(zip(*columns, (kinds[metric] for metric in metrics), strict=True))
+    return list(zip(*columns, (names[metric] for metric in metrics), strict=True))
+
+
+def _compared(metric: str) -> str | None:
+    match = _METRIC.fullmatch(metric)
+    if match is None:
+        return None
+    return f"{match[1]} {Distance.__name__}" if match[1] else f"{match[2]} {Barrier.__name__}"

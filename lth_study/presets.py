@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lth_study.settings import IMAGENET_NETWORKS, METHODS, Config, ConfigError
+from lth_study.extents import Extent, Study
+from lth_study.settings import IMAGENET_NETWORKS, METHODS, Setting, SettingError
 
 Settings = dict[str, Any]
 
@@ -24,7 +25,7 @@ _LENET: Settings = {
     "batch_size": 60,
     "pruning_rate": 0.2,
     "output_pruning_rate": 0.1,
-    "curve_rewinds": (0,),
+    "curve": {"rewinds": (0,)},
 }
 _CIFAR: Settings = {
     "dataset": "cifar10",
@@ -60,7 +61,7 @@ stand-in that keeps the shape of schedules."""
 
 def _epochs(length: int, epoch: int, *, rewound_to: int) -> Settings:
     """A training of `length` epochs of `epoch` updates each, rewound to initialisation and to epoch `rewound_to`."""
-    return {"iterations": length * epoch, "rewinds": (0, rewound_to * epoch), "curve_rewinds": (0, rewound_to * epoch)}
+    return {"iterations": length * epoch, "rewinds": (0, rewound_to * epoch)}
 
 
 def _imagenet(
@@ -90,7 +91,7 @@ def _imagenet(
     study = _IMAGENET | {"compared_levels": (compared,), "replicates": 3, "orders": 4}
     smoke = {"dataset": "mnist_embedded", "image_size": smoke_size, "augment": False, "levels": 1}
     smoke |= {"densities": (0.5,), "compared_levels": None, "replicates": 1, "orders": 2}
-    smoke |= {"iterations": 4, "rewinds": (0, 2), "curve_rewinds": (0, 2), "drops": ()}
+    smoke |= {"iterations": 4, "rewinds": (0, 2), "drops": ()}
     full = {"dataset": "imagenet", "classes": 1_000, "pieces": 8, "smallest_crop": 0.08, "image_size": size}
     return {
         "paper": study | scale(1_024, _EPOCHS["paper"]) | full | {"auxiliary_loss": auxiliary_loss},
@@ -129,30 +130,32 @@ _SCALES: dict[str, dict[str, Settings]] = {
     "resnet20": {
         "paper": _CIFAR
         | {"batch_size": 128, "iterations": 30_000, "drops": (20_000, 25_000), "rewinds": _RESNET20_GRID}
-        | {"levels": 8, "replicates": 3, "orders": 4, "curve_levels": 15, "curve_rewinds": (0, 500)},
+        | {"levels": 8, "replicates": 3, "orders": 4, "curve": {"rewinds": (0, 500), "levels": 15}},
         "tenth": _CIFAR
         | {"batch_size": 128, "iterations": 3_000, "drops": (2_000, 2_500), "rewinds": (0, 100)}
-        | {"levels": 8, "replicates": 3, "orders": 4, "curve_levels": 15, "curve_rewinds": (0, 100)},
+        | {"levels": 8, "replicates": 3, "orders": 4, "curve": {"rewinds": (0, 100), "levels": 15}},
         "laptop": _CIFAR
         | {"batch_size": 64, "iterations": 1_000, "drops": (667, 833), "width": 0.5, "image_size": 16}
         | {"rewinds": (0, 25, 100, 200, 500), "levels": 8, "replicates": 5, "orders": 4}
-        | {"curve_levels": 13, "curve_rewinds": (0, 25)},
+        | {"curve": {"rewinds": (0, 25), "levels": 13}},
         "smoke": _CIFAR
         | {"dataset": "mnist_embedded", "batch_size": 32, "iterations": 12, "drops": (8, 10), "width": 0.25}
-        | {"image_size": 8, "rewinds": (0, 4), "levels": 2, "replicates": 1, "orders": 2, "methods": METHODS},
+        | {"image_size": 8, "rewinds": (0, 4), "levels": 2, "replicates": 1, "orders": 2, "methods": METHODS}
+        | {"curve": {"rewinds": (0,)}},
     },
     "vgg19": {
         "paper": _CIFAR
         | {"batch_size": 64, "iterations": 112_000, "drops": (56_000, 84_000)}
         | {"rewinds": (0, 10, 25, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)}
-        | {"levels": 17, "replicates": 3, "orders": 4, "curve_levels": 27, "curve_rewinds": (0, 100)},
+        | {"levels": 17, "replicates": 3, "orders": 4, "curve": {"rewinds": (0, 100), "levels": 27}},
         "laptop": _CIFAR
         | {"batch_size": 64, "iterations": 1_500, "drops": (750, 1_125), "width": 0.125, "image_size": 16}
         | {"rewinds": (0, 10, 50, 100, 200), "levels": 12, "replicates": 3, "orders": 4}
-        | {"curve_levels": 14, "curve_rewinds": (0, 100)},
+        | {"curve": {"rewinds": (0, 100), "levels": 14}},
         "smoke": _CIFAR
         | {"dataset": "mnist_embedded", "batch_size": 32, "iterations": 12, "drops": (6, 9), "width": 0.0625}
-        | {"image_size": 8, "rewinds": (0, 4), "levels": 2, "replicates": 1, "orders": 2, "methods": METHODS},
+        | {"image_size": 8, "rewinds": (0, 4), "levels": 2, "replicates": 1, "orders": 2, "methods": METHODS}
+        | {"curve": {"rewinds": (0,)}},
     },
     "resnet50": _imagenet(
         "resnet50",
@@ -198,42 +201,36 @@ def profiles(network: str) -> list[str]:
     return list(_choose("network", network, _SCALES))
 
 
-def preset(network: str, recipe: str = "standard", profile: str = "paper") -> Config:
-    """The configuration of a network, one of its recipes and one of its profiles (paper, laptop, smoke ...).
+def preset(network: str, recipe: str = "standard", profile: str = "paper") -> Study:
+    """The study of a network with one of its recipes at one of its profiles (paper, laptop, smoke ...).
 
-    Raises `ConfigError` (a `ValueError`) for an unknown name, listing the known ones.
+    It has an extent for each kind of figure. stability: every rewinding iteration, compared at `compared_levels`
+    (Figures 3, 4, 7, 10 to 12). accuracy: every level of IMP and its controls (Figures 1, 5 and 8). ImageNet's networks
+    have one control, random reinitialisation. levels, for LeNet: the stabilities at every level of original IMP.
+    extreme, for LeNet at the paper's scale: original IMP pruned twice as often.
+
+    Raises `SettingError` (a `ValueError`) for an unknown name, listing the known ones.
     """
     scales = _choose("network", network, _SCALES)
     learning_rate, warmup = _choose("recipe", recipe, _RECIPES[network])
-    settings = _choose("profile", profile, scales)
-    return Config.create(
-        **{"learning_rate": learning_rate, "warmup": round(warmup * settings["iterations"])}
-        | settings
-        | {"network": network, "recipe": recipe, "profile": profile}
-    )
+    given = _choose("profile", profile, scales)
+    labels = {"network": network, "recipe": recipe, "profile": profile}
+    rates = {"learning_rate": learning_rate, "warmup": round(warmup * given["iterations"])}
+    fields = rates | given | labels
+    curve_has = fields.pop("curve", {})
+    asked = {name: fields.pop(name) for name in Extent.model_fields if name in fields}
+    setting, stability = Setting.create(**fields), Extent.create(**asked)
+    curve = stability.updated(**{"compared_levels": "all"} | curve_has)
+    methods = [m for m in METHODS if m != "random_pruning" or network not in IMAGENET_NETWORKS]
+    extents = {"stability": stability, "accuracy": curve.updated(methods=methods, orders=1, barriers=False)}
+    if network == "lenet_300_100":
+        extents["levels"] = curve
+        if profile == "paper":
+            extents["extreme"] = curve.updated(levels=2 * curve.levels, compared_levels=(), methods=("imp",))
+    return Study(setting, extents)
 
 
 def _choose(what: str, value: str, known: Mapping[str, Any]) -> Any:
     if not isinstance(value, str) or value not in known:
-        raise ConfigError(f"unknown {what} {value!r}; known: {', '.join(known)}")
+        raise SettingError(f"unknown {what} {value!r}; known: {', '.join(known)}")
     return known[value]
-
-
-def figures(config: Config) -> dict[str, Config]:
-    """The whole study of a network, as a configuration for each kind of figure.
-
-    stability: every rewinding iteration, compared at `compared_levels` (Figures 3, 4, 7, 10 to 12). accuracy: every
-    level of IMP and its controls (Figures 1, 5 and 8). ImageNet's networks have one control, random reinitialisation.
-    levels, for LeNet: the stabilities at every level of original IMP. extreme, for LeNet at the paper's scale: original
-    IMP pruned twice as often.
-    """
-    rewinds = config.curve_rewinds or config.rewinds[:1]
-    deepest = config.levels if config.curve_levels is None else config.curve_levels
-    curve = config.updated(rewinds=rewinds, levels=deepest, compared_levels=tuple(range(1, deepest + 1)))
-    methods = [m for m in METHODS if m != "random_pruning" or config.network not in IMAGENET_NETWORKS]
-    parts = {"stability": config, "accuracy": curve.updated(methods=methods, orders=1, barriers=False)}
-    if config.network == "lenet_300_100":
-        parts["levels"] = curve
-        if config.profile == "paper" and config.densities is None:
-            parts["extreme"] = curve.updated(levels=2 * deepest, compared_levels=(), methods=("imp",))
-    return parts

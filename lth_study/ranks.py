@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from lth_study.settings import ConfigError
+from lth_study.settings import SettingError
 
 PATIENCE = timedelta(days=7)
 """How long the others wait for the first process; it may have to check a million images."""
@@ -36,10 +36,10 @@ def together(device: torch.device) -> Iterator[int]:
     """Join the processes that `torchrun` has started, and yield this one's rank.
 
     They use NCCL on GPUs and Gloo elsewhere. Signals reach all of them. Only the first decides to stop, so the others
-    ignore signals. Raises `ConfigError` if `torchrun` has not started them.
+    ignore signals. Raises `SettingError` if `torchrun` has not started them.
     """
     if absent := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise ConfigError(
+        raise SettingError(
             f"WORLD_SIZE: {os.environ['WORLD_SIZE']} processes should train together, but {', '.join(absent)} is not "
             "set; start them with torchrun, or unset WORLD_SIZE to train with one"
         )

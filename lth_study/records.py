@@ -16,8 +16,8 @@ from typing import TypeVar
 import pandas as pd
 
 from lth_study.files import StoreError, locked, project_folder, read_json, write_atomic
-from lth_study.measure import measure
-from lth_study.settings import METHODS, Config
+from lth_study.measure import FILES
+from lth_study.settings import METHODS, Setting
 from lth_study.store import StudyStore
 
 Done = TypeVar("Done")
@@ -51,12 +51,12 @@ def store_folder() -> Path:
     return Path(os.environ.get("LTH_STORE") or project_folder() / "runs")
 
 
-def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
+def of_store(store: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Records and provenance of the trainings that a run store has completed."""
-    config = study.config
-    about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
+    setting = store.setting
+    about = [setting.digest(), setting.network, setting.recipe, setting.profile, setting.dataset]
     rows, provenance, measured = [], [], set[Path]()
-    for training, result in study.results().items():
+    for training, result in store.results().items():
         where = [training.method, training.rewind, training.replicate, training.level]
         order = f"{training.order}{'-again' if training.again else ''}"
         made = {SINCE_RECORDED: None} | result["provenance"]
@@ -68,11 +68,11 @@ def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
             values["diverged"] = result["diverged_at"]
         density = float(f"{result['density']:.7g}")  # rounded as in files, so that both sources give the same number
         rows += [[*about, *where, density, order, metric, value] for metric, value in values.items()]
-        level = study.folder / Path(training.folder).parent
+        level = store.folder / Path(training.folder).parent
         if training.method == "dense" or level in measured:
             continue
         measured.add(level)
-        for file in (level / "distances.json", level / "barriers.json"):
+        for file in (level / name for name in FILES.values()):
             for pair, found in (read_json(file) if file.exists() else {}).items():
                 rows += [[*about, *where, density, pair, metric, value] for metric, value in found.items()]
     records = pd.DataFrame(rows, columns=COLUMNS)
@@ -80,22 +80,22 @@ def of_store(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
     return _sorted(records, COLUMNS), _sorted(traced, PROVENANCE)
 
 
-def read(folder: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read(folder: Path, setting: Setting) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Records and provenance of a study from a folder of records. Both tables are empty if the study is not there."""
-    study = folder / config.name
+    study = folder / setting.name
     if not (study / "records.csv").exists():
         return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PROVENANCE)
     records = _read_csv(study / "records.csv", COLUMNS, KEY)
-    if strangers := set(records["digest"]) - {config.digest()}:
+    if strangers := set(records["digest"]) - {setting.digest()}:
         raise StoreError(f"{study / 'records.csv'} has records of other studies: {', '.join(sorted(strangers))}")
     return records, _read_csv(study / "provenance.csv", PROVENANCE, PROVENANCE_KEY)
 
 
-def write(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
+def write(folder: Path, setting: Setting, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
     """Write a study's records into a folder of records. An existing `config.json` stays."""
-    study = folder / config.name
+    study = folder / setting.name
     if not (study / "config.json").exists():
-        write_atomic(study / "config.json", config.to_json().encode())
+        write_atomic(study / "config.json", setting.to_json().encode())
     for name, table in (("provenance", provenance), ("records", records)):  # records last: `read` looks for them
         write_atomic(study / f"{name}.csv", table.to_csv(index=False, float_format="%.7g").encode())
     return study
@@ -122,36 +122,41 @@ def merge(old: pd.DataFrame, new: pd.DataFrame, keep_old: bool = False) -> pd.Da
     return _union(old, new, KEY)
 
 
-def add(folder: Path, config: Config, records: pd.DataFrame, provenance: pd.DataFrame, keep_old: bool = False) -> Path:
+def add(
+    folder: Path, setting: Setting, records: pd.DataFrame, provenance: pd.DataFrame, keep_old: bool = False
+) -> Path:
     """Merge records into a folder of records, as `merge` does, and return the study's folder.
 
     A lock on the folder makes processes wait for each other. Raises `StoreError` if other images made the records.
     """
     with locked(folder, wait=True):
-        old_records, old_provenance = read(folder, config)
+        old_records, old_provenance = read(folder, setting)
         images = {*old_provenance["data_fingerprint"], *provenance["data_fingerprint"]}
         if len(images) > 1:
             raise StoreError(
-                f"{config.name}: the new records were made with other images than the recorded ones (fingerprints "
+                f"{setting.name}: the new records were made with other images than the recorded ones (fingerprints "
                 f"{', '.join(sorted(images))}); keep the two in separate folders"
             )
         made = _union(old_provenance, provenance, PROVENANCE_KEY)
-        return write(folder, config, merge(old_records, records, keep_old), made)
+        return write(folder, setting, merge(old_records, records, keep_old), made)
 
 
-def known(study: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Records and provenance of a study from the results folder and a run store. The results folder's rows win."""
-    committed, own = read(results_folder(), study.config), of_store(study)
+def known(setting: Setting, store: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Records and provenance of a study from the results folder and a run store (default: `store_folder`).
+
+    If both have a row, the results folder's counts.
+    """
+    committed, own = read(results_folder(), setting), of_store(StudyStore(store or store_folder(), setting))
     return _union(committed[0], own[0], KEY), _union(committed[1], own[1], PROVENANCE_KEY)
 
 
-def traced(study: StudyStore) -> pd.DataFrame:
-    """The records of a study, each with the `device` that trained its networks and when the first was `finished`.
+def traced(setting: Setting, store: Path | None = None) -> pd.DataFrame:
+    """The records of `known`, each with the `device` that trained its networks and when the first was `finished`.
 
     A distance or a barrier has two networks. If several kinds of processor trained them, `device` names all of them. It
     says "unknown" for a network without provenance.
     """
-    values, provenance = known(study)
+    values, provenance = known(setting, store)
     values = values.assign(row=range(len(values)))
     ends = values.assign(order=values["order"].str.split("-")).explode("order")
     ends.loc[ends.duplicated(["row", "order"]), "order"] += "-again"
@@ -172,15 +177,15 @@ def _union(first: pd.DataFrame, second: pd.DataFrame, key: Sequence[str]) -> pd.
     return _sorted(pd.concat([first, second]).drop_duplicates(list(key)), list(first.columns))
 
 
-def studies(folder: Path) -> list[Config]:
-    """The configurations of all studies in a run store or in a folder of records.
+def studies(folder: Path) -> list[Setting]:
+    """The settings of all studies in a run store or in a folder of records.
 
-    Raises `StoreError` for a configuration that cannot be read or does not match its folder's name.
+    Raises `StoreError` for a setting that cannot be read or does not match its folder's name.
     """
     return [_study(file) for file in _study_files(folder)]
 
 
-def _for_each_study(folder: Path, do: Callable[[Config], Done]) -> list[Done]:
+def _for_each_study(folder: Path, do: Callable[[Setting], Done]) -> list[Done]:
     """Call `do` with every study of a run store or of a folder of records.
 
     A `StoreError` does not stop the other studies: one `StoreError` at the end has all messages.
@@ -200,39 +205,39 @@ def _study_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/config.json"))
 
 
-def _study(file: Path) -> Config:
+def _study(file: Path) -> Setting:
     try:
-        config = Config.from_json(file.read_text())
+        setting = Setting.from_json(file.read_text())
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} cannot be read: {error}") from None
-    if config.name != file.parent.name:
-        raise StoreError(f"{file} describes the study {config.name}, but its folder has another name; restore the file")
-    return config
+    if setting.name != file.parent.name:
+        raise StoreError(
+            f"{file} describes the study {setting.name}, but its folder has another name; restore the file"
+        )
+    return setting
 
 
 def export_store(store: Path, destination: Path, keep_old: bool = False) -> list[str]:
     """Merge a run store's results into a folder of records. Returns a line on each study."""
 
-    def add_measured(config: Config) -> str:
-        study = StudyStore(store, config)
-        measure(study)
-        made = of_store(study)
+    def add_finished(setting: Setting) -> str:
+        made = of_store(StudyStore(store, setting))
         if not len(made[0]):
-            return f"{config.name}: no training is finished"
-        return str(add(destination, config, *made, keep_old))
+            return f"{setting.name}: no training is finished"
+        return str(add(destination, setting, *made, keep_old))
 
     if not _study_files(store):
         raise StoreError(f"{store} holds no runs; make one with: lth run lenet_300_100 --profile smoke")
-    return _for_each_study(store, add_measured)
+    return _for_each_study(store, add_finished)
 
 
 def import_folder(source: Path, destination: Path, keep_old: bool = False) -> list[Path]:
     """Merge records exported on another machine into a folder of records. Returns each study's folder there."""
 
-    def add_read(config: Config) -> Path:
-        if not (source / config.name / "records.csv").exists():
-            raise StoreError(f"{source}: expected {config.name}/records.csv; write it with: lth export")
-        return add(destination, config, *read(source, config), keep_old)
+    def add_read(setting: Setting) -> Path:
+        if not (source / setting.name / "records.csv").exists():
+            raise StoreError(f"{source}: expected {setting.name}/records.csv; write it with: lth export")
+        return add(destination, setting, *read(source, setting), keep_old)
 
     if not _study_files(source):
         raise StoreError(f"{source} holds no records; expected <study>/config.json and <study>/records.csv there")

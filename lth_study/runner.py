@@ -1,4 +1,4 @@
-"""`run` returns the records of a configuration and trains what is missing.
+"""`run` returns the records of a study and trains what is missing.
 
 Notebooks and `report.dense` call `run`. `lth run` and `agenda.run` call `train_missing`. `plan` says what is missing;
 `worker` and `parallel` train it. torch is imported only to train: recorded results appear without that wait.
@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from lth_study import plan, records
 from lth_study.commands import how_to_make
+from lth_study.extents import Study
 from lth_study.files import StoreError
-from lth_study.measure import barrier_measured, barrier_summary, measurable, measure
-from lth_study.plan import Barrier
-from lth_study.settings import IMAGENET_NETWORKS, Config, ConfigError
-from lth_study.store import StudyStore, Training
+from lth_study.measure import measurable, measure_distance, measured, summary
+from lth_study.plan import Barrier, Comparison, Distance
+from lth_study.settings import IMAGENET_NETWORKS, SettingError
+from lth_study.store import Busy, StudyStore, Training
 from lth_study.training import Stopped
 
 Style = Literal["bar", "lines"] | None
@@ -37,7 +38,7 @@ networks are trained one by one: each fills a GPU."""
 
 
 def run(
-    config: Config,
+    study: Study,
     *,
     store: str | Path | None = None,
     missing: Literal["train", "error"] = "train",
@@ -45,12 +46,12 @@ def run(
     seconds: float | None = None,
     progress: Style = None,
 ) -> pd.DataFrame:
-    """The records that a configuration asks for. Trains what is missing and measures missing error barriers.
+    """The records that a study's figures ask for. Trains what is missing, and measures missing distances and barriers.
 
     Columns: `records.COLUMNS`, and from `records.traced` the `device` and when training was `finished`.
 
     Records come from the results folder and from the run store `store` (default: `LTH_STORE`, or `runs/`). With
-    `missing="error"`, nothing is trained: `MissingRecords` says what is missing and how to train it. If the data set is
+    `missing="error"`, nothing is written: `MissingRecords` says what is missing and how to train it. If the data set is
     missing, `data.resolve` warns and replaces it by its stand-in. The records then name the stand-in.
 
     `workers` networks are trained at once. A processor trains each in a process (default: one, and one per core after
@@ -62,44 +63,41 @@ def run(
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers!r} is not valid; expected 1 or more networks at once, or None")
     folder = Path(store) if store is not None else records.store_folder()
-    if missing == "error":
-        absent = plan.missing(_known(folder, config), config)
-        if absent:
-            raise plan.MissingRecords(how_to_make(config, absent))
-    else:
-        config = train_missing([config], folder, workers=workers, seconds=seconds, progress=progress)[0]
-    study = StudyStore(folder, config)
-    measure(study)
-    return plan.select(records.traced(study), config)
+    if missing == "train":
+        study = train_missing(study, folder, workers=workers, seconds=seconds, progress=progress)
+    found = records.traced(study.setting, folder)
+    if missing == "error" and (absent := plan.missing(found, study)):
+        raise plan.MissingRecords(how_to_make(study, absent))
+    return plan.select(found, study)
 
 
 def train_missing(
-    configs: Sequence[Config],
-    store: Path,
+    study: Study,
+    folder: Path,
     *,
     workers: int | None = None,
     seconds: float | None = None,
     progress: Style = None,
-) -> list[Config]:
-    """Train what is missing from several configurations of one study, all at once. `run` describes the options.
+) -> Study:
+    """Train what is missing for all figures of a study, in the run store `folder`. `run` describes the options.
 
-    Returns the configurations with the data set that was used. If `torchrun` started several processes, the first one
-    decides what to train, and all of them train it together.
+    Returns the study with the data set that was used. If `torchrun` started several processes, the first one decides
+    what to train, and all of them train it together.
     """
     options = {"workers": workers, "seconds": seconds, "progress": progress}
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return _complete(configs, store, **options)
+        return _complete(study, folder, **options)
     from lth_study import ranks
     from lth_study.devices import compute_device
     from lth_study.worker import take_part
 
-    last_word: list[Config] | str
+    last_word: Study | str
     with ranks.together(compute_device()) as rank:
         if rank:
             last_word = take_part()
         else:
             try:
-                last_word = _complete(configs, store, **options)
+                last_word = _complete(study, folder, **options)
             except Stopped as stopped:
                 last_word = str(stopped)
             ranks.hand_out(last_word)
@@ -108,51 +106,61 @@ def train_missing(
     return last_word
 
 
-def _complete(configs: Sequence[Config], store: Path, **options: Any) -> list[Config]:
-    before: tuple[list[Training], list[Barrier]] | None = None
+def _complete(study: Study, folder: Path, **options: Any) -> Study:
+    before: tuple[list[Training], list[Comparison]] | None = None
     while True:
-        study, known = StudyStore(store, configs[0]), _known(store, configs[0])
-        absent = list(dict.fromkeys(t for config in configs for t in plan.missing(known, config)))
-        barriers = list(dict.fromkeys(b for config in configs for b in plan.unmeasured(known, config)))
-        ready = [barrier for barrier in barriers if measurable(study, barrier)]
+        store = StudyStore(folder, study.setting)
+        known = records.known(study.setting, folder)[0]
+        absent, apart = plan.missing(known, study), plan.unmeasured(known, study)
+        ready = [comparison for comparison in apart if measurable(store, comparison)]
         if not absent and not ready:
-            return list(configs)
+            return study
         if (absent, ready) == before:
             raise StoreError(
-                f"{configs[0].name}: trained, and still not recorded: {'; '.join(map(str, [*absent, *ready]))}"
+                f"{study.setting.name}: trained, and still not recorded: {'; '.join(map(str, [*absent, *ready]))}"
             )
+        before = absent, ready
+        distances = [comparison for comparison in ready if isinstance(comparison, Distance)]
+        if distances and not absent:  # an interrupted run left them; they need no images
+            _measure(store, distances)
+            continue
         from lth_study import data
 
         with warnings.catch_warnings():
             if not absent:  # only barriers are missing, and a stand-in's images cannot give them
                 warnings.simplefilter("ignore")
-            resolved = data.resolve(configs[0].dataset)
-        if resolved == configs[0].dataset:
-            complete = frozenset(study.results())
-            wanted = list(dict.fromkeys(t for config in configs for t in plan.needed(absent, config, complete)))
-            there = {t for b in barriers for t in (b.a, b.b) if t in wanted or t in complete}
-            _train(study, wanted, [b for b in barriers if {b.a, b.b} <= there], **options)
-            before = absent, ready
+            resolved = data.resolve(study.setting.dataset)
+        if resolved == study.setting.dataset:
+            complete = frozenset(store.results())
+            wanted = plan.needed(absent, (c for c in apart if isinstance(c, Distance)), study, complete)
+            there = {*wanted, *complete}
+            _train(study, store, wanted, [c for c in apart if {c.a, c.b} <= there], **options)
         elif not absent:
-            return list(configs)
-        configs = [config.updated(dataset=resolved) for config in configs]
+            return study
+        else:
+            study, before = study.updated(dataset=resolved), None
 
 
-def _known(store: Path, config: Config) -> pd.DataFrame:
-    study = StudyStore(store, config)
-    measure(study)
-    return records.known(study)[0]
+def _measure(store: StudyStore, distances: Sequence[Distance]) -> None:
+    """Measure distances. Waits for other processes that measure at the same level."""
+    for distance in distances:
+        while measurable(store, distance):
+            try:
+                measure_distance(store, distance)
+            except Busy:
+                time.sleep(1.0)
 
 
 def _train(
-    study: StudyStore,
+    study: Study,
+    store: StudyStore,
     wanted: Sequence[Training],
-    barriers: Sequence[Barrier],
+    comparisons: Sequence[Comparison],
     workers: int | None,
     seconds: float | None,
     progress: Style,
 ) -> None:
-    """Do the trainings and barriers that the store lacks, several networks at once."""
+    """Do the trainings and comparisons that the store lacks, several networks at once."""
     from lth_study.devices import compute_device, cores
     from lth_study.parallel import complete_side_by_side, helpers, stop_signals
     from lth_study.ranks import rank_and_count
@@ -161,17 +169,19 @@ def _train(
     on_gpu = compute_device().type == "cuda"
     together = rank_and_count()[1]
     if together > 1 and workers not in (None, 1):
-        raise ConfigError(f"workers: {workers} is too many; the {together} processes here train one network together")
+        raise SettingError(f"workers: {workers} is too many; the {together} processes here train one network together")
     most = cores()
     if on_gpu:
-        most = 1 if study.config.network in IMAGENET_NETWORKS else ON_A_GPU
-    shares = max(len(wanted) - study.count(wanted), len({Path(barrier.b.folder).parent for barrier in barriers}))
+        most = 1 if study.setting.network in IMAGENET_NETWORKS else ON_A_GPU
+    barriers = [comparison for comparison in comparisons if isinstance(comparison, Barrier)]
+    shares = max(len(wanted) - store.count(wanted), len({Path(barrier.b.folder).parent for barrier in barriers}))
     count = 1 if together > 1 else max(1, min(workers or most, shares))
-    study.prepare()
+    rewinds = {rewind for extent in study.extents.values() for rewind in extent.rewinds}
+    store.prepare()
     with (
         stop_signals() as stopping,
-        _Progress(study, [*wanted, *barriers], progress) as shown,
-        helpers(study, wanted, barriers) as get_help,
+        _Progress(store, [*wanted, *barriers], progress) as shown,
+        helpers(store, wanted, comparisons, rewinds) as get_help,
     ):
         deadline = math.inf if seconds is None else time.monotonic() + seconds
         help_at = math.inf
@@ -183,31 +193,31 @@ def _train(
                 return True
             if time.monotonic() >= help_at:
                 help_at = math.inf
-                shown.say(f"{study.config.name}: {count} networks side by side from here on")
+                shown.say(f"{study.setting.name}: {count} networks side by side from here on")
                 get_help(count - 1)
                 worker.workers = count
             return False
 
         # created before any helper, so that its errors appear once
-        worker = Worker(study, stop_requested, workers=count if on_gpu else 1)
+        worker = Worker(store, rewinds, stop_requested, workers=count if on_gpu else 1)
         try:
             if on_gpu:
-                complete_side_by_side(worker, wanted, barriers, count)
+                complete_side_by_side(worker, wanted, comparisons, count)
             else:
                 if count > 1:
                     help_at = time.monotonic() + (ALONE if workers is None else 0)
-                worker.complete(wanted, barriers)
+                worker.complete(wanted, comparisons)
         except Stopped:
-            measured = f"{sum(barrier_measured(study, barrier) for barrier in barriers)} of {len(barriers)}"
-            done = f"{study.count(wanted)} of {len(wanted)}"
-            raise Stopped(f"{study.config.name}: stopped with {measured} barriers and {done} trainings done") from None
+            done = f"{sum(measured(store, barrier) for barrier in barriers)} of {len(barriers)} barriers"
+            done += f" and {store.count(wanted)} of {len(wanted)} trainings"
+            raise Stopped(f"{study.setting.name}: stopped with {done} done") from None
 
 
 class _Progress:
     """Shows how many of the wanted trainings and barriers are done, by any process."""
 
-    def __init__(self, study: StudyStore, wanted: Sequence[Training | Barrier], style: Style) -> None:
-        self.study = study
+    def __init__(self, store: StudyStore, wanted: Sequence[Training | Barrier], style: Style) -> None:
+        self.store = store
         self.waiting = [step for step in wanted if not self.done(step)]
         self.total = len(wanted)
         self.style = style
@@ -225,11 +235,11 @@ class _Progress:
 
     def done(self, step: Training | Barrier) -> bool:
         if isinstance(step, Barrier):
-            return barrier_measured(self.study, step)
-        return self.study.saves(step).complete
+            return measured(self.store, step)
+        return self.store.saves(step).complete
 
     def summary(self, step: Training | Barrier) -> str:
-        return barrier_summary(self.study, step) if isinstance(step, Barrier) else self.study.summary(step)
+        return summary(self.store, step) if isinstance(step, Barrier) else self.store.summary(step)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""

@@ -1,14 +1,15 @@
-"""The configuration of an experiment: frozen, validated, with a stable digest.
+"""`Setting`: all that determines a training's bits, frozen and validated, with a stable digest.
 
-Every module of `lth_study` that trains, plans, stores or reports takes a `Config`. `presets` makes the paper's ones.
+Every module of `lth_study` that trains, plans, stores or reports takes one. `extents` says how much of it is asked for;
+`presets` makes the paper's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -36,24 +37,45 @@ _NOT_OF = {
 }  # fmt: skip
 """Network -> settings that do not apply to it."""
 
-EXTENT = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "dense_orders", "barriers",
-          "curve_levels", "curve_rewinds")  # fmt: skip
-"""Fields that say how much of a study is asked for. They change no training's bits and do not enter the digest. So more
-levels or replicates add trainings to the same study."""
+_EARLIER = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "dense_orders", "barriers",
+            "curve_levels", "curve_rewinds")  # fmt: skip
+"""Fields of files from before extents were apart. They are ignored."""
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be run. The message names the value, what was expected and how to fix it."""
+class SettingError(ValueError):
+    """A setting that cannot be run. The message names the value, what was expected and how to fix it."""
 
 
-class Config(BaseModel):
-    """One study: the settings that determine its trainings, and how many trainings are asked for.
-
-    `iterations` and `rewinds` count optimiser updates. Pruning rates are fractions of the surviving weights, in [0, 1].
-    Replicates are seeds (1, 2, ...). A data order is a number; the dense network's first one is 0.
-    """
+class Checked(BaseModel):
+    """Frozen fields. One `SettingError` reports every problem with its field and value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @classmethod
+    def create(cls, **fields: Any) -> Self:
+        """Build it, checking every field. Raises `SettingError`."""
+        if unknown := sorted(set(fields) - set(cls.model_fields)):
+            raise unknown_setting(unknown, cls.model_fields)
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise SettingError("; ".join(_explain(problem) for problem in error.errors())) from None
+
+    def updated(self, **changes: Any) -> Self:
+        """A copy with some fields changed, checked again."""
+        return self.create(**{**dict(self), **changes})
+
+
+class Setting(Checked):
+    """All that determines the bits of a study's trainings, and two labels: where the values come from.
+
+    `iterations` counts optimiser updates. Pruning rates are fractions of the surviving weights, in [0, 1].
+    """
 
     network: Literal["lenet_300_100", "resnet20", "vgg19", "resnet50", "inception_v3", "squeezenet1_0"]
     recipe: str
@@ -108,43 +130,13 @@ class Config(BaseModel):
     densities: tuple[float, ...] | None = None
     """One-shot pruning: level n prunes the dense network once, to the nth of these. None: iterative pruning."""
 
-    rewinds: tuple[int, ...]
-    levels: int = Field(ge=0)
-    compared_levels: tuple[int, ...] | None = None
-    """Levels at which controls and further data orders are trained. None: the last level."""
-    methods: tuple[Literal["imp", "random_pruning", "random_reinit"], ...] = ("imp", "random_pruning")
-    replicates: tuple[int, ...]
-    orders: int = Field(ge=1)
-    dense_orders: int = Field(default=1, ge=1)
-    """Number of data orders for the dense network. The first gives W_k and the masks; all give its accuracy."""
-    barriers: bool = True
-    """Whether error barriers are measured at the compared levels. Accuracy curves compare every level and do not."""
-    curve_levels: int | None = Field(default=None, ge=0)
-    """Number of prunings in accuracy curves. None: `levels`."""
-    curve_rewinds: tuple[int, ...] | None = None
-    """Rewinding iterations in accuracy curves. None: the first of `rewinds`."""
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _as_tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
     @field_validator("densities")
     @classmethod
     def _none_is_iterative(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
         return value or None
 
-    @field_validator("replicates", mode="before")
-    @classmethod
-    def _count_to_seeds(cls, value: Any) -> Any:
-        if not isinstance(value, int) or isinstance(value, bool):
-            return value
-        if value < 1:
-            raise ValueError(f"replicates: {value} must be a number of replicates, 1 or more, or a list of seeds")
-        return tuple(range(1, value + 1))
-
     @model_validator(mode="after")
-    def _check_network(self) -> Config:
+    def _check_network(self) -> Self:
         if round(self.width * {"resnet20": 16, "vgg19": 64, "resnet50": 64}.get(self.network, 100)) < 1:
             raise ValueError(
                 f"width: {self.width} leaves layers of {self.network} without filters; choose a larger width"
@@ -166,13 +158,9 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _check_extent(self) -> Config:
+    def _check_training(self) -> Self:
         if not all(0 < density < 1 for density in self.densities or ()):
             raise ValueError(f"densities: {list(self.densities or ())} must be fractions to keep, between 0 and 1")
-        if self.densities is not None and self.levels > len(self.densities):
-            raise ValueError(
-                f"levels: {self.levels} is more than the {len(self.densities)} densities of one-shot pruning"
-            )
         if self.pruning_scope == "global" and self.output_pruning_rate is not None:
             raise ValueError(
                 f"output_pruning_rate: {self.output_pruning_rate} is for layerwise pruning, but pruning_scope is "
@@ -209,44 +197,7 @@ class Config(BaseModel):
                 f"final_learning_rate: {self.final_learning_rate} makes the learning rate fall linearly, and "
                 f"drops={list(self.drops)} in steps; give one of them"
             )
-        for name in ("rewinds", "curve_rewinds"):
-            for k in getattr(self, name) or ():
-                if not 0 <= k < self.iterations:
-                    raise ValueError(
-                        f"{name}: cannot rewind to iteration {k}; the training has {self.iterations} iterations, "
-                        f"so choose 0 <= k <= {self.iterations - 1}"
-                    )
-        for level in self.compared_levels or ():
-            if not 1 <= level <= self.levels:
-                raise ValueError(
-                    f"compared_levels: level {level} is not pruned here; choose from 1 to levels={self.levels}"
-                )
-        for name in ("rewinds", "replicates", "methods", "compared_levels"):
-            values = getattr(self, name) or ()
-            if not values and name != "compared_levels":
-                raise ValueError(f"{name}: expected at least one value, got none")
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name}: {list(values)} names a value twice; name each once")
-        if any(replicate < 1 for replicate in self.replicates):
-            raise ValueError(f"replicates: {list(self.replicates)} must be seeds of 1 or more, or their number")
         return self
-
-    @classmethod
-    def create(cls, **fields: Any) -> Config:
-        """Build a configuration. One `ConfigError` reports every problem with its field and value."""
-        unknown = sorted(set(fields) - set(cls.model_fields))
-        if unknown:
-            raise ConfigError(f"unknown setting {', '.join(map(repr, unknown))}; known: {', '.join(cls.model_fields)}")
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
-
-    def updated(self, **changes: Any) -> Config:
-        """A copy with some fields changed, validated again. New densities set `levels` to their number."""
-        if changes.get("densities") and "levels" not in changes:
-            changes["levels"] = len(changes["densities"])
-        return self.create(**{**dict(self), **changes})
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that name the study: a hash of `determining`.
@@ -258,25 +209,8 @@ class Config(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def determining(self) -> dict[str, Any]:
-        """The settings that determine a training's bits: not `LABELS`, not `EXTENT`, and none at its default."""
-        return self.model_dump(mode="json", exclude_defaults=True, exclude={*LABELS, *EXTENT})
-
-    @property
-    def compared(self) -> tuple[int, ...]:
-        """The levels at which controls and further data orders are trained."""
-        if self.compared_levels is not None:
-            return self.compared_levels
-        return (self.levels,) if self.levels else ()
-
-    @property
-    def last_compared(self) -> int:
-        """The last of `compared`. Raises `ConfigError` if there is none."""
-        if not self.compared:
-            raise ConfigError(
-                f"levels: {self.levels} and compared_levels: {self.compared_levels} leave no level to compare "
-                "subnetworks at; set compared_levels to one or more levels"
-            )
-        return self.compared[-1]
+        """The fields that determine a training's bits: not `LABELS`, and none at its default."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=set(LABELS))
 
     @property
     def name(self) -> str:
@@ -287,14 +221,19 @@ class Config(BaseModel):
         return self.model_dump_json(indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Config:
+    def from_json(cls, text: str) -> Setting:
         try:
             fields = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ConfigError(f"not a configuration in JSON: {error}") from None
+            raise SettingError(f"not a setting in JSON: {error}") from None
         if not isinstance(fields, dict):
-            raise ConfigError(f"not a configuration: expected a JSON object, got {text[:40]!r}")
-        return cls.create(**fields)
+            raise SettingError(f"not a setting: expected a JSON object, got {text[:40]!r}")
+        return cls.create(**{name: value for name, value in fields.items() if name not in _EARLIER})
+
+
+def unknown_setting(names: Iterable[str], known: Iterable[str]) -> SettingError:
+    """The error for names that are no setting."""
+    return SettingError(f"unknown setting {', '.join(map(repr, names))}; known: {', '.join(known)}")
 
 
 def _explain(problem: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import Timeout
 
 from lth_study.files import Damaged, locked, read_json, read_state, write_atomic, write_json, write_state
-from lth_study.settings import Config
+from lth_study.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,16 +75,16 @@ def dense(replicate: int, order: int = 0) -> Training:
 class StudyStore:
     """The trainings of one study (one digest) in a store."""
 
-    def __init__(self, store: Path, config: Config) -> None:
+    def __init__(self, store: Path, setting: Setting) -> None:
         self.store = store
-        self.folder = store / config.name
-        self.config = config
+        self.folder = store / setting.name
+        self.setting = setting
 
     def prepare(self) -> None:
         """Make the folder and its `config.json`."""
         file = self.folder / "config.json"
         if not file.exists():
-            write_atomic(file, self.config.to_json().encode())
+            write_atomic(file, self.setting.to_json().encode())
 
     def images(self, fingerprint: str) -> str:
         """The fingerprint of the images of this store's trainings. The first call stores its `fingerprint`."""

@@ -22,17 +22,17 @@ def carry(source: Path, destination: Path) -> list[str]:
     deepest levels of each chain. Files already there stay. One-shot levels are not copied: they do not build on each
     other. Raises `StoreError` if the two stores' images differ or a file of the source is damaged.
     """
-    configs = records.studies(source)
-    if not configs:
+    settings = records.studies(source)
+    if not settings:
         raise StoreError(f"{source} holds no runs; expected <study>/config.json and <study>/replicate_*/ there")
-    return [_carry_study(StudyStore(source, config), StudyStore(destination, config)) for config in configs]
+    return [_carry_study(StudyStore(source, setting), StudyStore(destination, setting)) for setting in settings]
 
 
 def _carry_study(source: StudyStore, destination: StudyStore) -> str:
-    name, complete = source.config.name, source.results()
+    name, complete = source.setting.name, source.results()
     chains: dict[tuple[int, int], list[Training]] = {}
     for t in sorted(complete):
-        if t.method == "imp" and not t.order and not t.again and source.config.densities is None:
+        if t.method == "imp" and not t.order and not t.again and source.setting.densities is None:
             chains.setdefault((t.replicate, t.rewind), []).append(t)
     unpruned = [training for training in complete if training == dense(training.replicate)]
     if not unpruned:

@@ -26,10 +26,10 @@ from lth_study import __version__, barriers, data, ranks, records, seeds
 from lth_study.data.parts import Dataset
 from lth_study.devices import compute_device, device_name
 from lth_study.files import Damaged, StoreError
-from lth_study.measure import measurable, measure_barrier
+from lth_study.measure import measurable, measure_barrier, measure_distance
 from lth_study.networks import build, initial_weights
-from lth_study.plan import Barrier
-from lth_study.settings import Config, ConfigError
+from lth_study.plan import Barrier, Comparison, Distance
+from lth_study.settings import Setting, SettingError
 from lth_study.store import Busy, StudyStore, Training, dense
 from lth_study.training import Stopped
 from lth_study.training.train import Job, pruner, train
@@ -37,41 +37,45 @@ from lth_study.training.updates import MOMENTS, State
 
 
 class Worker:
-    """One process's share of a study: it does the trainings that are missing and that no other process is doing, and
-    measures error barriers between them.
+    """One process's share of a study: it does what is missing and what no other process is doing.
 
-    `stop_requested` is asked before every update and every barrier; when it says yes, `Stopped` is raised with
-    everything saved.
-    `workers` is how many processes or threads there are for the study, this one among them, which is recorded.
+    `rewinds` are the rewinding iterations whose W_k the dense runs keep. `stop_requested` is asked before every update
+    and every comparison; if it says yes, everything is saved and `Stopped` is raised. `workers`, the number of
+    processes or threads for the study with this one, is recorded.
     """
 
-    def __init__(self, store: StudyStore, stop_requested: Callable[[], bool] = lambda: False, workers: int = 1) -> None:
-        self.config = config = store.config
+    def __init__(
+        self,
+        store: StudyStore,
+        rewinds: Collection[int] = (),
+        stop_requested: Callable[[], bool] = lambda: False,
+        workers: int = 1,
+    ) -> None:
+        self.setting = setting = store.setting
         self.store, self.workers = store, workers
         device = compute_device()
-        if config.precision == "tf32" and device.type != "cuda":
-            raise ConfigError(f"precision: tf32 is arithmetic of GPUs, not of the {device.type} here; choose float32")
-        images = _images(config)
+        if setting.precision == "tf32" and device.type != "cuda":
+            raise SettingError(f"precision: tf32 is arithmetic of GPUs, not of the {device.type} here; choose float32")
+        images = _images(setting)
         self.fingerprint = images.fingerprint()
         self.data = images.to(device)
-        self.ones = Mask.ones(build(config))
-        self.rewinds: set[int] = set()
-        recorded = set(records.known(store)[1]["data_fingerprint"])
+        self.ones = Mask.ones(build(setting))
+        self.rewinds = set(rewinds)
+        recorded = set(records.known(self.setting, store.store)[1]["data_fingerprint"])
         if others := (recorded - {self.fingerprint}) or ({store.images(self.fingerprint)} - {self.fingerprint}):
             raise StoreError(
-                f"{config.name} is trained or recorded with other images (fingerprint {', '.join(sorted(others))}) "
+                f"{setting.name} is trained or recorded with other images (fingerprint {', '.join(sorted(others))}) "
                 f"than those here ({self.fingerprint}); keep these runs and records in folders of their own "
                 "(LTH_STORE, LTH_RESULTS)"
             )
         self.stop_requested = stop_requested
 
-    def complete(self, absent: Collection[Training], open_barriers: Collection[Barrier] = ()) -> None:
-        """Do these trainings, with what they need, and measure those barriers whose ends are then in the store.
+    def complete(self, absent: Collection[Training], comparisons: Collection[Comparison] = ()) -> None:
+        """Do these trainings, and make those comparisons whose ends are then in the store.
 
         Waits for what another process is doing.
         """
         remaining = list(absent)
-        self.rewinds = {training.rewind for training in absent}
         while remaining:
             before, started = len(remaining), time.monotonic()
             chains = dict.fromkeys((t.rewind, t.replicate) for t in remaining)
@@ -82,23 +86,28 @@ class Worker:
                 except Busy:
                     continue
                 remaining = [t for t in remaining if t not in here or t in reachable]
-                self.measure(b for b in open_barriers if (b.b.rewind, b.b.replicate) == (rewind, replicate))
+                self.compare(c for c in comparisons if (c.b.rewind, c.b.replicate) == (rewind, replicate))
             remaining = [t for t in remaining if not self.store.saves(t).complete]
             if len(remaining) == before:  # everything left is being done, or waits for what is being done, by others
                 self.wait(min(30.0, 9 * (time.monotonic() - started)))
-        while self.measure(open_barriers):
+        while self.compare(comparisons):
             self.wait(1.0)
 
-    def measure(self, open_barriers: Iterable[Barrier]) -> int:
-        """Measure those of these barriers that can be; returns how many are left to other processes."""
+    def compare(self, comparisons: Iterable[Comparison]) -> int:
+        """Make those of these comparisons that can be made. Returns how many are left to other processes."""
         busy = 0
-        for barrier in open_barriers:
-            if not measurable(self.store, barrier):
+        for comparison in comparisons:
+            if not measurable(self.store, comparison):
                 continue
             if self.stop_requested():
                 raise Stopped
             try:
-                measure_barrier(self.store, barrier, lambda a, b: barriers.heights(self.config, self.data, a, b))
+                if isinstance(comparison, Distance):
+                    measure_distance(self.store, comparison)
+                elif isinstance(comparison, Barrier):
+                    measure_barrier(
+                        self.store, comparison, lambda a, b: barriers.heights(self.setting, self.data, a, b)
+                    )
             except Busy:
                 busy += 1
         return busy
@@ -124,8 +133,8 @@ class Worker:
                 self.trained(training, subnetwork(self.initial(replicate), self.ones, 0, 0))
         if end[1]["diverged_at"] is not None:
             return {t for t in wanted if t.method == "dense"}
-        config = self.config
-        if config.densities is None:
+        setting = self.setting
+        if setting.densities is None:
             numbers = list(range(max(t.level for t in wanted) + 1))
         else:  # levels that do not build on each other
             numbers = sorted({0, *(t.level for t in wanted)})
@@ -136,16 +145,16 @@ class Worker:
             return self.trained(chain[ticket.level], ticket)  # never W_k or level 0, which `saved` has
 
         search = train_level, self.initial(replicate), self.ones
-        if config.densities is None:
+        if setting.densities is None:
             first = min((t.level for t in wanted if t.level), default=0)
             while first and not self.store.saves(chain[first]).complete:
                 first -= 1  # to a level that has a result: below one that diverged, nothing can be done
             levels = iterative_magnitude_pruning(
-                *search, levels=numbers[-1], rewind=rewind, prune=pruner(config), saved=saved, first=first
+                *search, levels=numbers[-1], rewind=rewind, prune=pruner(setting), saved=saved, first=first
             )
             numbers = numbers[first:]
         else:
-            densities = [config.densities[number - 1] for number in numbers[1:]]
+            densities = [setting.densities[number - 1] for number in numbers[1:]]
             levels = one_shot_pruning(*search, densities=densities, rewind=rewind, saved=saved)
         for level, (mask, rewound, _, result) in zip(numbers, levels, strict=True):
             for training in sorted(t for t in wanted if t.level == level and t.method != "dense"):
@@ -153,7 +162,7 @@ class Worker:
                     self.trained(training, self.ticket(training, mask, rewound))
                 except Busy:
                     continue
-            if result["diverged_at"] is not None and config.densities is None:
+            if result["diverged_at"] is not None and setting.densities is None:
                 return {t for t in wanted if t.level <= level}
         return set(wanted)
 
@@ -164,17 +173,17 @@ class Worker:
             chance = seeds.stream(replicate, "random pruning", training.rewind, level)
             return random_pruning(mask, rewound, chance, training.rewind, level)
         if training.method == "random_reinit":
-            fresh = initial_weights(self.config, seeds.stream(replicate, "reinit"))
-            start = training.rewind if self.config.reinit_length == "remaining" else 0
+            fresh = initial_weights(self.setting, seeds.stream(replicate, "reinit"))
+            start = training.rewind if self.setting.reinit_length == "remaining" else 0
             return random_reinitialisation(mask, fresh, start, level)
         return subnetwork(rewound, mask, training.rewind, level)
 
     def initial(self, replicate: int) -> dict[str, Tensor]:
         """W_0 of a replicate."""
-        return initial_weights(self.config, seeds.stream(replicate, "init"))
+        return initial_weights(self.setting, seeds.stream(replicate, "init"))
 
     def dense_run(self, replicate: int) -> tuple[State, dict[str, Any]]:
-        """The end of the dense run; training it leaves W_k for the rewinding iterations asked for behind."""
+        """The end of the dense run. Training it keeps W_k for every iteration of `rewinds`."""
         ticket = subnetwork(self.initial(replicate), self.ones, 0, 0)
         return self.trained(dense(replicate), ticket, keep=self.rewinds - {0})
 
@@ -183,7 +192,7 @@ class Worker:
         if not rewind:
             return self.initial(replicate)
         state = self.dense_state(replicate, rewind)
-        if self.config.rewind_optimizer == "fresh":
+        if self.setting.rewind_optimizer == "fresh":
             return {name: tensor for name, tensor in state.items() if not name.startswith(MOMENTS)}
         return state
 
@@ -202,7 +211,7 @@ class Worker:
             start, state = folder.nearest_state(iteration)
             ticket = subnetwork(state or self.initial(replicate), self.ones, start, 0)
             trained = train(
-                self.config,
+                self.setting,
                 self.data,
                 ticket,
                 replicate=replicate,
@@ -229,7 +238,7 @@ class Worker:
             if folder.complete:  # and damaged
                 folder.discard()
             trained = train(
-                self.config,
+                self.setting,
                 self.data,
                 ticket,
                 replicate=training.replicate,
@@ -238,7 +247,7 @@ class Worker:
                 saves=folder,
                 stop_requested=self.stop_requested,
             )
-            ended_at = self.config.iterations if trained.diverged_at is None else trained.diverged_at
+            ended_at = self.setting.iterations if trained.diverged_at is None else trained.diverged_at
             ended = {name: tensor for name, tensor in trained.state.items() if not name.startswith(MOMENTS)}
             result = {
                 "training": vars(training),
@@ -300,22 +309,22 @@ def take_part() -> Any:
     """
     images: Dataset | None = None
     while isinstance(job := ranks.receive(), Job):
-        config = Config.from_json(job.config)
-        images = images or _images(config).to(compute_device())
+        setting = Setting.from_json(job.setting)
+        images = images or _images(setting).to(compute_device())
         with suppress(Stopped):
-            train(config, images, job.ticket, replicate=job.replicate, order=job.order, stop=job.stop)
+            train(setting, images, job.ticket, replicate=job.replicate, order=job.order, stop=job.stop)
     return job
 
 
-def _images(config: Config) -> Dataset:
-    """The data set of a configuration, in the processor's memory, if the configuration can be trained on it."""
-    images = data.load(config.dataset, color=config.network != "lenet_300_100", size=config.image_size)
-    if config.batch_size > len(images.train):
-        raise ConfigError(f"batch_size: {config.batch_size} is more than the {len(images.train)} training images")
+def _images(setting: Setting) -> Dataset:
+    """The data set of a setting, in the processor's memory. Raises `SettingError` if it cannot be trained on."""
+    images = data.load(setting.dataset, color=setting.network != "lenet_300_100", size=setting.image_size)
+    if setting.batch_size > len(images.train):
+        raise SettingError(f"batch_size: {setting.batch_size} is more than the {len(images.train)} training images")
     classes = 1 + max(int(part.labels.max()) for part in (images.train, images.validation, images.test))
-    if classes != config.classes:
-        raise ConfigError(f"classes: the network has {config.classes}, and {data.TITLES[images.name]} has {classes}")
+    if classes != setting.classes:
+        raise SettingError(f"classes: the network has {setting.classes}, and {data.TITLES[images.name]} has {classes}")
     count = ranks.rank_and_count()[1]
-    if config.batch_size % count:
-        raise ConfigError(f"batch_size: {config.batch_size} cannot be shared equally by {count} processes")
+    if setting.batch_size % count:
+        raise SettingError(f"batch_size: {setting.batch_size} cannot be shared equally by {count} processes")
     return images

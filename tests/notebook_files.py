@@ -7,12 +7,12 @@ from typing import Any
 
 import nbformat
 from conftest import PROJECT
-from traitlets.config import Config
+from traitlets.study import Setting
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 
 SOCKETS = {"transport": "ipc", "ip": f"{gettempdir()}/lth-tests-{os.getpid()}"}
-IPC = Config(dict.fromkeys(("KernelManager", "AsyncKernelManager"), SOCKETS))
+IPC = Setting(dict.fromkeys(("KernelManager", "AsyncKernelManager"), SOCKETS))
 """Through sockets in the file system, with names of this process's own: many tests on one machine cannot race for them,
 as they would for ports."""
 

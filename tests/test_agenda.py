@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from lth_study import ConfigError, data, plan, records
+from lth_study import SettingError, data, plan, records
 from lth_study.__main__ import entry
 from lth_study.agenda import run as doing
 from lth_study.agenda.parts import Part, parts
@@ -21,7 +21,7 @@ from lth_study.devices import device_name
 from lth_study.presets import figures, preset
 from lth_study.report import claims
 from lth_study.report.claims import Claim
-from lth_study.settings import METHODS, Config
+from lth_study.settings import METHODS, Setting
 from lth_study.store import StudyStore, Training, dense
 from lth_study.training import Stopped
 
@@ -43,9 +43,9 @@ def quick_data(monkeypatch: pytest.MonkeyPatch, embedded_mnist: Dataset) -> None
     monkeypatch.setattr(data, "load", load_once)
 
 
-def recorded(config: Config, trainings: Sequence[Training], device: str = HERE, seconds: float = 36.0) -> None:
+def recorded(study: Setting, trainings: Sequence[Training], device: str = HERE, seconds: float = 36.0) -> None:
     """Records of these trainings in the results folder: an accuracy each, and where it is from."""
-    about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
+    about = [study.digest(), study.network, study.recipe, study.profile, study.dataset]
     images = data.load("mnist_embedded").fingerprint()
     values, made = [], []
     for t in trainings:
@@ -53,7 +53,7 @@ def recorded(config: Config, trainings: Sequence[Training], device: str = HERE, 
         values.append([*about, *where, 1.0, str(t.order), "test_accuracy", 90.0])
         made.append([*where, str(t.order), 100, seconds, device, "0", "2", "3", images, "2026-01-01T00:00Z", 1])
     provenance = pd.DataFrame(made, columns=records.PROVENANCE).astype({"workers": "Int64"})
-    records.add(records.results_folder(), config, pd.DataFrame(values, columns=records.COLUMNS), provenance)
+    records.add(records.results_folder(), study, pd.DataFrame(values, columns=records.COLUMNS), provenance)
 
 
 def claim(name: str, effect: str, replicates: int = 2, measure: str = "test_accuracy", level: int = 1) -> Claim:
@@ -76,34 +76,34 @@ def test_the_first_part_is_what_its_recordings_make():
         changes = {"dataset": "cifar10", "levels": 13, "compared_levels": (8, 13), "orders": 2, "dense_orders": 4}
         changes |= {"methods": METHODS, "replicates": (replicate,), "curve_levels": 13, "curve_rewinds": (0, 25)}
         made = figures(preset("resnet20", profile="laptop").updated(**changes))
-        assert set(first.replicate(replicate).configs) == set(made.values())
+        assert set(first.replicate(replicate).studies) == set(made.values())
     assert first.replicates() == list(range(1, 9))
 
 
 def test_the_first_part_of_a_gpu_is_66_trainings_at_the_scale_of_the_paper():
-    (config,) = parts("paper")[0].configs
-    asked = plan.trainings(config)
+    (study,) = parts("paper")[0].studies
+    asked = plan.trainings(study)
     assert len(asked) == 66
     by_method = {method: sum(t.method == method for t in asked) for method in ("dense", "imp", "random_pruning")}
     assert by_method == {"dense": 4 * 3, "imp": 2 * 8 * 3, "random_pruning": 2 * 3}
-    assert config.precision == "bfloat16"
+    assert study.precision == "bfloat16"
 
 
 def test_every_claim_can_be_decided_by_some_part():
     asked = [
-        {(config.name, training) for config in part.configs for training in plan.trainings(config)}
+        {(study.name, training) for study in part.studies for training in plan.trainings(study)}
         for profile in ("laptop", "paper")
         for part in parts(profile)
     ]
     wanted: dict[str, set[tuple[str, Training]]] = {}
     for each in claims.read():
         here = wanted.setdefault(each.claim, set())
-        here |= {(config.name, training) for config, found in needs(each) for training in found}
+        here |= {(study.name, training) for study, found in needs(each) for training in found}
     assert [name for name, found in wanted.items() if not any(found <= there for there in asked)] == []
 
 
 def test_an_unknown_profile_is_refused():
-    with pytest.raises(ConfigError, match="unknown profile 'smoke' of the agenda; known: laptop, paper"):
+    with pytest.raises(SettingError, match="unknown profile 'smoke' of the agenda; known: laptop, paper"):
         parts("smoke")
 
 
@@ -131,8 +131,8 @@ def test_missing_trainings_hours_and_claims_are_those_counted_by_hand(tmp_path: 
 
 def test_a_claim_is_decided_where_all_of_its_measures_are(tmp_path: Path):
     asked = [claim("one", "imp@0 - dense"), claim("one", "random_pruning@0 - imp@0", measure="l2_data_order")]
-    config = ONE.updated(methods=("imp", "random_pruning"))
-    listed = [Part("one order", (config,)), Part("two orders", (config.updated(orders=2),))]
+    study = ONE.updated(methods=("imp", "random_pruning"))
+    listed = [Part("one order", (study,)), Part("two orders", (study.updated(orders=2),))]
     table = agenda(listed, asked, tmp_path / "store", HERE)
     assert (row(table, "one order")["claims"], row(table, "two orders")["claims"]) == (0, 1)
 
@@ -171,9 +171,9 @@ def test_the_order_is_by_claims_per_hour_and_else_that_of_the_table(tmp_path: Pa
     assert table.index.tolist() == [3, 2, 0, 1]
 
 
-def timings(config: Config, device: str, *seconds: float, workers: int | None = None) -> tuple[Config, pd.DataFrame]:
+def timings(study: Setting, device: str, *seconds: float, workers: int | None = None) -> tuple[Setting, pd.DataFrame]:
     rows = [{"device": device, "seconds": s, "iterations": 10, "workers": workers} for s in seconds]
-    return config, pd.DataFrame(rows).astype({"workers": "Int64"})
+    return study, pd.DataFrame(rows).astype({"workers": "Int64"})
 
 
 def test_an_update_takes_the_median_of_what_is_most_alike():
@@ -216,8 +216,8 @@ def test_it_is_done_replicate_by_replicate_and_each_is_exported(tmp_path: Path, 
     one_replicate += ["replicate {0}, dense", "first, replicate {0}"]
     assert said == [line.format(replicate) for replicate in (1, 2) for line in one_replicate]
     assert out.count(f"studies exported to {results}") == 2
-    for config in listed[0].configs:
-        assert plan.missing(records.read(results, config)[0], config) == []
+    for study in listed[0].studies:
+        assert plan.missing(records.read(results, study)[0], study) == []
     assert what_is_left(listed, store, device_name()) == []
     run_parts(listed, store, results, workers=1)
     assert capsys.readouterr().out == ""
@@ -246,9 +246,9 @@ def test_a_study_without_its_images_is_skipped_and_the_others_go_on(tmp_path: Pa
     run_parts(listed, tmp_path / "store", records.results_folder(), workers=1, progress=None)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith(f"no images: skipped: {listed[0].configs[0].name}: MNIST is not in")
+    assert lines[0].startswith(f"no images: skipped: {listed[0].studies[0].name}: MNIST is not in")
     assert lines[1].startswith("part, replicate 1: 1 studies exported")
-    assert [config.dataset for config in records.studies(tmp_path / "store")] == ["mnist_embedded"]
+    assert [study.dataset for study in records.studies(tmp_path / "store")] == ["mnist_embedded"]
 
 
 def test_a_study_recorded_with_other_images_is_skipped_and_the_others_go_on(

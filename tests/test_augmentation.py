@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as TF
 from lth_study.data.augmentation import PaddedCrops, ResizedCrops, augmentation, boxes, flipped, resize_boxes
 from lth_study.presets import preset
 from lth_study.seeds import epoch_crops
-from lth_study.settings import ConfigError
+from lth_study.settings import SettingError
 
 CPU = torch.device("cpu")
 
@@ -81,10 +81,10 @@ def test_a_batch_is_cropped_by_the_draws_of_its_own_examples():
 
 
 def test_a_configuration_says_which_crops():
-    config = preset("squeezenet1_0", profile="laptop")
+    setting = preset("squeezenet1_0", profile="laptop").setting
     drawn = {"replicate": 1, "order": 0, "epoch": 0, "examples": 5, "device": CPU}
-    assert augmentation(config.updated(augment=False, smallest_crop=None), **drawn) is None
-    assert isinstance(augmentation(config.updated(smallest_crop=None), **drawn), PaddedCrops)
-    assert augmentation(config.updated(smallest_crop=0.4), **drawn).smallest == 0.4
-    with pytest.raises(ConfigError, match=r"smallest_crop: 0\.4 has no effect without augment=True"):
-        config.updated(augment=False, smallest_crop=0.4)
+    assert augmentation(setting.updated(augment=False, smallest_crop=None), **drawn) is None
+    assert isinstance(augmentation(setting.updated(smallest_crop=None), **drawn), PaddedCrops)
+    assert augmentation(setting.updated(smallest_crop=0.4), **drawn).smallest == 0.4
+    with pytest.raises(SettingError, match=r"smallest_crop: 0\.4 has no effect without augment=True"):
+        setting.updated(augment=False, smallest_crop=0.4)

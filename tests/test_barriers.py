@@ -18,7 +18,7 @@ from lth_study.files import read_state
 from lth_study.measure import measure_barrier
 from lth_study.plan import Barrier
 from lth_study.presets import preset
-from lth_study.settings import METHODS, Config
+from lth_study.settings import METHODS, Setting
 from lth_study.store import Busy, StudyStore, Training, TrainingFolder, dense
 from lth_study.training import Stopped
 from lth_study.worker import Worker
@@ -41,10 +41,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Stores in which the two studies are done; not to be changed."""
     stores = {}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for config in (LENET, RESNET):
-            stores[config.network] = tmp_path_factory.mktemp(config.network) / "store"
-            monkeypatch.setenv("LTH_RESULTS", str(stores[config.network].parent / "results"))
-            run(config, store=stores[config.network], workers=1)
+        for study in (LENET, RESNET):
+            stores[study.network] = tmp_path_factory.mktemp(study.network) / "store"
+            monkeypatch.setenv("LTH_RESULTS", str(stores[study.network].parent / "results"))
+            run(study, store=stores[study.network], workers=1)
     return stores
 
 
@@ -97,9 +97,9 @@ def assert_same_values(one: pd.DataFrame, other: pd.DataFrame) -> None:
 
 
 def test_barriers_are_planned_at_compared_levels_between_orders_to_the_dense_network_and_between_levels():
-    config = LENET.updated(levels=4, compared_levels=(1, 4), methods=METHODS, orders=3)
+    study = LENET.updated(levels=4, compared_levels=(1, 4), methods=METHODS, orders=3)
     first, second, third = (Training(1, "imp", 20, 4, order) for order in range(3))
-    of_imp = [b for b in plan.barriers(config) if b.b.method == "imp" and b.b.level == 4]
+    of_imp = [b for b in plan.barriers(study) if b.b.method == "imp" and b.b.level == 4]
     assert set(of_imp) == {
         Barrier("data_order", first, second),
         Barrier("data_order", first, third),
@@ -112,28 +112,28 @@ def test_barriers_are_planned_at_compared_levels_between_orders_to_the_dense_net
     assert {b.order for b in of_imp if b.kind != "data_order"} == {"0"}
     # the ticket before level 1 is the dense network: the two as they are were compared above
     first = Training(1, "imp", 20, 1, 0)
-    between = [b for b in plan.barriers(config) if b.b == first and b.b.level == 1 and b.kind != "data_order"]
+    between = [b for b in plan.barriers(study) if b.b == first and b.b.level == 1 and b.kind != "data_order"]
     assert between == [Barrier("pruning", dense(1), first), Barrier("level_masked", dense(1), first)]
-    control = [b for b in plan.barriers(config) if b.b.method == "random_pruning"]
+    control = [b for b in plan.barriers(study) if b.b.method == "random_pruning"]
     assert [b.kind for b in control] == 2 * ["data_order", "data_order", "data_order", "pruning"]
-    assert len(plan.barriers(config)) == 5 + 6 + len(control)  # none of random reinitialisation
-    assert {t for b in plan.barriers(config) for t in (b.a, b.b)} <= set(plan.trainings(config))
+    assert len(plan.barriers(study)) == 5 + 6 + len(control)  # none of random reinitialisation
+    assert {t for b in plan.barriers(study) for t in (b.a, b.b)} <= set(plan.trainings(study))
 
 
 def test_one_shot_levels_are_not_compared_with_each_other():
-    config = preset("squeezenet1_0", profile="smoke").updated(densities=(0.5, 0.2), compared_levels=(2,))
-    assert {b.kind for b in plan.barriers(config)} == {"data_order", "pruning"}
+    study = preset("squeezenet1_0", profile="smoke").updated(densities=(0.5, 0.2), compared_levels=(2,))
+    assert {b.kind for b in plan.barriers(study)} == {"data_order", "pruning"}
 
 
 # Records
 
 
-@pytest.mark.parametrize("config", [LENET, RESNET], ids=lambda config: config.network)
+@pytest.mark.parametrize("study", [LENET, RESNET], ids=lambda study: study.network)
 def test_every_planned_barrier_is_a_record_and_networks_with_batch_norm_have_twice_as_many(
-    config: Config, done: dict[str, Path]
+    study: Setting, done: dict[str, Path]
 ):
-    rows = rows_of(run(config, store=done[config.network], missing="error"))
-    ways = ["", "_recomputed"] if config.network == "resnet20" else [""]
+    rows = rows_of(run(study, store=done[study.network], missing="error"))
+    ways = ["", "_recomputed"] if study.network == "resnet20" else [""]
     assert sorted(zip(rows["order"], rows["metric"], strict=True)) == sorted(
         (order, f"barrier_{kind}_{height}{way}")
         for order, kinds in KINDS["imp"].items()
@@ -141,7 +141,7 @@ def test_every_planned_barrier_is_a_record_and_networks_with_batch_norm_have_twi
         for height in HEIGHTS
         for way in ways
     )
-    assert {*zip(rows["method"], rows["rewind"], rows["level"], strict=True)} == {("imp", config.rewinds[0], 2)}
+    assert {*zip(rows["method"], rows["rewind"], rows["level"], strict=True)} == {("imp", study.rewinds[0], 2)}
     assert (rows["value"] >= 0).all()
     assert rows["value"].nunique() > 10
 
@@ -188,11 +188,11 @@ def scaled(x: Tensor, mean: Tensor, variance: Tensor, weights: Mapping[str, Tens
     return unit * weights[f"{name}.weight"].view(shape) + weights[f"{name}.bias"].view(shape)
 
 
-def errors_by_hand(config: Config, weights: dict[str, Tensor], images: Dataset, recomputed: bool) -> dict[str, Any]:
+def errors_by_hand(study: Setting, weights: dict[str, Tensor], images: Dataset, recomputed: bool) -> dict[str, Any]:
     """The error in percent on both sets of images, with how much of it is in doubt: the share of images whose two
     largest logits are so close that rounding to float32 may swap them."""
-    network = {"lenet_300_100": lenet, "resnet20": resnet20}[config.network]
-    count, tested = IMAGES[config.network]
+    network = {"lenet_300_100": lenet, "resnet20": resnet20}[study.network]
+    count, tested = IMAGES[study.network]
     parts = {
         "train": images.train.of(torch.arange(count)),
         "test": images.test.of(torch.arange(tested) * 500 // tested),
@@ -205,7 +205,7 @@ def errors_by_hand(config: Config, weights: dict[str, Tensor], images: Dataset, 
             seen.setdefault(name, []).append((mean, x.var((0, 2, 3))))
             return scaled(x, mean, variance, weights, name)
 
-        for batch in parts["train"].images.split(config.batch_size):
+        for batch in parts["train"].images.split(study.batch_size):
             network(weights, batch, by_batch)
         for name, moments in seen.items():
             means, variances = zip(*moments, strict=True)
@@ -228,13 +228,13 @@ def errors_by_hand(config: Config, weights: dict[str, Tensor], images: Dataset, 
 
 
 @pytest.mark.parametrize("kind", ["data_order", "pruning", "level", "level_masked"])
-@pytest.mark.parametrize("config", [LENET, RESNET], ids=lambda config: config.network)
+@pytest.mark.parametrize("study", [LENET, RESNET], ids=lambda study: study.network)
 def test_recorded_heights_are_those_of_networks_interpolated_by_hand(
-    config: Config, kind: str, done: dict[str, Path], embedded_mnist: Dataset
+    study: Setting, kind: str, done: dict[str, Path], embedded_mnist: Dataset
 ):
-    color = config.network == "resnet20"
+    color = study.network == "resnet20"
     images = data.load("mnist_embedded", color=True, size=8) if color else embedded_mnist
-    folder, chain = done[config.network] / config.name / "replicate_1", f"imp/rewind_{config.rewinds[0]}"
+    folder, chain = done[study.network] / study.name / "replicate_1", f"imp/rewind_{study.rewinds[0]}"
     before, ticket, other = f"{chain}/level_01/order_0", f"{chain}/level_02/order_0", f"{chain}/level_02/order_1"
     pair = {"data_order": (ticket, other), "pruning": ("dense", ticket)}.get(kind, (before, ticket))
     a, b = (
@@ -244,13 +244,13 @@ def test_recorded_heights_are_those_of_networks_interpolated_by_hand(
     if kind == "level_masked":
         for name, kept in read_state(folder / ticket / "mask.safetensors")[0].items():
             a[name] = a[name] * kept
-    rows = rows_of(run(config, store=done[config.network], missing="error"))
+    rows = rows_of(run(study, store=done[study.network], missing="error"))
     rows = rows[rows["order"] == ("0-1" if kind == "data_order" else "0")].set_index("metric")["value"]
     for way in ["", "_recomputed"] if color else [""]:
         along = []
         for point in range(11):
             between = {name: a[name] + point / 10 * (b[name] - a[name]) for name in a}
-            along.append(errors_by_hand(config, between, images, recomputed=bool(way)))
+            along.append(errors_by_hand(study, between, images, recomputed=bool(way)))
         for name in ("train", "test"):
             errors = torch.tensor([point[name][0] for point in along])
             # each of the three errors that a height is made of may be off by the images in doubt
@@ -265,17 +265,17 @@ def test_test_images_are_spread_over_the_whole_part(embedded_mnist: Dataset, don
     """They may come sorted by class."""
     order = embedded_mnist.test.labels.argsort()
     by_class = Dataset("", embedded_mnist.train, embedded_mnist.validation, embedded_mnist.test.of(order))
-    config = LENET.updated(iterations=1, batch_size=100, rewinds=(0,))
+    study = LENET.updated(iterations=1, batch_size=100, rewinds=(0,))
     folder = done["lenet_300_100"] / LENET.name / "replicate_1"
     a, b = (
         read_state(folder / end / "end.safetensors")[0]
         for end in ("imp/rewind_20/level_02/order_0", "imp/rewind_20/level_02/order_1")
     )
     few = Split(by_class.test.images[::5], by_class.test.labels[::5])
-    expected = heights(config, Dataset("", embedded_mnist.train, embedded_mnist.validation, few), a, b)
-    assert heights(config, by_class, a, b) == expected
+    expected = heights(study, Dataset("", embedded_mnist.train, embedded_mnist.validation, few), a, b)
+    assert heights(study, by_class, a, b) == expected
     first = Split(by_class.test.images[:100], by_class.test.labels[:100])
-    assert heights(config, Dataset("", embedded_mnist.train, embedded_mnist.validation, first), a, b) != expected
+    assert heights(study, Dataset("", embedded_mnist.train, embedded_mnist.validation, first), a, b) != expected
 
 
 def test_statistics_are_recomputed_from_nothing_at_every_point(done: dict[str, Path]):

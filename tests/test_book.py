@@ -151,10 +151,10 @@ def test_the_api_page_has_every_public_name(pages: dict[str, Page]) -> None:
 
 @pytest.mark.parametrize("network", IMAGENET_NETWORKS)
 def test_the_imagenet_chapter_counts_what_its_settings_ask_for(network: str) -> None:
-    config = preset(network)
-    cost = costs(config).loc["all of it"]
+    study = preset(network)
+    cost = costs(study).loc["all of it"]
     iterations = round(cost["iterations, here"])
-    billions = iterations * config.batch_size / 1e9
+    billions = iterations * study.batch_size / 1e9
     row = f"| {NETWORK_NAMES[network]} | {cost['trainings, here']:.0f} | {iterations:,} | {billions:.2f} billion |"
     assert row in (ROOT / "book" / "imagenet.md").read_text()
 

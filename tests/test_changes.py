@@ -12,7 +12,7 @@ from lth_study.report.changes import (
     slopes_by_rewinding,
     steps_by_rewinding,
 )
-from lth_study.settings import Config
+from lth_study.settings import Setting
 
 LEVEL = 2
 T_95_ONE_DEGREE = 12.7062  # of Student's t, from a table
@@ -20,9 +20,9 @@ LABELS = {"l2_data_order": "L2 between data orders", "l2_pruning": "L2 to the de
 TRACE = {"device": "AMD EPYC (AVX2)", "finished": "2026-12-01T00:00Z"}
 
 
-def rows(config: Config, replicate: int, k: int, accuracy: float, **distances: float) -> list[dict[str, object]]:
+def rows(study: Setting, replicate: int, k: int, accuracy: float, **distances: float) -> list[dict[str, object]]:
     """Records of one ticket; its accuracy is the mean of two data orders, four points apart."""
-    about: dict[str, object] = {"recipe": config.recipe, "dataset": config.dataset, "method": "imp", **TRACE}
+    about: dict[str, object] = {"recipe": study.recipe, "dataset": study.dataset, "method": "imp", **TRACE}
     about |= {"rewind": k, "replicate": replicate, "level": LEVEL}
     found = [about | {"order": o, "metric": "test_accuracy", "value": accuracy + d} for o, d in (("0", 2), ("1", -2))]
     return found + [about | {"order": "0-1", "metric": name, "value": value} for name, value in distances.items()]
@@ -50,17 +50,17 @@ def test_each_k_is_compared_with_0_within_a_recipe_and_replicate():
 
 
 def test_a_network_with_one_data_order_more_is_compared_by_its_mean():
-    config = preset("resnet20", profile="smoke").updated(rewinds=(0, 4), levels=LEVEL)
-    table = pd.DataFrame([row for r in (1, 2) for k in (0, 4) for row in rows(config, r, k, 80.0)])
+    study = preset("resnet20", profile="smoke").updated(rewinds=(0, 4), levels=LEVEL)
+    table = pd.DataFrame([row for r in (1, 2) for k in (0, 4) for row in rows(study, r, k, 80.0)])
     third = table[table["rewind"].eq(4) & table["order"].eq("0")].assign(order="2", value=83.0)
-    changes = changes_by_rewinding([config], pd.concat([table, third]))  # mean of 82, 78 and 83: 81
+    changes = changes_by_rewinding([study], pd.concat([table, third]))  # mean of 82, 78 and 83: 81
     assert changes["accuracy (points)"].tolist() == ["+1.00 (+1.00 to +1.00)"]
 
 
 def test_precisions_are_compared_with_the_first_for_every_subnetwork():
-    config = preset("resnet20", profile="smoke")
+    study = preset("resnet20", profile="smoke")
     table = pd.concat(
-        pd.DataFrame(rows(config, replicate, k, 90.0 + gain + replicate, l2_pruning=3.0 * factor)).assign(
+        pd.DataFrame(rows(study, replicate, k, 90.0 + gain + replicate, l2_pruning=3.0 * factor)).assign(
             precision=precision, method=method
         )
         for precision, factor, gain in (("float32", 1.0, 0.0), ("bfloat16", 2.0, -0.5))
@@ -78,27 +78,27 @@ def test_precisions_are_compared_with_the_first_for_every_subnetwork():
 
 
 def test_without_rewinding_nothing_changes_and_the_table_is_empty():
-    config = preset("resnet20", profile="smoke").updated(rewinds=(0,), levels=LEVEL)
-    table = pd.DataFrame(rows(config, 1, 0, 1.0))
-    changes = changes_by_rewinding([config], table)
+    study = preset("resnet20", profile="smoke").updated(rewinds=(0,), levels=LEVEL)
+    table = pd.DataFrame(rows(study, 1, 0, 1.0))
+    changes = changes_by_rewinding([study], table)
     assert len(changes) == 0
     assert changes.index.names == ["recipe", "k"]
-    steps = steps_by_rewinding(table, config.rewinds, level=LEVEL)
+    steps = steps_by_rewinding(table, study.rewinds, level=LEVEL)
     assert len(steps) == 0
     assert steps.index.names == ["step", "of"]
 
 
 @pytest.mark.parametrize("metric", LABELS)
 def test_quotients_are_geometric_means(metric: str):
-    config = preset("resnet20", profile="smoke").updated(rewinds=(0, 4), levels=LEVEL)
+    study = preset("resnet20", profile="smoke").updated(rewinds=(0, 4), levels=LEVEL)
     ratios = {1: 0.5, 2: 3.0}
     table = [
         row
         for r, q in ratios.items()
         for k, d in ((0, 7.0), (4, 7.0 * q))
-        for row in rows(config, r, k, 1.0, **{metric: d})
+        for row in rows(study, r, k, 1.0, **{metric: d})
     ]
-    changes = changes_by_rewinding([config], pd.DataFrame(table))
+    changes = changes_by_rewinding([study], pd.DataFrame(table))
     assert changes[f"{LABELS[metric]} (quotient)"].iloc[0].startswith(f"{math.sqrt(0.5 * 3.0):.2f} (")
 
 

@@ -410,7 +410,7 @@ def test_the_real_images_are_what_the_networks_are_scaled_for(real_cifar10):
     mean = (totals / (50_000 * 32 * 32 * 255)).tolist()
     assert mean == pytest.approx([0.49139968, 0.48215841, 0.44653091], abs=1e-7, rel=0)
     pixels = dataset.train.images[:5_000].double().transpose(0, 1).reshape(3, -1) / 255
-    model = build(preset("resnet20"))
+    model = build(preset("resnet20").setting)
     torch.testing.assert_close(pixels.mean(1), model.mean.flatten().double(), atol=0.01, rtol=0)
     torch.testing.assert_close(pixels.std(1), model.deviation.flatten().double(), atol=0.01, rtol=0)
 
@@ -568,7 +568,7 @@ def test_a_lenet_is_refused_colour_images(folder, tmp_path):
     with pytest.raises(DataError, match=r"CIFAR-10 \(JPEG\) has colour images"):
         data.load("cifar10_jpeg")
     with pytest.raises(DataError, match="colour"):
-        Worker(StudyStore(tmp_path, preset("lenet_300_100", profile="smoke").updated(dataset="cifar10_jpeg")))
+        Worker(StudyStore(tmp_path, preset("lenet_300_100", profile="smoke").setting.updated(dataset="cifar10_jpeg")))
 
 
 # Colour and size

@@ -89,9 +89,9 @@ def test_the_committed_table_can_be_read_and_names_settings_that_exist():
     table = read()
     assert len({claim.claim for claim in table}) > 100
     for claim in table:
-        config = claim.config(claim.dataset, {})
+        study = claim.study(claim.dataset, {})
         for level in claim.at:
-            assert 0 <= level <= max(config.levels, config.curve_levels or 0, 13), claim.claim
+            assert 0 <= level <= max(study.levels, study.curve_levels or 0, 13), claim.claim
         assert claim.about in ("paper", "study")
         assert (claim.about == "paper") == bool(claim.source), claim.claim
         assert claim.fixed >= "2026-11-27"
@@ -128,8 +128,8 @@ Values = dict[tuple[str, int, str], list[float]]
 """Method, rewind and metric -> a value for each replicate, 1, 2, ..."""
 
 
-def write_records(values: Values, config=CONFIG, finished: str = "2026-12-24T00:00Z", device: str = DEVICE) -> None:
-    about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
+def write_records(values: Values, study=CONFIG, finished: str = "2026-12-24T00:00Z", device: str = DEVICE) -> None:
+    about = [study.digest(), study.network, study.recipe, study.profile, study.dataset]
     rows, made = [], {}
     for (method, rewind, metric), sample in values.items():
         level = 0 if method == "dense" else 2
@@ -142,7 +142,7 @@ def write_records(values: Values, config=CONFIG, finished: str = "2026-12-24T00:
                 made.setdefault(("dense", 0, replicate, 0, "0"), ["dense", 0, replicate, 0, "0", *made[key][5:]])
     write(
         results_folder(),
-        config,
+        study,
         pd.DataFrame(rows, columns=COLUMNS),
         pd.DataFrame(made.values(), columns=PROVENANCE).astype({"workers": "Int64"}),
     )

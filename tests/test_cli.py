@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-from lth_study import ConfigError, __version__, cli, data, records
+from lth_study import SettingError, __version__, cli, data, records
 from lth_study.__main__ import entry
 from lth_study.data.parts import Dataset
 from lth_study.presets import preset
@@ -261,6 +261,6 @@ def test_a_setting_that_makes_no_sense_is_refused_in_one_line(given: str, messag
 @pytest.mark.parametrize("setting", ["levels=3", "rewinds=[0]", "orders=2", "dataset=mnist", "recipe=low"])
 def test_what_has_an_option_of_its_own_is_not_taken_as_a_setting(setting: str):
     """Which would change it in some figures only."""
-    with pytest.raises(ConfigError, match=f"--set: {setting.split('=')[0]} is an argument or option of its own"):
+    with pytest.raises(SettingError, match=f"--set: {setting.split('=')[0]} is an argument or option of its own"):
         cli._setting(setting)
     assert cli._setting("pieces=4") == ("pieces", 4)

@@ -8,7 +8,7 @@ from lth_study.__main__ import entry
 from lth_study.commands import command_for, how_to_make
 from lth_study.plan import trainings
 from lth_study.presets import figures, preset
-from lth_study.settings import Config
+from lth_study.settings import Setting
 
 PAPER = preset("lenet_300_100")
 SMOKE = preset("lenet_300_100", profile="smoke")
@@ -48,16 +48,16 @@ def test_the_message_counts_what_is_missing_and_gives_the_command():
 
 @pytest.mark.parametrize("wish", WISHES)
 def test_the_command_trains_what_is_missing_and_nothing_else(wish: str, monkeypatch: pytest.MonkeyPatch):
-    config = WISHES[wish]
-    command = command_for(config)
+    study = WISHES[wish]
+    command = command_for(study)
     assert command is not None
-    asked: list[Config] = []
+    asked: list[Setting] = []
     monkeypatch.setattr("lth_study.runner.train_missing", lambda parts, *_, **__: asked.extend(parts))
     monkeypatch.setattr("sys.argv", shlex.split(command))
     with pytest.raises(SystemExit):
         entry()
-    assert [part.digest() for part in asked] == [config.digest()]
-    assert set(trainings(asked[0])) == set(trainings(config))
+    assert [part.digest() for part in asked] == [study.digest()]
+    assert set(trainings(asked[0])) == set(trainings(study))
 
 
 def test_a_preset_needs_no_options():
@@ -66,6 +66,6 @@ def test_a_preset_needs_no_options():
 
 @pytest.mark.parametrize("label", ["recipe", "profile"])
 def test_settings_that_go_by_a_name_of_their_own_have_no_command(label: str):
-    config = SMOKE.updated(**{label: "mine"})
-    assert command_for(config) is None
-    assert "terminal" not in how_to_make(config, trainings(config))
+    study = SMOKE.updated(**{label: "mine"})
+    assert command_for(study) is None
+    assert "terminal" not in how_to_make(study, trainings(study))

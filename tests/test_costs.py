@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from conftest import PROJECT
 
-from lth_study import ConfigError, preset, records
+from lth_study import SettingError, preset, records
 from lth_study.costs.benchmarks import benchmark as measured_speeds
 from lth_study.costs.benchmarks import gpu_benchmark, measured_rates, resnet20_on_gpus, time_shares
 from lth_study.costs.hours import WATTS_PER_CORE, costs_of_figures, floors
 from lth_study.costs.limits import floor_seconds, iteration_flops
 from lth_study.costs.trainings import costs, costs_of_networks, growth, growth_of_networks
 from lth_study.report import NETWORK_NAMES, readable
-from lth_study.settings import Config
+from lth_study.settings import Setting
 
 SMALL = preset("lenet_300_100", profile="smoke")
 """Rewinds 0 and 20 of 120 iterations, two levels, all methods at the second, two orders, one replicate."""
@@ -53,7 +53,7 @@ def test_replicates_do_not_count():
 def test_every_network_is_listed_and_an_unknown_profile_is_refused():
     table = costs_of_networks("smoke")
     assert list(dict.fromkeys(table.index.get_level_values("network"))) == list(NETWORK_NAMES.values())
-    with pytest.raises(ConfigError, match="'gigantic'"):
+    with pytest.raises(SettingError, match="'gigantic'"):
         costs_of_networks("gigantic")
 
 
@@ -80,8 +80,8 @@ def test_how_cost_grows_by_hand():
 
 
 def test_one_shot_pruning_grows_by_further_densities():
-    config = preset("resnet50", profile="smoke")
-    table = growth(config)
+    study = preset("resnet50", profile="smoke")
+    table = growth(study)
     # one density more: in each of two rewinding iterations an IMP ticket more; what is compared is at the last level
     more = table["twice the levels"]["trainings"] - table["as it is"]["trainings"]
     assert more["stability"] == 2
@@ -102,16 +102,16 @@ def benchmark(**processors: dict[str, float]) -> None:
     table.to_csv(records.results_folder() / "benchmark.csv", index=False)
 
 
-def recorded(config: Config, **seconds: list[float]) -> None:
+def recorded(study: Setting, **seconds: list[float]) -> None:
     """Records of trainings from iteration 20 on, on devices, that took these seconds."""
-    length = config.iterations - 20
+    length = study.iterations - 20
     trained = [(device.replace("_", " "), each) for device, all_of_them in seconds.items() for each in all_of_them]
     rows = [
         ["imp", 20, replicate, 1, "0", length, each, device, "1", "2", "3", "4", "5", 1]
         for replicate, (device, each) in enumerate(trained, 1)
     ]
     made = pd.DataFrame(rows, columns=records.PROVENANCE)
-    records.write(records.results_folder(), config, pd.DataFrame(columns=records.COLUMNS), made)
+    records.write(records.results_folder(), study, pd.DataFrame(columns=records.COLUMNS), made)
 
 
 PROCESSOR = {"product": 90.0, "memory": 6.0}
@@ -146,36 +146,36 @@ def test_a_processor_whose_memory_was_not_measured_has_floors_of_arithmetic():
 
 def test_floors_are_listed_beside_what_was_recorded():
     benchmark(Processor=PROCESSOR)
-    config = preset("resnet20", profile="laptop")
+    study = preset("resnet20", profile="laptop")
     # the stand-in's records are those of the network: an image costs the same
-    recorded(config.updated(dataset="cifar10_jpeg"), Processor=[98.0, 49.0, 490.0], Graphics=[9.8])
-    recorded(config.updated(batch_size=32), Processor=[1.0])
+    recorded(study.updated(dataset="cifar10_jpeg"), Processor=[98.0, 49.0, 490.0], Graphics=[9.8])
+    recorded(study.updated(batch_size=32), Processor=[1.0])
     table = floors().sort_index()
     assert not table.index.get_level_values("profile").isin(["smoke"]).any()
     assert (table.loc["ResNet-20", "paper"]["recorded (s)"] == "").all()
     ours = table.loc[("ResNet-20", "laptop", "Processor")]
     assert ours["recorded (s)"] == 100.0  # the median of 980 iterations, for all 1,000
-    assert ours["floor (s)"] == round(floor_seconds(config, 90e9, 6e9), 1)
-    assert ours["floor / recorded"] == round(floor_seconds(config, 90e9, 6e9) / 100, 2)
+    assert ours["floor (s)"] == round(floor_seconds(study, 90e9, 6e9), 1)
+    assert ours["floor / recorded"] == round(floor_seconds(study, 90e9, 6e9) / 100, 2)
     other = table.loc[("ResNet-20", "laptop", "Graphics")]
     assert (other["recorded (s)"], other["floor (s)"], other["floor / recorded"]) == (10.0, "", "")
 
 
 def test_hours_are_recorded_where_they_can_be_and_computed_elsewhere():
     benchmark(Processor=PROCESSOR, Newer={"product": 200.0})
-    config = preset("lenet_300_100", profile="laptop").updated(rewinds=(0, 20))
-    recorded(config, Graphics=[1.0, 1.0, 1.0], Processor=[19.8])
+    study = preset("lenet_300_100", profile="laptop").updated(rewinds=(0, 20))
+    recorded(study, Graphics=[1.0, 1.0, 1.0], Processor=[19.8])
     table = costs_of_figures("laptop")
     assert list(dict.fromkeys(table.columns.get_level_values(0))) == ["", "Processor", "Newer"]
     lenet, resnet = table.loc["LeNet-300-100"], table.loc["ResNet-20"]
     assert set(lenet["Processor", "hours from"]) == {"records"}
     assert set(lenet["Newer", "hours from"]) == set(resnet["Processor", "hours from"]) == {"the floor"}
     counted = costs(preset("lenet_300_100", profile="laptop"))["iterations, here"]
-    replicates = len(config.replicates)
+    replicates = len(study.replicates)
     for part in lenet.index:
         iterations = replicates * counted[part]
         assert lenet.loc[part, ("Processor", "hours")] == pytest.approx(iterations * 0.01 / 3600, abs=0.05)
-        assert lenet.loc[part, ("", "PFLOP")] == pytest.approx(iterations * iteration_flops(config) / 1e15, abs=1e-3)
+        assert lenet.loc[part, ("", "PFLOP")] == pytest.approx(iterations * iteration_flops(study) / 1e15, abs=1e-3)
     energy = resnet.loc["all of it", ("Processor", f"kWh at {WATTS_PER_CORE} W (estimate)")]
     hours = resnet.loc["all of it", ("Processor", "hours")]
     assert energy == pytest.approx(hours * WATTS_PER_CORE / 1000, abs=0.05 * WATTS_PER_CORE / 1000 + 0.0005)
@@ -184,7 +184,7 @@ def test_hours_are_recorded_where_they_can_be_and_computed_elsewhere():
 def test_every_network_is_at_the_profile_that_is_asked_for():
     benchmark(Processor={"product": 90.0})
     assert set(costs_of_figures("paper")["", "profile"]) == {"paper"}
-    with pytest.raises(ConfigError, match="'gigantic'"):
+    with pytest.raises(SettingError, match="'gigantic'"):
         costs_of_figures("gigantic")
 
 

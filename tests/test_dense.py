@@ -6,17 +6,17 @@ import pytest
 from lth_study import preset
 from lth_study.records import COLUMNS, PROVENANCE, results_folder, write
 from lth_study.report.dense import dense_changes, dense_changes_in_words, recorded
-from lth_study.settings import Config
+from lth_study.settings import Setting
 
 BASE = preset("resnet20", profile="tenth").updated(levels=0, orders=1, rewinds=(0,))
 EPYC, XEON = "AMD EPYC (AVX2)", "Intel Xeon (AVX512)"
 
 
 def rows(
-    config: Config, test: dict[int, float], train: dict[int, float] | None = None, device: str = EPYC
+    study: Setting, test: dict[int, float], train: dict[int, float] | None = None, device: str = EPYC
 ) -> pd.DataFrame:
     """Records of dense networks: replicate -> accuracy."""
-    about = [config.digest(), config.network, config.recipe, config.profile, config.dataset, "dense", 0]
+    about = [study.digest(), study.network, study.recipe, study.profile, study.dataset, "dense", 0]
     values = [
         ("test_accuracy", test),
         ("validation_accuracy", dict.fromkeys(test, 1.0)),

@@ -8,44 +8,44 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lth_core import Mask, subnetwork
-from lth_study import ConfigError, data, preset, seeds
+from lth_study import SettingError, data, preset, seeds
 from lth_study.data.augmentation import crop_and_flip
 from lth_study.data.parts import Dataset, Split
 from lth_study.devices import compute_device, cores
 from lth_study.networks import build, initial_weights
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.store import StudyStore
 from lth_study.training.train import Trained, train
 from lth_study.training.updates import FlatNetwork
 from lth_study.worker import Worker
 
-SMOKE = [preset(network, profile="smoke") for network in ("lenet_300_100", "resnet20", "vgg19")]
-every_network = pytest.mark.parametrize("config", SMOKE, ids=lambda config: config.network)
+SMOKE = [preset(network, profile="smoke").setting for network in ("lenet_300_100", "resnet20", "vgg19")]
+every_network = pytest.mark.parametrize("setting", SMOKE, ids=lambda setting: setting.network)
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 
 
-def start(config: Config) -> dict[str, torch.Tensor]:
-    return initial_weights(config, seeds.stream(1, "init"))
+def start(setting: Setting) -> dict[str, torch.Tensor]:
+    return initial_weights(setting, seeds.stream(1, "init"))
 
 
 @every_network
 def test_everything_that_an_update_needs_lies_on_the_device_of_the_network(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
 ):
     """Tensors without values stand for those of a GPU; an operation on two devices at once fails for them too."""
-    weights, mask = start(config), Mask.ones(build(config))
+    weights, mask = start(setting), Mask.ones(build(setting))
     monkeypatch.setattr(torch.autograd, "grad", lambda loss, weights: [torch.zeros_like(each) for each in weights])
     monkeypatch.setattr(torch, "_fused_sgd_", lambda *tensors, **settings: None)  # both want a real GPU
-    shape = (8, 28, 28) if config.network == "lenet_300_100" else (8, 3, 8, 8)
+    shape = (8, 28, 28) if setting.network == "lenet_300_100" else (8, 3, 8, 8)
     with FakeTensorMode(allow_non_fake_inputs=True):
         gpu = torch.device("cuda", 0)
         with gpu:
-            model = build(config)
-        network = FlatNetwork(model, mask, config)
+            model = build(setting)
+        network = FlatNetwork(model, mask, setting)
         network.load(weights)
         batch = Split(torch.zeros(shape, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)).to(gpu)
         images = batch.images
-        if config.augment:
+        if setting.augment:
             with gpu:
                 draws = torch.zeros(8, 2, dtype=torch.int64), torch.zeros(8, dtype=torch.bool)
             images = crop_and_flip(images, *draws)
@@ -57,7 +57,7 @@ def test_everything_that_an_update_needs_lies_on_the_device_of_the_network(
 
 def test_tf32_is_refused_where_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_DEVICE", "cpu")
-    with pytest.raises(ConfigError, match=r"precision: tf32 is arithmetic of GPUs, not of the cpu here"):
+    with pytest.raises(SettingError, match=r"precision: tf32 is arithmetic of GPUs, not of the cpu here"):
         Worker(StudyStore(tmp_path, SMOKE[1].updated(precision="tf32")))
 
 
@@ -70,26 +70,26 @@ def test_the_device_is_the_gpu_if_there_is_one_and_can_be_named(monkeypatch: pyt
 @pytest.mark.parametrize("name", ["gpu", "cuda:97"])
 def test_a_device_that_is_not_there_is_refused(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_DEVICE", name)
-    with pytest.raises(ConfigError, match=f"LTH_DEVICE: '{name}' is not a device of this machine"):
+    with pytest.raises(SettingError, match=f"LTH_DEVICE: '{name}' is not a device of this machine"):
         compute_device()
 
 
-def trained(config: Config, images: Dataset, device: str) -> Trained:
-    mask = Mask.ones(build(config))
+def trained(setting: Setting, images: Dataset, device: str) -> Trained:
+    mask = Mask.ones(build(setting))
     half = Mask({name: torch.arange(kept.numel()).view(kept.shape) % 2 == 0 for name, kept in mask.items()})
-    ticket = subnetwork(start(config), half, 0, 1)
-    return train(config, images.to(torch.device(device)), ticket, replicate=1, order=0)
+    ticket = subnetwork(start(setting), half, 0, 1)
+    return train(setting, images.to(torch.device(device)), ticket, replicate=1, order=0)
 
 
 @needs_a_gpu
 @every_network
-def test_a_gpu_trains_as_the_processor_does_and_the_same_bits_twice(config: Config):
-    colored = config.network != "lenet_300_100"
-    images = data.load("mnist_embedded", color=colored, size=config.image_size)
-    once, twice = (trained(config, images, "cuda") for _ in range(2))
+def test_a_gpu_trains_as_the_processor_does_and_the_same_bits_twice(setting: Setting):
+    colored = setting.network != "lenet_300_100"
+    images = data.load("mnist_embedded", color=colored, size=setting.image_size)
+    once, twice = (trained(setting, images, "cuda") for _ in range(2))
     assert all(torch.equal(once.state[name], twice.state[name]) for name in once.state)
-    here = trained(config.updated(iterations=1, drops=(), rewinds=(0,)), images, "cpu").state
-    there = trained(config.updated(iterations=1, drops=(), rewinds=(0,)), images, "cuda").state
+    here = trained(setting.updated(iterations=1, drops=()), images, "cpu").state
+    there = trained(setting.updated(iterations=1, drops=()), images, "cuda").state
     for name, tensor in here.items():
         assert there[name].device.type == "cpu"
         torch.testing.assert_close(there[name], tensor, rtol=1e-3, atol=1e-3)

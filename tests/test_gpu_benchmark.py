@@ -13,24 +13,24 @@ from lth_study import data, preset, records
 from lth_study.costs.limits import floor_seconds
 from lth_study.data.parts import Dataset
 from lth_study.devices import compute_device
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.training.steps import PlainSteps
 from lth_study.training.train import steady_arithmetic
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import gpu
 
-SMOKE = [preset(network, profile="smoke") for network in ("lenet_300_100", "resnet20")]
+SMOKE = [preset(network, profile="smoke").setting for network in ("lenet_300_100", "resnet20")]
 BRIEFLY = ["--profile", "smoke", "--iterations", "2", "--rounds", "1"]
-every_network = pytest.mark.parametrize("config", SMOKE, ids=lambda config: config.network)
+every_network = pytest.mark.parametrize("setting", SMOKE, ids=lambda setting: setting.network)
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 
 
 class Slower(PlainSteps):
     """A plain loop that does something else: its learning rates are a tenth lower."""
 
-    def __init__(self, config: Config, *which: object) -> None:
-        super().__init__(config.updated(learning_rate=0.9 * config.learning_rate), *which)
+    def __init__(self, setting: Setting, *which: object) -> None:
+        super().__init__(setting.updated(learning_rate=0.9 * setting.learning_rate), *which)
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LTH_DEVICE", "cpu")
 
 
-def images(config: Config) -> Dataset:
-    colored = config.network != "lenet_300_100"
-    return data.load("mnist_embedded", color=colored, size=config.image_size).to(compute_device())
+def images(setting: Setting) -> Dataset:
+    colored = setting.network != "lenet_300_100"
+    return data.load("mnist_embedded", color=colored, size=setting.image_size).to(compute_device())
 
 
 def written() -> list[dict]:
@@ -49,9 +49,9 @@ def written() -> list[dict]:
 
 @pytest.mark.usefixtures("on_a_processor")
 @every_network
-def test_the_plain_loop_ends_where_training_does(config: Config):
+def test_the_plain_loop_ends_where_training_does(setting: Setting):
     with steady_arithmetic():
-        check = gpu.compared(config, images(config), "loop")
+        check = gpu.compared(setting, images(setting), "loop")
     assert check.relative_difference == 0
     assert check.passed
 
@@ -68,16 +68,16 @@ def test_a_way_that_does_something_else_is_found_out(monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("on_a_processor")
 def test_rounding_is_told_from_another_computation():
     """In bfloat16 products are rounded to 8 bits; in another order of the data the weights change otherwise."""
-    config = SMOKE[1].updated(learning_rate=SMOKE[1].learning_rate / gpu.GENTLER)
-    some, rounded = images(config), config.updated(precision="bfloat16")
+    setting = SMOKE[1].updated(learning_rate=SMOKE[1].learning_rate / gpu.GENTLER)
+    some, rounded = images(setting), setting.updated(precision="bfloat16")
     with steady_arithmetic():
         member = gpu.Member(rounded, some, 1, "loop")
         gpu.advance([member], gpu.COMPARED)
-        rounding = gpu.relative_difference(member, gpu.looped(config, some, member))
-        another = gpu.Member(config, some, 1, "loop")
+        rounding = gpu.relative_difference(member, gpu.looped(setting, some, member))
+        another = gpu.Member(setting, some, 1, "loop")
         another.steps.order = 1
         gpu.advance([another], gpu.COMPARED)
-        computation = gpu.relative_difference(another, gpu.looped(config, some, another))
+        computation = gpu.relative_difference(another, gpu.looped(setting, some, another))
     assert gpu.TOLERANCE["float32"] < rounding < gpu.TOLERANCE["bfloat16"] < computation
 
 
@@ -169,6 +169,6 @@ def test_a_way_that_fails_leaves_what_was_measured_before(monkeypatch: pytest.Mo
 @needs_a_gpu
 @every_network
 @pytest.mark.parametrize("way", ["loop", "graph", "compiled graph"])
-def test_every_way_of_two_networks_side_by_side_ends_where_it_should(config: Config, way: str):
+def test_every_way_of_two_networks_side_by_side_ends_where_it_should(setting: Setting, way: str):
     with steady_arithmetic():
-        assert gpu.compared(config, images(config), way).passed
+        assert gpu.compared(setting, images(setting), way).passed

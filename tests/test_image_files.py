@@ -21,11 +21,11 @@ from lth_study.data.image_files import load_imagenet
 from lth_study.data.parts import DataError, Part
 from lth_study.files import StoreError
 from lth_study.seeds import epoch_crops, epoch_order
-from lth_study.settings import Config, ConfigError
+from lth_study.settings import Setting, SettingError
 from lth_study.training.batches import evaluation_batches, training_batches
 
 CLASSES = ("n1", "n2", "n3")
-CONFIG = preset("squeezenet1_0", profile="smoke").updated(
+CONFIG = preset("squeezenet1_0", profile="smoke").setting.updated(
     dataset="imagenet", classes=3, batch_size=4, augment=True, smallest_crop=0.3, image_size=24
 )
 
@@ -37,8 +37,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def epoch(config: Config, part: Part, first: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return list(training_batches(config, part, replicate=1, order=2, epoch=3, first=first))
+def epoch(setting: Setting, part: Part, first: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(training_batches(setting, part, replicate=1, order=2, epoch=3, first=first))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than cores are fine here
@@ -118,7 +118,7 @@ def test_every_network_trains_on_the_files_and_leaves_top_5_to_more_classes(
     monkeypatch.setenv("LTH_READERS", "0")
     files = {"dataset": "imagenet", "classes": 3, "batch_size": 4, "augment": True, "smallest_crop": 0.3}
     extent = {"iterations": 2, "rewinds": (1,), "curve_rewinds": None, "compared_levels": ()}
-    records = run(preset(network, profile="smoke").updated(**files, **extent))
+    records = run(preset(network, profile="smoke").setting.updated(**files, **extent))
     assert set(records["dataset"]) == {"imagenet"}
     assert set(records["method"]) == {"dense", "imp"}
     assert records.loc[records["method"] == "imp", "density"].unique() == pytest.approx([0.5], abs=1e-4)
@@ -127,13 +127,13 @@ def test_every_network_trains_on_the_files_and_leaves_top_5_to_more_classes(
 
 
 def test_a_network_of_another_number_of_classes_is_refused(root: Path):
-    with pytest.raises(ConfigError, match="classes: the network has 10, and ImageNet has 3"):
+    with pytest.raises(SettingError, match="classes: the network has 10, and ImageNet has 3"):
         run(CONFIG.updated(classes=10))
 
 
 def test_crops_of_padded_images_are_for_images_in_memory(root: Path):
     part = load_imagenet(root, 24).train
-    with pytest.raises(ConfigError, match="smallest_crop: None is for images in memory"):
+    with pytest.raises(SettingError, match="smallest_crop: None is for images in memory"):
         epoch(CONFIG.updated(smallest_crop=None), part)
 
 
@@ -181,7 +181,7 @@ def test_a_reading_process_that_is_killed_ends_the_training_with_a_message(root:
     monkeypatch.setenv("LTH_READERS", "2")
     monkeypatch.setattr(image_files, "_Reader", Deadly)
     with pytest.raises(DataError, match=r"a process that reads images has died .*LTH_READERS to fewer than 2"):
-        run(CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1))
+        run(CONFIG.updated(levels=0, compared_levels=(), orders=1))
 
 
 def test_what_a_group_of_processes_is_told_does_not_reach_those_that_read(root: Path, monkeypatch: pytest.MonkeyPatch):
@@ -202,18 +202,18 @@ def test_a_reading_process_that_is_killed_during_an_update_is_explained_too(
     monkeypatch.setenv("LTH_READERS", "2")
     monkeypatch.setattr("lth_study.training.updates.FlatNetwork.update", interrupted)
     with pytest.raises(DataError, match=r"has died \(DataLoader worker \(pid 4711\).*LTH_READERS to fewer than 2"):
-        run(CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1))
+        run(CONFIG.updated(levels=0, compared_levels=(), orders=1))
 
 
 def test_a_killed_reading_process_leaves_a_store_that_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_READERS", "1")
-    config = CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1)
+    setting = CONFIG.updated(levels=0, compared_levels=(), orders=1)
     with monkeypatch.context() as patch:
         patch.setattr(image_files, "_Reader", Deadly)
         with pytest.raises(DataError, match="finished trainings are kept") as raised:
-            run(config)
+            run(setting)
     assert str(raised.value).count("has died") == 1
-    assert len(run(config)) > 0
+    assert len(run(setting)) > 0
 
 
 def test_a_reading_process_that_gives_nothing_ends_the_training_with_a_message(
@@ -228,7 +228,7 @@ def test_a_reading_process_that_gives_nothing_ends_the_training_with_a_message(
     monkeypatch.setattr(image_files, "_Reader", Stuck)
     monkeypatch.setattr(image_files, "PATIENCE", 1)
     with pytest.raises(DataError, match=r"no images have come for 1 seconds .*finished trainings are kept"):
-        run(CONFIG.updated(levels=0, rewinds=(0,), compared_levels=(), orders=1))
+        run(CONFIG.updated(levels=0, compared_levels=(), orders=1))
 
 
 def test_reading_processes_import_nothing_of_their_own(root: Path):
@@ -280,5 +280,5 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(root: Path, monkey
 
 def test_a_wrong_number_of_readers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_READERS", "-1")
-    with pytest.raises(ConfigError, match="LTH_READERS: '-1' must be the number of processes"):
+    with pytest.raises(SettingError, match="LTH_READERS: '-1' must be the number of processes"):
         epoch(CONFIG, load_imagenet(root, 24).train)

@@ -22,7 +22,7 @@ from lth_study.plan import missing, trainings
 from lth_study.records import known, store_folder
 from lth_study.report.claims import read
 from lth_study.report.effects import parse
-from lth_study.settings import Config, ConfigError
+from lth_study.settings import Setting, SettingError
 from lth_study.store import StudyStore, Training, dense
 from lth_study.training import Stopped
 from lth_study.training.train import train, trainer
@@ -30,7 +30,7 @@ from lth_study.training.updates import State, learning_rate
 
 NETWORKS = ("resnet50", "inception_v3", "squeezenet1_0")
 every_network = pytest.mark.parametrize("network", NETWORKS)
-SMOKE = preset("squeezenet1_0", profile="smoke")
+SMOKE = preset("squeezenet1_0", profile="smoke").setting
 
 # Networks
 
@@ -56,7 +56,7 @@ def test_parameters_are_as_many_as_in_the_paper(network, parameters, papers_mill
 @pytest.mark.parametrize("width", [0.25, 0.5])
 def test_a_narrow_resnet_50_has_narrow_bottlenecks_and_as_many_channels_between_them(width: float):
     with torch.device("meta"):
-        model = build(preset("resnet50", profile="smoke").updated(width=width))
+        model = build(preset("resnet50", profile="smoke").setting.updated(width=width))
     expected, before = 7 * 7 * 3 * 64, 64
     for planes, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
         inner, after = round(planes * width), 4 * planes
@@ -102,7 +102,9 @@ def test_a_narrow_inception_v3_is_initialised_as_the_whole_one_is_and_computes_l
 )
 def test_the_output_layer_is_pruned_where_that_is_asked_for(network, output):
     with torch.device("meta"):
-        left, pruned = (build(preset(network, profile="smoke").updated(prune_output=yes)) for yes in (False, True))
+        left, pruned = (
+            build(preset(network, profile="smoke").setting.updated(prune_output=yes)) for yes in (False, True)
+        )
     assert set(pruned.prunable()) - set(left.prunable()) == {output}
 
 
@@ -137,8 +139,8 @@ def test_pixels_are_standardised_by_imagenets():
     ],
 )
 def test_settings_that_a_network_cannot_take_are_refused(network, changes, message):
-    with pytest.raises(ConfigError, match=message):
-        preset(network, profile="smoke").updated(**changes)
+    with pytest.raises(SettingError, match=message):
+        preset(network, profile="smoke").setting.updated(**changes)
 
 
 # Training
@@ -160,12 +162,12 @@ RESNET50_RATES = [(0, 0.0), (2, 0.02), (5, 0.05), (29.9, 0.05), (30, 5e-3), (59.
 def test_learning_rates_at_every_boundary_are_the_papers_in_proportion_to_the_batch(
     network: str, epoch: float, expected: float, profile: str, larger: float
 ):
-    config = preset(network, profile=profile)
-    assert config.batch_size == 128 * larger
+    setting = preset(network, profile=profile).setting
+    assert setting.batch_size == 128 * larger
     if profile == "laptop":
         larger = {"resnet50": 8 / 16, "squeezenet1_0": 8 / 5}.get(network, larger)
-    updates = config.iterations / {"resnet50": 90, "inception_v3": 171, "squeezenet1_0": 150}[network]
-    assert learning_rate(config, round(epoch * updates)) == pytest.approx(larger * expected, rel=2e-3, abs=1e-12)
+    updates = setting.iterations / {"resnet50": 90, "inception_v3": 171, "squeezenet1_0": 150}[network]
+    assert learning_rate(setting, round(epoch * updates)) == pytest.approx(larger * expected, rel=2e-3, abs=1e-12)
 
 
 PAPER: dict[str, dict[str, object]] = {
@@ -180,29 +182,29 @@ REWOUND_TO = {"resnet50": 6 / 90, "inception_v3": 8 / 171, "squeezenet1_0": 10 /
 
 @every_network
 def test_the_paper_profile_is_the_corrected_table(network: str):
-    config = preset(network)
+    setting = preset(network).setting
     others = {"label_smoothing": 0.0, "weight_average": 0.0, "final_learning_rate": None}
     expected = others | PAPER[network] | {"momentum": 0.9, "augment": True, "smallest_crop": 0.08}
-    assert {name: getattr(config, name) for name in expected} == expected
-    assert config.densities == (0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
-    assert (config.pruning_scope, config.pruning_rate, config.prune_output) == ("global", 0.2, False)
-    assert config.rewinds == (0, round(REWOUND_TO[network] * config.iterations))
-    assert (config.densities[config.compared[0] - 1], len(config.compared)) == (
+    assert {name: getattr(setting, name) for name in expected} == expected
+    assert setting.densities == (0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
+    assert (setting.pruning_scope, setting.pruning_rate, setting.prune_output) == ("global", 0.2, False)
+    assert setting.rewinds == (0, round(REWOUND_TO[network] * setting.iterations))
+    assert (setting.densities[setting.compared[0] - 1], len(setting.compared)) == (
         0.5 if network == "squeezenet1_0" else 0.3,
         1,
     )
-    dropout = [module.p for module in build(config).modules() if isinstance(module, torch.nn.Dropout)]
+    dropout = [module.p for module in build(setting).modules() if isinstance(module, torch.nn.Dropout)]
     assert dropout == [0.5] * (network != "resnet50")
 
 
 @every_network
 def test_the_paper_profile_is_imagenet_in_the_papers_batches(network: str):
-    config = preset(network)
-    assert (config.dataset, config.classes, config.batch_size) == ("imagenet", 1_000, 1_024)
-    assert config.image_size == (299 if network == "inception_v3" else 224)
-    assert config.auxiliary_loss == (0.4 if network == "inception_v3" else 0)
+    setting = preset(network).setting
+    assert (setting.dataset, setting.classes, setting.batch_size) == ("imagenet", 1_000, 1_024)
+    assert setting.image_size == (299 if network == "inception_v3" else 224)
+    assert setting.auxiliary_loss == (0.4 if network == "inception_v3" else 0)
     epochs = {"resnet50": 90, "inception_v3": 171, "squeezenet1_0": 150}[network]
-    assert config.iterations == epochs * (round(1_281_167 * 0.95) // 1_024)
+    assert setting.iterations == epochs * (round(1_281_167 * 0.95) // 1_024)
 
 
 def few_images(count: int = 24, side: int = 32) -> Dataset:
@@ -235,19 +237,21 @@ MOMENTS = {
 @every_network
 def test_stopped_in_an_epoch_and_resumed_from_the_file_gives_the_same_bits(network: str, tmp_path: Path):
     """Optimiser, average of the weights and dropout go on where they were; three batches of 8 are an epoch."""
-    config = preset(network, profile="smoke").updated(weight_average=0.9, learning_rate=0.005, final_learning_rate=None)
-    images, ones = few_images(side=config.image_size or 0), Mask.ones(build(config))
-    ticket = subnetwork(initial_weights(config, torch.Generator().manual_seed(1)), ones, 0, 0)
+    setting = preset(network, profile="smoke").setting.updated(
+        weight_average=0.9, learning_rate=0.005, final_learning_rate=None
+    )
+    images, ones = few_images(side=setting.image_size or 0), Mask.ones(build(setting))
+    ticket = subnetwork(initial_weights(setting, torch.Generator().manual_seed(1)), ones, 0, 0)
     which: dict[str, int] = {"replicate": 1, "order": 0}
-    whole = train(config, images, ticket, **which)
-    folder, asked = StudyStore(tmp_path, config).saves(dense(1)), StopAt()
+    whole = train(setting, images, ticket, **which)
+    folder, asked = StudyStore(tmp_path, setting).saves(dense(1)), StopAt()
     with pytest.raises(Stopped):
-        train(config, images, ticket, **which, saves=folder, stop_requested=StopAt(2))
+        train(setting, images, ticket, **which, saves=folder, stop_requested=StopAt(2))
     iteration, _, kept = folder.load_checkpoint() or pytest.fail("no checkpoint")
     assert iteration == 2
-    assert {name for name in kept if name.startswith("optimizer.")} == MOMENTS[config.optimizer]
-    resumed = train(config, images, ticket, **which, saves=folder, stop_requested=asked)
-    assert asked.calls == config.iterations - 2
+    assert {name for name in kept if name.startswith("optimizer.")} == MOMENTS[setting.optimizer]
+    resumed = train(setting, images, ticket, **which, saves=folder, stop_requested=asked)
+    assert asked.calls == setting.iterations - 2
     assert resumed.metrics == whole.metrics
     assert resumed.state.keys() == whole.state.keys() == kept.keys()
     for name, tensor in whole.state.items():
@@ -266,16 +270,16 @@ SURVIVORS = {
 
 @pytest.mark.parametrize("network", SURVIVORS)
 def test_one_shot_pruning_keeps_exactly_the_largest_weights_at_the_papers_densities(network: str):
-    config = preset(network)
+    setting = preset(network).setting
     with torch.device("meta"):
-        named = dict(build(config).named_parameters())
-        shapes = {name: named[name].shape for name in build(config).prunable()}
+        named = dict(build(setting).named_parameters())
+        shapes = {name: named[name].shape for name in build(setting).prunable()}
     chance = torch.Generator().manual_seed(3)
     weights = {name: torch.randn(shape, generator=chance) for name, shape in shapes.items()}
     magnitudes = np.abs(np.concatenate([weight.numpy().ravel() for weight in weights.values()]))
     ranked = np.sort(magnitudes)
     levels = one_shot_pruning(
-        lambda ticket, stop: (ticket.weights, None), weights, Mask.ones(weights), densities=config.densities or ()
+        lambda ticket, stop: (ticket.weights, None), weights, Mask.ones(weights), densities=setting.densities or ()
     )
     counts = []
     for level in list(levels)[1:]:
@@ -288,16 +292,16 @@ def test_one_shot_pruning_keeps_exactly_the_largest_weights_at_the_papers_densit
         assert count == len(ranked) - round((1 - Fraction(density)) * len(ranked))
 
 
-ONE_SHOT = SMOKE.updated(densities=(0.6, 0.2), levels=2, methods=("imp",), orders=1, rewinds=(2,))
+ONE_SHOT = SMOKE.updated(densities=(0.6, 0.2), levels=2, methods=("imp",), orders=1)
 
 
 def test_a_study_prunes_once_to_each_density():
     records = run(ONE_SHOT)
-    config = ONE_SHOT
-    store = StudyStore(store_folder(), config)
+    setting = ONE_SHOT
+    store = StudyStore(store_folder(), setting)
     end = store.saves(dense(1)).load_end()
     masks = [store.saves(Training(1, "imp", 2, level, 0)).load_mask() for level in (1, 2)]
-    names = build(config).prunable()
+    names = build(setting).prunable()
     scores = torch.cat([end[name].abs().flatten() for name in names]).double()
     for mask, density in zip(masks, (0.6, 0.2), strict=True):
         kept = torch.cat([mask[name].flatten() for name in names])
@@ -310,9 +314,9 @@ def test_a_study_prunes_once_to_each_density():
 
 @pytest.mark.parametrize("none", [None, ()])
 def test_without_densities_every_level_prunes_a_fifth_of_what_is_left(none):
-    config = SMOKE.updated(densities=none, levels=2, compared_levels=(), methods=("imp",), orders=1, rewinds=(2,))
-    records = run(config)
-    total = sum(weight.numel() for weight in Mask.ones(build(config)).values())
+    setting = SMOKE.updated(densities=none, levels=2, compared_levels=(), methods=("imp",), orders=1)
+    records = run(setting)
+    total = sum(weight.numel() for weight in Mask.ones(build(setting)).values())
     first = total - round(0.2 * total)
     kept = [total, first, first - round(0.2 * first)]
     assert (records.groupby("level")["density"].first() * total).tolist() == pytest.approx(kept, abs=0.5)
@@ -321,22 +325,22 @@ def test_without_densities_every_level_prunes_a_fifth_of_what_is_left(none):
 @every_network
 @pytest.mark.parametrize("profile", ["paper", "imagenette", "laptop"])
 def test_claims_are_about_the_size_of_the_papers_figure_7_and_networks_that_a_study_trains(network: str, profile: str):
-    config = preset(network, profile=profile)
-    assert config.densities is not None
+    setting = preset(network, profile=profile).setting
+    assert setting.densities is not None
     percent = {"resnet50": 30, "inception_v3": 30, "squeezenet1_0": 50}[network]
     found = [claim for claim in read() if (claim.network, claim.profile) == (network, profile)]
     assert any(claim.source.startswith("section 5, Figures 7") for claim in found)
     for claim in found:
-        assert [config.densities[level - 1] for level in claim.at] == [percent / 100], claim.claim
+        assert [setting.densities[level - 1] for level in claim.at] == [percent / 100], claim.claim
         assert f" {percent}% of the weights" in claim.text, claim.claim
         rewinds = {term.rewind for term in parse(claim.effect) if term.method != "dense"}
         assert max(rewinds) > 0, claim.claim
-        assert rewinds <= set(config.rewinds), claim.claim
+        assert rewinds <= set(setting.rewinds), claim.claim
 
 
 def test_a_level_that_diverges_keeps_no_other_density_from_being_trained(monkeypatch):
-    def diverges_at_the_first_level(config, images, ticket, **options):
-        trained = train(config, images, ticket, **options)
+    def diverges_at_the_first_level(setting, images, ticket, **options):
+        trained = train(setting, images, ticket, **options)
         return replace(trained, metrics={}, diverged_at=3) if ticket.level == 1 else trained
 
     monkeypatch.setattr(worker, "train", diverges_at_the_first_level)
@@ -353,14 +357,14 @@ def test_a_level_that_diverges_keeps_no_other_density_from_being_trained(monkeyp
 
 def test_the_average_of_weights_is_what_is_evaluated_and_the_weights_are_what_is_kept():
     images, ones = few_images(), Mask.ones(build(SMOKE))
-    config = SMOKE.updated(weight_average=0.9, learning_rate=0.05, final_learning_rate=None)
-    ticket = subnetwork(initial_weights(config, torch.Generator().manual_seed(1)), ones, 0, 0)
+    setting = SMOKE.updated(weight_average=0.9, learning_rate=0.05, final_learning_rate=None)
+    ticket = subnetwork(initial_weights(setting, torch.Generator().manual_seed(1)), ones, 0, 0)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "lth_study.training.train.accuracies", lambda model, *_: seen.append(copied(model)) or [50.0, 90.0]
         )
-        kept = train(config, images, ticket, replicate=1, order=0).state
+        kept = train(setting, images, ticket, replicate=1, order=0).state
     evaluated = seen[0]["body.features.0.weight"]
     average = kept["optimizer.average"][: evaluated.numel()].view(96, 7, 7, 3).permute(0, 3, 1, 2)
     assert torch.equal(evaluated, average)
@@ -443,9 +447,9 @@ def test_without_imagenette_the_embedded_images_stand_in_and_it_is_said():
 
 @every_network
 def test_profiles_differ_in_length_and_size_and_build(network: str):
-    profiles = [preset(network, profile=name) for name in ("paper", "imagenette", "laptop", "smoke")]
-    assert len({config.digest() for config in profiles}) == 4
-    for config in profiles:
-        assert Config.from_json(config.to_json()) == config
+    profiles = [preset(network, profile=name).setting for name in ("paper", "imagenette", "laptop", "smoke")]
+    assert len({setting.digest() for setting in profiles}) == 4
+    for setting in profiles:
+        assert Setting.from_json(setting.to_json()) == setting
         with torch.device("meta"):
-            assert build(config).prunable()
+            assert build(setting).prunable()

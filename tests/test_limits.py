@@ -5,17 +5,17 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from lth_study import ConfigError, data, preset
+from lth_study import SettingError, data, preset
 from lth_study.costs.limits import CACHE_BYTES, floor_seconds, iteration_bytes, iteration_flops, layers, training_bytes
 from lth_study.data import image_shape
 from lth_study.networks import build
 from lth_study.presets import profiles
 from lth_study.report import NETWORK_NAMES
 
-LENET = preset("lenet_300_100")
-RESNET20 = preset("resnet20")
-EVERY = [preset(network, profile=profile) for network in NETWORK_NAMES for profile in profiles(network)]
-SMALLEST = [preset(network, profile="smoke") for network in NETWORK_NAMES]
+LENET = preset("lenet_300_100").setting
+RESNET20 = preset("resnet20").setting
+EVERY = [preset(network, profile=profile).setting for network in NETWORK_NAMES for profile in profiles(network)]
+SMALLEST = [preset(network, profile="smoke").setting for network in NETWORK_NAMES]
 
 
 def resnet20_by_hand() -> list[tuple[int, int]]:
@@ -44,29 +44,29 @@ def test_resnet20_takes_the_well_known_41_million_multiplications_for_an_image()
     assert iteration_flops(RESNET20) == 128 * 2 * (3 * multiplications - stem)
 
 
-@pytest.mark.parametrize("config", SMALLEST, ids=lambda config: config.network)
-def test_operations_are_those_that_torch_counts_in_a_gradient(config):
-    model = build(config)
-    shape = (config.batch_size, *image_shape(config.dataset, color=config.network != "lenet_300_100",
-                                             size=config.image_size))  # fmt: skip
-    images, labels = torch.zeros(shape, dtype=torch.uint8), torch.zeros(config.batch_size, dtype=torch.int64)
+@pytest.mark.parametrize("setting", SMALLEST, ids=lambda setting: setting.network)
+def test_operations_are_those_that_torch_counts_in_a_gradient(setting):
+    model = build(setting)
+    shape = (setting.batch_size, *image_shape(setting.dataset, color=setting.network != "lenet_300_100",
+                                             size=setting.image_size))  # fmt: skip
+    images, labels = torch.zeros(shape, dtype=torch.uint8), torch.zeros(setting.batch_size, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(model(images), labels).backward()
-    assert iteration_flops(config) == counter.get_total_flops()
+    assert iteration_flops(setting) == counter.get_total_flops()
 
 
 def test_lenets_gradient_by_hand_does_what_is_counted():
-    model, config = build(LENET), LENET
+    model, setting = build(LENET), LENET
     gradients = {name: torch.empty_like(parameter) for name, parameter in model.named_parameters()}
     images, labels = torch.zeros(60, 28, 28, dtype=torch.uint8), torch.zeros(60, dtype=torch.int64)
     write = model.backward(gradients)
     with FlopCounterMode(display=False) as counter:
         write(images, labels)
-    assert iteration_flops(config) == counter.get_total_flops()
+    assert iteration_flops(setting) == counter.get_total_flops()
 
 
 def test_an_auxiliary_head_is_counted():
-    inception = preset("inception_v3", profile="imagenette").updated(image_size=299, batch_size=2)
+    inception = preset("inception_v3", profile="imagenette").setting.updated(image_size=299, batch_size=2)
     with_head = inception.updated(auxiliary_loss=0.4)
     # the auxiliary head averages 17x17 to 5x5, then a 1x1 convolution of 768 to 128 channels, a 5x5 one to 768, logits
     head = 768 * 128 * 5 * 5 + 128 * 5 * 5 * 768 + 768 * 10
@@ -123,13 +123,13 @@ def test_a_floor_is_the_slower_of_arithmetic_and_memory_in_every_iteration():
     assert floor_seconds(RESNET20, flops, without_cache / 3, 0) == pytest.approx(3 * RESNET20.iterations)
 
 
-@pytest.mark.parametrize("config", EVERY, ids=lambda config: f"{config.network}-{config.profile}")
-def test_every_network_is_counted_without_being_run(config, monkeypatch):
+@pytest.mark.parametrize("setting", EVERY, ids=lambda setting: f"{setting.network}-{setting.profile}")
+def test_every_network_is_counted_without_being_run(setting, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss: pytest.fail("a gradient was computed"))
-    assert 0 < floor_seconds(config, 1e11, 1e10) < float("inf")
-    assert iteration_bytes(config) <= iteration_bytes(config, cache_bytes=0)
-    double = config.updated(batch_size=2 * config.batch_size)
-    assert iteration_flops(double) == 2 * iteration_flops(config)
+    assert 0 < floor_seconds(setting, 1e11, 1e10) < float("inf")
+    assert iteration_bytes(setting) <= iteration_bytes(setting, cache_bytes=0)
+    double = setting.updated(batch_size=2 * setting.batch_size)
+    assert iteration_flops(double) == 2 * iteration_flops(setting)
 
 
 @pytest.mark.parametrize("shape", [{}, {"color": True}, {"color": True, "size": 8}], ids=str)
@@ -145,7 +145,7 @@ def test_imagenettes_images_are_squares_of_their_own_side():
 
 def test_the_profiles_of_an_unknown_network_are_refused():
     assert profiles("resnet50")[:2] == ["paper", "imagenette"]
-    with pytest.raises(ConfigError, match="'resnet_9000'"):
+    with pytest.raises(SettingError, match="'resnet_9000'"):
         profiles("resnet_9000")
 
 

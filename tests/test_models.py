@@ -15,7 +15,7 @@ SHAPES = {"fc1": (300, 784), "fc2": (100, 300), "output": (10, 100)}
 
 @pytest.fixture
 def model() -> LeNet300100:
-    network = build(preset("lenet_300_100"))
+    network = build(preset("lenet_300_100").setting)
     network.initialise(torch.Generator().manual_seed(1))
     return network
 
@@ -59,7 +59,7 @@ def test_lenet_has_266610_parameters_of_which_266200_are_prunable(model):
 
 @pytest.mark.parametrize("layer", SHAPES)
 def test_initial_weights_are_gaussian_glorot_and_biases_zero(layer):
-    weights = initial_weights(preset("lenet_300_100"), torch.Generator().manual_seed(3))
+    weights = initial_weights(preset("lenet_300_100").setting, torch.Generator().manual_seed(3))
     outputs, inputs = SHAPES[layer]
     drawn = weights[f"{layer}.weight"].double().flatten() / math.sqrt(2 / (inputs + outputs))
     count = inputs * outputs
@@ -72,7 +72,9 @@ def test_initial_weights_are_gaussian_glorot_and_biases_zero(layer):
 
 
 def test_initial_weights_repeat_with_their_stream_and_differ_between_streams():
-    draws = [initial_weights(preset("lenet_300_100"), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    draws = [
+        initial_weights(preset("lenet_300_100").setting, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    ]
     assert all(torch.equal(draws[0][name], draws[1][name]) for name in draws[0])
     assert not torch.equal(draws[0]["fc2.weight"], draws[2]["fc2.weight"])
 

@@ -29,7 +29,7 @@ def outputs_of(notebook: str, values: dict[str, Any], tmp_path: Path) -> list[An
     shutil.copy(PROJECT / "results" / "paper_values.csv", results_folder())
     papermill.execute_notebook(
         str(PROJECT / "notebooks" / f"{notebook}.ipynb"), str(tmp_path / "out.ipynb"), values,
-        kernel_name="python3", progress_bar=False, config=IPC,
+        kernel_name="python3", progress_bar=False, study=IPC,
     )  # fmt: skip
     return [output for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
 
@@ -40,13 +40,13 @@ def shown(outputs: list[Any], kind: str) -> list[str]:
 
 
 def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_path: Path) -> None:
-    config = preset("resnet50", profile="laptop")
-    parts = [config.updated(methods=METHODS), figures(config)["accuracy"]]
+    study = preset("resnet50", profile="laptop")
+    parts = [study.updated(methods=METHODS), figures(study)["accuracy"]]
     wanted = list(dict.fromkeys(training for part in parts for training in trainings(part)))
-    about = [config.digest(), config.network, config.recipe, config.profile, config.dataset]
+    about = [study.digest(), study.network, study.recipe, study.profile, study.dataset]
     rows = []
     for t in wanted:
-        density = (1.0, *(config.densities or ()))[t.level]
+        density = (1.0, *(study.densities or ()))[t.level]
         where = [*about, t.method, t.rewind, t.replicate, t.level, density]
         measured = {"l2_noise_floor": "0-0"} if t.again else {"test_accuracy": str(t.order)}
         if t.method in ("imp", "random_pruning") and not t.again:
@@ -54,12 +54,12 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
             measured |= {"l2_data_order": other, "angle_data_order": other}
             measured |= {} if t.order else {"l2_pruning": "0", "angle_pruning": "0"}
         rows += [[*where, order, metric, 50.0 + t.replicate - t.level] for metric, order in measured.items()]
-    write(results_folder(), config, pd.DataFrame(rows, columns=COLUMNS), pd.DataFrame(columns=PROVENANCE))
+    write(results_folder(), study, pd.DataFrame(rows, columns=COLUMNS), pd.DataFrame(columns=PROVENANCE))
     shutil.copy(PROJECT / "results" / "paper_values.csv", results_folder())
     papermill.execute_notebook(
         str(PROJECT / "notebooks" / "imagenet.ipynb"), str(tmp_path / "out.ipynb"),
         {"network": "resnet50", "profile": "laptop", "missing": "error"},
-        kernel_name="python3", progress_bar=False, config=IPC,
+        kernel_name="python3", progress_bar=False, study=IPC,
     )  # fmt: skip
     outputs = [output.data for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
     captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]
@@ -165,7 +165,7 @@ def test_scales_are_trained_where_they_are_not_recorded_and_each_has_a_panel(tmp
     values = {"scales": scales, "dataset": "mnist_embedded", "levels": 1, "replicates": 2, "missing": "train"}
     papermill.execute_notebook(
         str(PROJECT / "notebooks" / "cifar10_scale.ipynb"), str(tmp_path / "out.ipynb"), values,
-        kernel_name="python3", progress_bar=False, config=IPC,
+        kernel_name="python3", progress_bar=False, study=IPC,
     )  # fmt: skip
     outputs = [output.data for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
     captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]

@@ -14,13 +14,13 @@ import torch
 from doubles import write_imagenet
 
 from lth_core import Mask, subnetwork
-from lth_study import ConfigError, data, preset, run, worker
+from lth_study import SettingError, data, preset, run, worker
 from lth_study import ranks as together
 from lth_study.files import read_state
 from lth_study.networks import build, initial_weights
 from lth_study.records import store_folder
 from lth_study.runner import train_missing
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training, dense
 from lth_study.training.train import Job, accuracies, train
 
@@ -123,13 +123,13 @@ def test_two_processes_end_where_one_does_but_for_rounding(alone: Path, tmp_path
 
 def test_the_accuracy_of_two_processes_is_that_of_the_network_that_is_kept(tmp_path: Path):
     """Batch norm's running averages differ between processes, and only the first one's are kept."""
-    config = preset("resnet20", profile="smoke")
+    study = preset("resnet20", profile="smoke")
     finish(start(tmp_path, 2, "resnet20", "--profile", "smoke", "--figure", "stability", "--rewinds", "0",
                  "--levels", "0"), tmp_path)  # fmt: skip
-    kept = StudyStore(tmp_path, config).saves(dense(1))
-    model = build(config)
+    kept = StudyStore(tmp_path, study).saves(dense(1))
+    model = build(study)
     model.load_state_dict({name: tensor for name, tensor in kept.load_end().items() if name in model.state_dict()})
-    images = data.load("mnist_embedded", color=True, size=config.image_size)
+    images = data.load("mnist_embedded", color=True, size=study.image_size)
     assert accuracies(model, images.test) == [pytest.approx(kept.result()["metrics"]["test_accuracy"], abs=0.01)]
 
 
@@ -200,13 +200,13 @@ def test_two_processes_share_images_in_files_and_end_where_one_does(without_drop
     assert all(result["provenance"]["device"].startswith("2 x ") for result in two.results().values())
 
 
-@pytest.mark.parametrize("config", [STUDY, FILES], ids=["in memory", "in files"])
+@pytest.mark.parametrize("study", [STUDY, FILES], ids=["in memory", "in files"])
 def test_a_process_that_takes_part_is_given_nothing_to_save_with_and_writes_nothing(
-    config: Config, without_dropout: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Setting, without_dropout: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Were it to write too, it would write the same files as the first process, and nobody would see it."""
-    ticket = subnetwork(initial_weights(config, torch.Generator().manual_seed(1)), Mask.ones(build(config)), 0, 0)
-    handed_out = iter([Job(config.to_json(), ticket, 1, 0, 2), "the last word"])
+    ticket = subnetwork(initial_weights(study, torch.Generator().manual_seed(1)), Mask.ones(build(study)), 0, 0)
+    handed_out = iter([Job(study.to_json(), ticket, 1, 0, 2), "the last word"])
     trained, written = [], []
     monkeypatch.setattr("lth_study.ranks.receive", lambda: next(handed_out))
     monkeypatch.setattr(worker, "train", lambda *job, **which: trained.append((which, train(*job, **which))))
@@ -224,13 +224,13 @@ def test_a_process_that_takes_part_is_given_nothing_to_save_with_and_writes_noth
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 7))
-    with pytest.raises(ConfigError, match="batch_size: 60 cannot be shared equally by 7 processes"):
+    with pytest.raises(SettingError, match="batch_size: 60 cannot be shared equally by 7 processes"):
         run(CONFIG, workers=1)
 
 
 def test_further_workers_beside_processes_that_train_together_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 2))
-    with pytest.raises(ConfigError, match="workers: 3 is too many; the 2 processes here train one network together"):
+    with pytest.raises(SettingError, match="workers: 3 is too many; the 2 processes here train one network together"):
         train_missing([CONFIG], store_folder(), workers=3)
 
 
@@ -238,7 +238,7 @@ def test_a_count_of_processes_that_nothing_has_started_is_refused(monkeypatch: p
     monkeypatch.setenv("WORLD_SIZE", "4")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigError, match=r"WORLD_SIZE: 4 processes .* but RANK, MASTER_ADDR, MASTER_PORT is not set"):
+    with pytest.raises(SettingError, match=r"WORLD_SIZE: 4 processes .* but RANK, MASTER_ADDR, MASTER_PORT is not set"):
         train_missing([CONFIG], store_folder())
 
 

@@ -24,7 +24,7 @@ from lth_study.records import (
     traced,
     write,
 )
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training
 
 SMOKE = preset("lenet_300_100", profile="smoke")
@@ -40,8 +40,8 @@ SMALL_TRAININGS = {
 Place = tuple[str, int, int, int, str]  # method, rewind, replicate, level, order
 
 
-def table(places: Iterable[tuple[Place, str, float]], config: Config = SMALL) -> pd.DataFrame:
-    about = (config.digest(), config.network, config.recipe, config.profile, config.dataset)
+def table(places: Iterable[tuple[Place, str, float]], study: Setting = SMALL) -> pd.DataFrame:
+    about = (study.digest(), study.network, study.recipe, study.profile, study.dataset)
     rows = [
         (*about, method, rewind, replicate, level, 0.8**level, order, metric, value)
         for (method, rewind, replicate, level, order), metric, value in places
@@ -193,23 +193,23 @@ def test_nothing_below_a_dense_run_that_diverged_is_missing():
 
 
 def test_below_a_level_that_diverged_only_the_other_rewinds_are_missing():
-    config = SMALL.updated(rewinds=(0, 20))
+    study = SMALL.updated(rewinds=(0, 20))
     rows = [
         (("dense", 0, 1, 0, "0"), "test_accuracy", 97.25),
         (("imp", 20, 1, 1, "0"), "diverged", 66),
     ]
-    assert set(missing(table(rows), config)) == SMALL_TRAININGS - {Training(1, "dense", 0, 0, 0)}
+    assert set(missing(table(rows), study)) == SMALL_TRAININGS - {Training(1, "dense", 0, 0, 0)}
 
 
 def test_a_control_or_a_further_order_that_diverged_hides_nothing():
-    config = SMALL.updated(compared_levels=(1, 2), methods=("imp", "random_pruning"), orders=2)
+    study = SMALL.updated(compared_levels=(1, 2), methods=("imp", "random_pruning"), orders=2)
     rows = [
         (("dense", 0, 1, 0, "0"), "test_accuracy", 97.25),
         (("random_pruning", 0, 1, 1, "0"), "diverged", 66),
         (("imp", 0, 1, 1, "1"), "diverged", 66),
     ]
     recorded = {Training(1, "random_pruning", 0, 1, 0), Training(1, "imp", 0, 1, 1), Training(1, "dense", 0, 0, 0)}
-    assert set(missing(table(rows), config)) == set(trainings(config)) - recorded
+    assert set(missing(table(rows), study)) == set(trainings(study)) - recorded
 
 
 def test_the_noise_floor_of_a_level_that_diverged_is_not_missing():
@@ -228,7 +228,7 @@ def test_records_come_back_as_they_were_written(tmp_path: Path):
 
 
 def test_orders_and_digests_that_look_like_numbers_stay_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Config, "digest", lambda _: "012345678901")
+    monkeypatch.setattr(Setting, "digest", lambda _: "012345678901")
     rows = table(COMPLETE[:2]).assign(digest="012345678901")
     write(tmp_path / "records", SMALL, rows, provenance(TRACED[:2]))
     back, traced = read(tmp_path / "records", SMALL)
@@ -372,8 +372,8 @@ def test_importing_a_folder_gives_the_same_records(tmp_path: Path):
     write(tmp_path / "theirs", OTHER, table(COMPLETE, OTHER), provenance(TRACED))
     written = import_folder(tmp_path / "theirs", tmp_path / "ours")
     assert sorted(folder.name for folder in written) == sorted([SMALL.name, OTHER.name])
-    for config in (SMALL, OTHER):
-        for mine, theirs in zip(read(tmp_path / "ours", config), read(tmp_path / "theirs", config), strict=True):
+    for study in (SMALL, OTHER):
+        for mine, theirs in zip(read(tmp_path / "ours", study), read(tmp_path / "theirs", study), strict=True):
             assert sorted(mine.itertuples(index=False)) == sorted(theirs.itertuples(index=False))
     before = contents(tmp_path / "ours")
     import_folder(tmp_path / "theirs", tmp_path / "ours")
@@ -384,7 +384,7 @@ def test_a_study_that_cannot_be_read_keeps_no_other_from_being_imported(tmp_path
     write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
     broken = write(tmp_path / "theirs", OTHER, table(COMPLETE, OTHER), provenance(TRACED))
     (broken / "config.json").write_text(json.dumps(json.loads(OTHER.to_json()) | {"rewinds": [10**9]}))
-    fault = rf"{OTHER.name}/config\.json cannot be read: rewinds: cannot rewind to .*; the other studies are done"
+    fault = rf"{OTHER.name}/study\.json cannot be read: rewinds: cannot rewind to .*; the other studies are done"
     with pytest.raises(StoreError, match=fault):
         import_folder(tmp_path / "theirs", tmp_path / "ours")
     assert len(read(tmp_path / "ours", SMALL)[0]) == len(COMPLETE)
@@ -418,7 +418,7 @@ def test_importing_an_empty_folder_or_none_is_refused(tmp_path: Path):
 def test_importing_records_whose_configuration_was_altered_is_refused(tmp_path: Path):
     folder = write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
     (folder / "config.json").write_text(SMALL.updated(learning_rate=0.5).to_json())
-    with pytest.raises(StoreError, match=r"config\.json"):
+    with pytest.raises(StoreError, match=r"study\.json"):
         import_folder(tmp_path / "theirs", tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
 
@@ -427,7 +427,7 @@ def test_importing_records_whose_configuration_was_altered_is_refused(tmp_path: 
 def test_importing_a_folder_with_an_unreadable_configuration_is_refused(text: str, tmp_path: Path):
     folder = write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
     (folder / "config.json").write_text(text)
-    with pytest.raises(StoreError, match=r"config\.json cannot be read"):
+    with pytest.raises(StoreError, match=r"study\.json cannot be read"):
         import_folder(tmp_path / "theirs", tmp_path / "ours")
 
 

@@ -189,7 +189,7 @@ def test_a_caption_says_where_pruning_is_in_one_shot(network: str, name: str):
 
 def test_a_caption_of_several_recipes_says_what_they_share_once_and_names_each(table: pd.DataFrame):
     standard, low, warmup = (preset("resnet20", recipe, "laptop") for recipe in ("standard", "low", "warmup"))
-    three, two = (report.caption(table, *configs) for configs in ((standard, low, warmup), (low, warmup)))
+    three, two = (report.caption(table, *studies) for studies in ((standard, low, warmup), (low, warmup)))
     assert ", standard, low and warmup recipes, laptop profile (1,000 iterations" in three
     assert ", low and warmup recipes, laptop" in two
     assert three.count("ResNet-20") == 1
@@ -214,7 +214,7 @@ def test_a_caption_says_what_reinitialised_and_averaged_networks_share(table: pd
 
 def test_studies_are_found_by_a_part_of_their_name_and_others_are_refused(table: pd.DataFrame):
     records.write(records.results_folder(), CONFIG, table[records.COLUMNS], pd.DataFrame(columns=records.PROVENANCE))
-    assert [config.name for config in provenance.recorded_studies("smoke")] == [CONFIG.name]
+    assert [study.name for study in provenance.recorded_studies("smoke")] == [CONFIG.name]
     with pytest.raises(ValueError, match=f"'nope' in its name; recorded: {CONFIG.name}"):
         provenance.recorded_studies("nope")
 

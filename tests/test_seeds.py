@@ -75,7 +75,7 @@ def test_data_orders_are_those_the_records_were_made_with():
 
 
 def test_initial_weights_are_those_the_records_were_made_with():
-    weights = initial_weights(preset("lenet_300_100"), stream(1, "init"))
+    weights = initial_weights(preset("lenet_300_100").setting, stream(1, "init"))
     expected = [0.01611296832561493, -0.006845918018370867, -0.047907087951898575]
     assert weights["fc1.weight"][0, :3].tolist() == pytest.approx(expected, rel=1e-6)
 

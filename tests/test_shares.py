@@ -10,15 +10,15 @@ from lth_study import data, preset
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import shares
 
-RESNET = preset("resnet20", profile="smoke").updated(image_size=None)
-LENET = preset("lenet_300_100", profile="smoke")
+RESNET = preset("resnet20", profile="smoke").setting.updated(image_size=None)
+LENET = preset("lenet_300_100", profile="smoke").setting
 
 
-def kinds_by_name(config) -> dict[str, set[str]]:
+def kinds_by_name(setting) -> dict[str, set[str]]:
     """Name of an event -> the kinds that events of this name are, in two updates."""
-    images = data.load("mnist_embedded", color=config.network != "lenet_300_100", size=config.image_size)
+    images = data.load("mnist_embedded", color=setting.network != "lenet_300_100", size=setting.image_size)
     seen: dict[str, set[str]] = {}
-    for event in shares.events(config, images, 2):
+    for event in shares.events(setting, images, 2):
         seen.setdefault(event.name, set()).add(shares.kind_of(event))
     return seen
 

@@ -20,7 +20,7 @@ from lth_study.networks import build, initial_weights
 from lth_study.parallel import complete_side_by_side
 from lth_study.plan import missing
 from lth_study.runner import _known
-from lth_study.settings import Config, ConfigError
+from lth_study.settings import Setting, SettingError
 from lth_study.store import StudyStore
 from lth_study.training import Stopped
 from lth_study.training.steps import DrawnBatches, PlainSteps, RecordedSteps, check_compiler
@@ -32,18 +32,18 @@ NETWORKS = ("lenet_300_100", "resnet20", "vgg19")
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 
 
-def smoke(network: str) -> tuple[Config, Dataset]:
-    config = preset(network, profile="smoke")
+def smoke(network: str) -> tuple[Setting, Dataset]:
+    setting = preset(network, profile="smoke").setting
     if network != "lenet_300_100":
-        config = config.updated(augment=True)
-    images = data.load("mnist_embedded", color=network != "lenet_300_100", size=config.image_size)
+        setting = setting.updated(augment=True)
+    images = data.load("mnist_embedded", color=network != "lenet_300_100", size=setting.image_size)
     few = Split(images.train.images[:100], images.train.labels[:100])
-    return config, replace(images, train=few)
+    return setting, replace(images, train=few)
 
 
-def half(config: Config):
-    weights = initial_weights(config, seeds.stream(1, "init"))
-    mask = Mask.ones(build(config))
+def half(setting: Setting):
+    weights = initial_weights(setting, seeds.stream(1, "init"))
+    mask = Mask.ones(build(setting))
     mask = prune_global(magnitude({name: weights[name] for name in mask}), mask, 0.5)
     return subnetwork(weights, mask, 0, 1)
 
@@ -54,26 +54,26 @@ def half(config: Config):
 def test_recorded_updates_train_as_plain_ones_do_over_epochs_and_from_within_one(
     network: str, changes: dict[str, str], no_graphs: None
 ):
-    config, images = smoke(network)
-    config = config.updated(**changes)
-    ticket, which = half(config), {"replicate": 1, "order": 2}
+    setting, images = smoke(network)
+    setting = setting.updated(**changes)
+    ticket, which = half(setting), {"replicate": 1, "order": 2}
     at, ends = {5: {}}, []
     saves = SimpleNamespace(load_checkpoint=lambda: None, save_state=lambda k, state: at[k].update(state))
-    train(config, images, ticket, **which, stop=9, keep=(5,), saves=saves)
+    train(setting, images, ticket, **which, stop=9, keep=(5,), saves=saves)
     for start, state in ((0, ticket.weights), (5, at[5])):
-        network_ = FlatNetwork(build(config), ticket.mask, config)
+        network_ = FlatNetwork(build(setting), ticket.mask, setting)
         network_.model.train()
-        recorded = RecordedSteps(config, network_, DrawnBatches(config, images.train, **which), compiled=False)
+        recorded = RecordedSteps(setting, network_, DrawnBatches(setting, images.train, **which), compiled=False)
         network_.load(state)
         iteration = start
         with steady_arithmetic():
             while iteration < 9:
-                for update in recorded.epoch(*divmod(iteration, len(images.train) // config.batch_size)):
+                for update in recorded.epoch(*divmod(iteration, len(images.train) // setting.batch_size)):
                     if iteration < 9:
                         update()
                         iteration += 1
         ends.append(network_.state())
-    plain = train(config, images, ticket, **which, stop=9).state
+    plain = train(setting, images, ticket, **which, stop=9).state
     for name, tensor in plain.items():
         for end in ends:  # learning rates are in single precision where a tensor holds them
             torch.testing.assert_close(end[name], tensor, rtol=1e-3, atol=1e-5)
@@ -82,8 +82,8 @@ def test_recorded_updates_train_as_plain_ones_do_over_epochs_and_from_within_one
 
 
 def worker(folder: Path, network: str = "lenet_300_100", **settings) -> Worker:
-    config = preset(network, profile="smoke").updated(replicates=2, **settings)
-    store = StudyStore(folder, config)
+    setting = preset(network, profile="smoke").setting.updated(replicates=2, **settings)
+    store = StudyStore(folder, setting)
     store.prepare()
     return Worker(store)
 
@@ -96,7 +96,7 @@ def no_streams(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def absent(worker: Worker):
-    return missing(_known(worker.store.store, worker.config), worker.config)
+    return missing(_known(worker.store.store, worker.setting), worker.setting)
 
 
 @pytest.mark.parametrize("network", ["lenet_300_100", "squeezenet1_0"])  # whose weights and dropout torch draws
@@ -156,7 +156,7 @@ def test_asked_to_stop_all_threads_save_their_checkpoints(
 def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    with pytest.raises(ConfigError, match=r"no C compiler is found .* 2,000 iterations or more are compiled"):
+    with pytest.raises(SettingError, match=r"no C compiler is found .* 2,000 iterations or more are compiled"):
         check_compiler()
     compiler = tmp_path / "mycc"
     compiler.touch(mode=0o755)
@@ -167,11 +167,11 @@ def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @needs_a_gpu
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_graph_does_what_plain_updates_on_the_gpu_do(network: str, monkeypatch: pytest.MonkeyPatch):
-    config, images = smoke(network)
+    setting, images = smoke(network)
     there = images.to(torch.device("cuda"))
-    recorded = train(config, there, half(config), replicate=1, order=0, stop=9).state
+    recorded = train(setting, there, half(setting), replicate=1, order=0, stop=9).state
     monkeypatch.setattr("lth_study.training.train.steps", PlainSteps)
-    plain = train(config, there, half(config), replicate=1, order=0, stop=9).state
+    plain = train(setting, there, half(setting), replicate=1, order=0, stop=9).state
     for name, tensor in plain.items():
         torch.testing.assert_close(recorded[name], tensor, rtol=1e-3, atol=1e-5)
 

@@ -32,7 +32,7 @@ from lth_study.store import (
 from lth_study.training import Stopped
 from lth_study.training.train import train
 
-SMOKE = preset("lenet_300_100", profile="smoke")
+SMOKE = preset("lenet_300_100", profile="smoke").setting
 STATE = {"weight": torch.tensor([[1.0, -2.0], [0.0, 3.5]]), "bias": torch.tensor([0.25])}
 MASK = Mask({"weight": torch.tensor([[True, False], [True, True]])})
 RESULT = {"training": vars(Training(1, "imp", 0, 1, 0)), "metrics": {"test_accuracy": 97.5}, "diverged_at": None}
@@ -172,22 +172,22 @@ def test_a_damaged_checkpoint_is_dropped(place: Path):
 
 
 def test_a_training_whose_checkpoint_is_damaged_starts_over_with_the_same_bits(place: Path, embedded_mnist: Dataset):
-    config, folder = SMOKE.updated(iterations=20, rewinds=(0,)), TrainingFolder(place)
-    mask = Mask.ones(build(preset("lenet_300_100")))
-    start = subnetwork(initial_weights(preset("lenet_300_100"), seeds.stream(1, "init")), mask, 0, 0)
+    setting, folder = SMOKE.updated(iterations=20), TrainingFolder(place)
+    mask = Mask.ones(build(preset("lenet_300_100").setting))
+    start = subnetwork(initial_weights(preset("lenet_300_100").setting, seeds.stream(1, "init")), mask, 0, 0)
     calls: list[int] = []
 
     def at_tenth() -> bool:
         calls.append(1)
         return len(calls) == 11
 
-    whole = train(config, embedded_mnist, start, replicate=1, order=0)
+    whole = train(setting, embedded_mnist, start, replicate=1, order=0)
     with pytest.raises(Stopped):
-        train(config, embedded_mnist, start, replicate=1, order=0, saves=folder, stop_requested=at_tenth)
+        train(setting, embedded_mnist, start, replicate=1, order=0, saves=folder, stop_requested=at_tenth)
     flip(place / "checkpoint.safetensors", 100_000)
     calls.clear()
     again = train(
-        config,
+        setting,
         embedded_mnist,
         start,
         replicate=1,

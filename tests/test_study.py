@@ -34,7 +34,7 @@ from lth_study.plan import MissingRecords
 from lth_study.presets import preset
 from lth_study.records import COLUMNS
 from lth_study.runner import run
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.store import Busy, StudyStore, Training, dense
 from lth_study.training import Stopped
 from lth_study.training import train as training
@@ -53,23 +53,23 @@ LAYERS = ("fc1.weight", "fc2.weight", "output.weight")
 class Done(NamedTuple):
     """A finished study: its store, its records, and the tickets that it trained."""
 
-    config: Config
+    study: Setting
     store: Path
     records: pd.DataFrame
     trained: list[Ticket]
 
     @property
     def folder(self) -> Path:
-        return self.store / self.config.name
+        return self.store / self.study.name
 
 
 def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[Ticket]:
     """The tickets that the study hands to `train` from now on."""
     trained: list[Ticket] = []
 
-    def counted(config: Config, dataset: Dataset, ticket: Ticket, **options: Any) -> Trained:
+    def counted(study: Setting, dataset: Dataset, ticket: Ticket, **options: Any) -> Trained:
         trained.append(ticket)
-        return train(config, dataset, ticket, **options)
+        return train(study, dataset, ticket, **options)
 
     monkeypatch.setattr(worker, "train", counted)
     return trained
@@ -83,12 +83,12 @@ def read_once(monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
     )
 
 
-def finished(config: Config, folder: Path, dataset: Dataset) -> Done:
+def finished(study: Setting, folder: Path, dataset: Dataset) -> Done:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("LTH_RESULTS", str(folder / "results"))
         read_once(monkeypatch, dataset)
         trained = count_trainings(monkeypatch)
-        return Done(config, folder / "store", run(config, store=folder / "store"), trained)
+        return Done(study, folder / "store", run(study, store=folder / "store"), trained)
 
 
 @pytest.fixture(scope="module")
@@ -160,13 +160,13 @@ def test_records_have_the_columns_of_the_contract_and_plausible_values(smoke: Do
 
 
 def test_the_dense_network_is_trained_in_as_many_data_orders_as_asked_for(tmp_path: Path):
-    config = SMOKE.updated(dense_orders=3, levels=0, rewinds=(0,))
-    records = run(config, store=tmp_path)
+    study = SMOKE.updated(dense_orders=3, levels=0, rewinds=(0,))
+    records = run(study, store=tmp_path)
     values = records[records["metric"] == "test_accuracy"].set_index("order")["value"]
     assert list(values.index) == ["0", "1", "2"]
     assert values.nunique() > 1
-    assert config.digest() == SMOKE.digest()
-    first = run(config.updated(dense_orders=1), store=tmp_path, missing="error")
+    assert study.digest() == SMOKE.digest()
+    first = run(study.updated(dense_orders=1), store=tmp_path, missing="error")
     assert set(first["order"]) == {"0"}
     ends = files(tmp_path, "end.safetensors")
     assert len({file.read_bytes() for file in ends.values()}) == 3
@@ -364,9 +364,9 @@ def test_what_deeper_levels_build_on_is_trained_again_and_counted_where_only_its
     assert len(trained) == 1
 
 
-def workers_of(store: Path, config: Config) -> list[int]:
+def workers_of(store: Path, study: Setting) -> list[int]:
     """How many workers a study had by what is recorded of each training."""
-    return records.of_store(StudyStore(store, config))[1]["workers"].tolist()
+    return records.of_store(StudyStore(store, study))[1]["workers"].tolist()
 
 
 def test_a_run_gets_help_once_it_has_taken_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -406,9 +406,9 @@ def test_a_gpu_trains_as_many_networks_as_are_missing_and_never_none(
 
 
 def test_one_shot_levels_build_on_the_dense_run_alone():
-    config = preset("squeezenet1_0", profile="smoke").updated(densities=(0.8, 0.5, 0.2), levels=3, compared_levels=(3,))
+    study = preset("squeezenet1_0", profile="smoke").updated(densities=(0.8, 0.5, 0.2), levels=3, compared_levels=(3,))
     control = Training(1, "random_pruning", 2, 3, 0)
-    needed = plan.needed([control], config.updated(methods=("imp", "random_pruning"), orders=1))
+    needed = plan.needed([control], study.updated(methods=("imp", "random_pruning"), orders=1))
     assert needed == [dense(1), Training(1, "imp", 2, 3, 0), control]
 
 
@@ -421,32 +421,32 @@ def test_a_level_has_one_density_whether_its_records_are_committed_or_of_the_sto
 
 
 def test_a_later_wish_for_a_rewind_gives_the_same_bits_as_an_early_one(copy: Done, tmp_path: Path):
-    config = TINY.updated(rewinds=(0, 5), orders=1)
-    run(config, store=copy.store)
-    run(config, store=tmp_path / "fresh")
+    study = TINY.updated(rewinds=(0, 5), orders=1)
+    run(study, store=copy.store)
+    run(study, store=tmp_path / "fresh")
     late, early = bits(copy.store), bits(tmp_path / "fresh")
     shared = [name for name in early if name.endswith(".safetensors")]
     assert {name: late[name] for name in shared} == {name: early[name] for name in shared}
 
 
 def test_a_later_rewind_is_reached_in_several_goes_with_the_same_bits(copy: Done, tmp_path: Path):
-    config = TINY.updated(rewinds=(0, 50), orders=1)
+    study = TINY.updated(rewinds=(0, 50), orders=1)
     with pytest.MonkeyPatch.context() as late:
         asked = iter(range(10**9))
         stops = {30, 45}  # of the times that the training up to W_50 asks whether to stop
-        stopping = Worker(StudyStore(copy.store, config), lambda: next(asked) in stops)
+        stopping = Worker(StudyStore(copy.store, study), lambda: next(asked) in stops)
         for done in (30, 44):
             with pytest.raises(Stopped):
                 stopping.dense_state(1, 50)
-            checkpoint = StudyStore(copy.store, config).saves(dense(1)).toward(50).load_checkpoint()
+            checkpoint = StudyStore(copy.store, study).saves(dense(1)).toward(50).load_checkpoint()
             assert checkpoint is not None
             assert checkpoint[0] == done
         late.setattr("lth_study.training.train._evaluated", None)  # nothing is evaluated on the way
         stopping.dense_state(1, 50)
     assert not files(copy.store, "checkpoint.safetensors")
-    run(config, store=tmp_path / "fresh")
+    run(study, store=tmp_path / "fresh")
     state = "replicate_1/dense/iteration_50.safetensors"
-    assert (copy.folder / state).read_bytes() == (tmp_path / "fresh" / config.name / state).read_bytes()
+    assert (copy.folder / state).read_bytes() == (tmp_path / "fresh" / study.name / state).read_bytes()
 
 
 def test_a_later_rewind_is_reached_by_one_process_alone(copy: Done):
@@ -470,8 +470,8 @@ def test_trainings_that_leave_no_record_are_an_error_and_not_done_for_ever(
 
 
 def test_what_run_returns_does_not_depend_on_what_else_is_in_the_store(copy: Done, tmp_path: Path):
-    config = TINY.updated(levels=2, compared_levels=(2,))
-    assert_same_records(run(config, store=copy.store), run(config, store=tmp_path / "fresh"))
+    study = TINY.updated(levels=2, compared_levels=(2,))
+    assert_same_records(run(study, store=copy.store), run(study, store=tmp_path / "fresh"))
 
 
 def test_missing_records_are_an_error_where_training_is_not_wanted(tmp_path: Path):
@@ -540,12 +540,12 @@ def test_a_damaged_file_is_noticed_when_it_is_needed_and_only_it_is_made_again(
 
 
 def test_a_damaged_state_to_rewind_to_is_made_again_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config, store = TINY.updated(rewinds=(5,)), tmp_path / "store"
-    run(config, store=store)
+    study, store = TINY.updated(rewinds=(5,)), tmp_path / "store"
+    run(study, store=store)
     expected, before = bits(store), times(store, "result.json")
-    flip_a_bit(store / config.name / "replicate_1" / "dense" / "iteration_5.safetensors")
+    flip_a_bit(store / study.name / "replicate_1" / "dense" / "iteration_5.safetensors")
     trained = count_trainings(monkeypatch)
-    run(config.updated(orders=3), store=store)
+    run(study.updated(orders=3), store=store)
     states = [name for name in expected if name.endswith(".safetensors")]
     assert {name: bits(store)[name] for name in states} == {name: expected[name] for name in states}
     assert {name: times(store, "result.json")[name] for name in before} == before
@@ -617,9 +617,9 @@ import sys
 from pathlib import Path
 import lth_study.training.train
 from lth_study import run
-from lth_study.settings import Config
+from lth_study.settings import Setting
 lth_study.training.train.CHECKPOINT_SECONDS = 0.05
-run(Config.from_json(sys.stdin.read()), store=sys.argv[1])
+run(Setting.from_json(sys.stdin.read()), store=sys.argv[1])
 """
 
 
@@ -694,7 +694,7 @@ def check_shared(log: Path, store: Path, alone: Done) -> None:
     trained = {path: count for path, count in done.items() if path.endswith("result.json")}
     assert len(trained) == len(alone.trained)
     assert set(trained.values()) == {1}
-    assert sum((done - Counter(trained)).values()) == len(plan.barriers(alone.config))
+    assert sum((done - Counter(trained)).values()) == len(plan.barriers(alone.study))
     assert bits(store) == bits(alone.store)
     assert not files(store, "checkpoint.safetensors")
 
@@ -716,8 +716,8 @@ def test_two_commands_on_one_store_do_each_training_once_with_the_same_bits(
 def test_two_workers_do_each_training_once_with_the_same_bits(finishes: Path, smoke: Done, tmp_path: Path):
     store = tmp_path / "store"
     script = (
-        "import sys; from lth_study import run; from lth_study.settings import Config\n"
-        "run(Config.from_json(sys.argv[1]), store=sys.argv[2], workers=2)"
+        "import sys; from lth_study import run; from lth_study.settings import Setting\n"
+        "run(Setting.from_json(sys.argv[1]), store=sys.argv[2], workers=2)"
     )
     with start("-c", script, SMOKE.to_json(), str(store), env=dict(os.environ)) as process:
         _, err = process.communicate(timeout=120)
@@ -750,30 +750,30 @@ def test_a_worker_that_waits_for_another_leaves_it_the_processor_and_stops_when_
 
 def test_without_mnist_the_embedded_images_stand_in_under_their_own_name(tmp_path: Path):
     laptop = preset("lenet_300_100", profile="laptop")
-    config = laptop.updated(iterations=100, levels=1, compared_levels=(1,), replicates=1, rewinds=(0,), orders=1)
+    study = laptop.updated(iterations=100, levels=1, compared_levels=(1,), replicates=1, rewinds=(0,), orders=1)
     with pytest.warns(UserWarning, match="mnist_embedded"):
-        table = run(config, store=tmp_path / "store")
+        table = run(study, store=tmp_path / "store")
     assert set(table["dataset"]) == {"mnist_embedded"}
-    assert set(table["digest"]) == {config.updated(dataset="mnist_embedded").digest()}
-    assert config.digest() not in set(table["digest"])
+    assert set(table["digest"]) == {study.updated(dataset="mnist_embedded").digest()}
+    assert study.digest() not in set(table["digest"])
     with pytest.raises(MissingRecords):
-        run(config, store=tmp_path / "store", missing="error")
+        run(study, store=tmp_path / "store", missing="error")
 
 
 def test_a_diverged_dense_run_is_a_record_and_nothing_is_missing_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    config, reached = TINY.updated(learning_rate=1e30, rewinds=(0, 69)), count_trainings(monkeypatch)
-    table = run(config, store=tmp_path / "store", seconds=20)
+    study, reached = TINY.updated(learning_rate=1e30, rewinds=(0, 69)), count_trainings(monkeypatch)
+    table = run(study, store=tmp_path / "store", seconds=20)
     assert len(reached) == 1  # no W_69 is looked for
     assert list(table["metric"]) == ["diverged"]
     assert list(table["method"]) == ["dense"]
     assert 0 < table["value"].item() <= 70
-    made = records.of_store(StudyStore(tmp_path / "store", config))[1]
+    made = records.of_store(StudyStore(tmp_path / "store", study))[1]
     assert made["iterations"].item() == table["value"].item()
-    assert plan.missing(table, config) == []
+    assert plan.missing(table, study) == []
     trained = count_trainings(monkeypatch)
-    pd.testing.assert_frame_equal(run(config, store=tmp_path / "store", missing="error"), table)
+    pd.testing.assert_frame_equal(run(study, store=tmp_path / "store", missing="error"), table)
     assert trained == []
 
 
@@ -781,19 +781,19 @@ def test_a_diverged_dense_run_is_a_record_and_nothing_is_missing_after_it(
 def test_a_level_that_diverges_is_a_record_and_nothing_is_missing_after_it(
     compared: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def diverging(config: Config, dataset: Dataset, ticket: Ticket, **options: Any) -> Trained:
-        trained = train(config, dataset, ticket, **options)
+    def diverging(study: Setting, dataset: Dataset, ticket: Ticket, **options: Any) -> Trained:
+        trained = train(study, dataset, ticket, **options)
         return trained if ticket.level == 0 else Trained(trained.state, {}, 66, trained.seconds)
 
     monkeypatch.setattr(worker, "train", diverging)
-    config = TINY.updated(levels=2, compared_levels=compared)
-    table = run(config, store=tmp_path / "store", seconds=8)
+    study = TINY.updated(levels=2, compared_levels=compared)
+    table = run(study, store=tmp_path / "store", seconds=8)
     diverged = table[table["metric"] == "diverged"]
     assert set(diverged["level"]) == {1}
     assert set(diverged["order"]) == ({"0", "1"} if 1 in compared else {"0"})
     assert set(table[table["metric"] == "test_accuracy"]["method"]) == {"dense"}
-    assert plan.missing(table, config) == []
-    pd.testing.assert_frame_equal(run(config, store=tmp_path / "store", missing="error"), table)
+    assert plan.missing(table, study) == []
+    pd.testing.assert_frame_equal(run(study, store=tmp_path / "store", missing="error"), table)
 
 
 def test_nothing_is_trained_below_a_level_of_the_store_that_diverged(copy: Done, monkeypatch: pytest.MonkeyPatch):
@@ -809,18 +809,18 @@ def test_nothing_is_trained_below_a_level_of_the_store_that_diverged(copy: Done,
 def test_a_control_that_diverges_does_not_keep_the_rest_from_being_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    config = TINY.updated(methods=("imp", "random_pruning"))
+    study = TINY.updated(methods=("imp", "random_pruning"))
     trained = training.train
 
-    def diverging(config: Config, dataset: Dataset, ticket: Ticket, **options: Any) -> Trained:
-        end = trained(config, dataset, ticket, **options)
+    def diverging(study: Setting, dataset: Dataset, ticket: Ticket, **options: Any) -> Trained:
+        end = trained(study, dataset, ticket, **options)
         control = "random_pruning" in str(options["saves"].folder)
         return Trained(end.state, {}, 66, end.seconds) if control else end
 
     monkeypatch.setattr(worker, "train", diverging)
-    table = run(config, store=tmp_path / "store", seconds=8)
+    table = run(study, store=tmp_path / "store", seconds=8)
     assert set(table[table["method"] == "random_pruning"]["metric"]) == {"diverged"}
-    assert plan.missing(table, config) == []
+    assert plan.missing(table, study) == []
     assert "l2_data_order" in set(table[table["method"] == "imp"]["metric"])
 
 

@@ -194,8 +194,8 @@ class StudyUnderway(RuleBasedStateMachine):
         """Another process does the same at the same time."""
         self.asked, self.helped = ALL, True
         program = (
-            "import sys; from lth_study import run; from lth_study.settings import Config\n"
-            "run(Config.from_json(sys.argv[1]), store=sys.argv[2], workers=1)"
+            "import sys; from lth_study import run; from lth_study.settings import Setting\n"
+            "run(Setting.from_json(sys.argv[1]), store=sys.argv[2], workers=1)"
         )
         command = [sys.executable, "-c", program, self.asked.to_json(), str(self.store)]
         with subprocess.Popen(command) as other:

@@ -18,7 +18,7 @@ from lth_study.data.parts import Dataset, Split
 from lth_study.networks import build, initial_weights
 from lth_study.networks.lenet import LeNet300100
 from lth_study.presets import preset
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.store import TrainingFolder
 from lth_study.training import Stopped
 from lth_study.training import train as training
@@ -36,20 +36,20 @@ from lth_study.training.train import (
 )
 from lth_study.training.updates import FlatNetwork
 
-SMOKE = preset("lenet_300_100", profile="smoke")
+SMOKE = preset("lenet_300_100", profile="smoke").setting
 BATCHES = 66  # batches of 60 in an epoch of the 4,000 embedded images
-ADAM = SMOKE.updated(iterations=12, rewinds=(0,))
+ADAM = SMOKE.updated(iterations=12)
 MOMENTUM = ADAM.updated(optimizer="momentum", learning_rate=0.1, momentum=0.9)
 DECAY = MOMENTUM.updated(weight_decay=1e-3)
 OPTIMISERS = pytest.mark.parametrize(
-    "config",
+    "setting",
     [ADAM, ADAM.updated(weight_decay=1e-3), MOMENTUM, DECAY],
     ids=["adam", "adam-decay", "momentum", "momentum-decay"],
 )
 
 
 def ones() -> Mask:
-    return Mask.ones(build(preset("lenet_300_100")))
+    return Mask.ones(build(preset("lenet_300_100").setting))
 
 
 def sparse(density: float = 0.3) -> Mask:
@@ -59,24 +59,24 @@ def sparse(density: float = 0.3) -> Mask:
 
 
 def ticket(mask: Mask) -> Ticket:
-    return subnetwork(initial_weights(preset("lenet_300_100"), seeds.stream(1, "init")), mask, 0, 0)
+    return subnetwork(initial_weights(preset("lenet_300_100").setting, seeds.stream(1, "init")), mask, 0, 0)
 
 
 def same_bits(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def by_torch_optim(config: Config, data: Dataset, start: Ticket, steps: range) -> dict[str, Tensor]:
+def by_torch_optim(setting: Setting, data: Dataset, start: Ticket, steps: range) -> dict[str, Tensor]:
     """The same training with torch.optim on the surviving weights alone, in double precision."""
     weights = {name: weight.double() for name, weight in start.weights.items()}
     kept = {n: start.mask[n] if n in start.mask else torch.ones(w.shape, dtype=torch.bool) for n, w in weights.items()}
     survivors = {name: weight[kept[name]].requires_grad_() for name, weight in weights.items()}
     optimiser: torch.optim.Optimizer
-    if config.optimizer == "adam":
-        optimiser = torch.optim.Adam(survivors.values(), config.learning_rate, weight_decay=config.weight_decay)
+    if setting.optimizer == "adam":
+        optimiser = torch.optim.Adam(survivors.values(), setting.learning_rate, weight_decay=setting.weight_decay)
     else:
         optimiser = torch.optim.SGD(
-            survivors.values(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+            survivors.values(), setting.learning_rate, momentum=setting.momentum, weight_decay=setting.weight_decay
         )
 
     def full() -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ def by_torch_optim(config: Config, data: Dataset, start: Ticket, steps: range) -
 
     order = seeds.epoch_order(1, 0, 0, len(data.train))
     for step in steps:
-        chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
+        chosen = order[step * setting.batch_size : (step + 1) * setting.batch_size]
         w = full()
         hidden = data.train.images[chosen].reshape(len(chosen), 784).double() / 255
         for layer in ("fc1", "fc2"):
@@ -97,19 +97,19 @@ def by_torch_optim(config: Config, data: Dataset, start: Ticket, steps: range) -
 
 
 @OPTIMISERS
-def test_masked_updates_are_those_of_torch_optim_on_the_survivors_alone(config: Config, embedded_mnist: Dataset):
+def test_masked_updates_are_those_of_torch_optim_on_the_survivors_alone(setting: Setting, embedded_mnist: Dataset):
     start = ticket(sparse())
-    expected = by_torch_optim(config, embedded_mnist, start, steps=range(8))
-    got = train(config, embedded_mnist, start, replicate=1, order=0, stop=8).state
+    expected = by_torch_optim(setting, embedded_mnist, start, steps=range(8))
+    got = train(setting, embedded_mnist, start, replicate=1, order=0, stop=8).state
     assert_moved_alike(got, expected, start)
 
 
 def test_an_optimiser_that_is_fresh_at_the_rewind_starts_as_torchs_does(embedded_mnist: Dataset):
     """Late in training Adam no longer corrects its moments for their start at zero; a fresh one has to."""
-    config = ADAM.updated(iterations=50)
+    setting = ADAM.updated(iterations=50)
     start = replace(ticket(sparse()), iteration=40)
-    expected = by_torch_optim(config, embedded_mnist, start, steps=range(40, 44))
-    got = train(config, embedded_mnist, start, replicate=1, order=0, stop=44).state
+    expected = by_torch_optim(setting, embedded_mnist, start, steps=range(40, 44))
+    got = train(setting, embedded_mnist, start, replicate=1, order=0, stop=44).state
     assert_moved_alike(got, expected, start)
 
 
@@ -125,11 +125,11 @@ def assert_moved_alike(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 
 
 @OPTIMISERS
-def test_pruned_weights_are_zero_after_every_update(config: Config, embedded_mnist: Dataset):
+def test_pruned_weights_are_zero_after_every_update(setting: Setting, embedded_mnist: Dataset):
     mask, kept = sparse(), Kept()
-    end = train(config, embedded_mnist, ticket(mask), replicate=1, order=0, keep=range(12), saves=kept)
+    end = train(setting, embedded_mnist, ticket(mask), replicate=1, order=0, keep=range(12), saves=kept)
     assert sorted(kept.states) == list(range(12))
-    shapes = {name: weight.shape for name, weight in build(preset("lenet_300_100")).named_parameters()}
+    shapes = {name: weight.shape for name, weight in build(preset("lenet_300_100").setting).named_parameters()}
     pruned = {n: ~mask[n] if n in mask else torch.zeros(shape, dtype=torch.bool) for n, shape in shapes.items()}
     for state in (*kept.states.values(), end.state):
         assert not any(state[name][where].any() for name, where in pruned.items())
@@ -137,7 +137,7 @@ def test_pruned_weights_are_zero_after_every_update(config: Config, embedded_mni
 
 def test_a_pruned_weight_that_the_ticket_wrongly_holds_is_zeroed(embedded_mnist: Dataset):
     mask = sparse()
-    full = initial_weights(preset("lenet_300_100"), seeds.stream(1, "init"))
+    full = initial_weights(preset("lenet_300_100").setting, seeds.stream(1, "init"))
     unmasked = train(ADAM, embedded_mnist, Ticket(mask, full, 0, 0), replicate=1, order=0, stop=3)
     masked = train(ADAM, embedded_mnist, ticket(mask), replicate=1, order=0, stop=3)
     assert same_bits(unmasked.state, masked.state)
@@ -161,8 +161,8 @@ def test_training_leaves_the_weights_of_the_ticket_alone(embedded_mnist: Dataset
 
 
 @OPTIMISERS
-def test_the_same_seed_gives_the_same_bits(config: Config, embedded_mnist: Dataset):
-    first, second = (train(config, embedded_mnist, ticket(sparse()), replicate=1, order=0) for _ in range(2))
+def test_the_same_seed_gives_the_same_bits(setting: Setting, embedded_mnist: Dataset):
+    first, second = (train(setting, embedded_mnist, ticket(sparse()), replicate=1, order=0) for _ in range(2))
     assert same_bits(first.state, second.state)
     assert first.metrics == second.metrics
 
@@ -206,8 +206,8 @@ HEAVY = LONG.updated(optimizer="momentum", learning_rate=0.05)
 def uninterrupted(embedded_mnist: Dataset) -> dict[str, Trained]:
     """A training over two epoch boundaries by each optimiser."""
     return {
-        config.optimizer: train(config, embedded_mnist, ticket(sparse()), replicate=1, order=0)
-        for config in (LONG, HEAVY)
+        setting.optimizer: train(setting, embedded_mnist, ticket(sparse()), replicate=1, order=0)
+        for setting in (LONG, HEAVY)
     }
 
 
@@ -227,12 +227,12 @@ def test_stopped_at_any_iteration_and_resumed_gives_the_same_bits(
 def test_stopped_many_times_under_momentum_gives_the_same_bits(
     uninterrupted: dict[str, Trained], embedded_mnist: Dataset, tmp_path
 ):
-    config, folder = HEAVY, TrainingFolder(tmp_path)
+    setting, folder = HEAVY, TrainingFolder(tmp_path)
     stops = 0
     while True:
         try:
             resumed = train(
-                config, embedded_mnist, ticket(sparse()), replicate=1, order=0, saves=folder, stop_requested=StopAt(30)
+                setting, embedded_mnist, ticket(sparse()), replicate=1, order=0, saves=folder, stop_requested=StopAt(30)
             )
             break
         except Stopped:
@@ -264,14 +264,14 @@ def test_a_crash_goes_on_from_the_last_checkpoint_with_the_same_bits(
 
 @pytest.mark.parametrize(("optimizer", "k"), [("adam", 1), ("adam", BATCHES), ("adam", 76), ("momentum", 76)])
 def test_w_k_under_a_mask_of_ones_repeats_the_dense_run(optimizer: str, k: int, embedded_mnist: Dataset):
-    config = (LONG if optimizer == "adam" else HEAVY).updated(iterations=90)
+    setting = (LONG if optimizer == "adam" else HEAVY).updated(iterations=90)
     kept, updates = Kept(), StopAt()
-    dense = train(config, embedded_mnist, ticket(ones()), replicate=1, order=0, keep=[k], saves=kept)
+    dense = train(setting, embedded_mnist, ticket(ones()), replicate=1, order=0, keep=[k], saves=kept)
     rewound = subnetwork(kept.states[k], ones(), k, 1)
-    again = train(config, embedded_mnist, rewound, replicate=1, order=0, stop_requested=updates)
+    again = train(setting, embedded_mnist, rewound, replicate=1, order=0, stop_requested=updates)
     assert same_bits(again.state, dense.state)
     assert again.metrics == dense.metrics
-    assert updates.calls == config.iterations - k
+    assert updates.calls == setting.iterations - k
 
 
 def test_keep_saves_the_state_at_exactly_that_iteration(embedded_mnist: Dataset):
@@ -283,19 +283,19 @@ def test_keep_saves_the_state_at_exactly_that_iteration(embedded_mnist: Dataset)
     assert all(torch.equal(kept.states[0][name], weight) for name, weight in ticket(sparse()).weights.items())
 
 
-@pytest.mark.parametrize("config", [SMOKE, SMOKE.updated(optimizer="momentum")])
-def test_a_diverged_training_says_so_and_has_no_metrics(config: Config, embedded_mnist: Dataset):
-    config = config.updated(learning_rate=1e30, iterations=BATCHES + 4)
-    trained = train(config, embedded_mnist, ticket(ones()), replicate=1, order=0)
+@pytest.mark.parametrize("setting", [SMOKE, SMOKE.updated(optimizer="momentum")])
+def test_a_diverged_training_says_so_and_has_no_metrics(setting: Setting, embedded_mnist: Dataset):
+    setting = setting.updated(learning_rate=1e30, iterations=BATCHES + 4)
+    trained = train(setting, embedded_mnist, ticket(ones()), replicate=1, order=0)
     assert trained.diverged_at is not None
-    assert 0 < trained.diverged_at <= config.iterations
+    assert 0 < trained.diverged_at <= setting.iterations
     assert trained.metrics == {}
 
 
 def test_a_training_function_for_imp_raises_what_diverged(embedded_mnist: Dataset):
-    config = SMOKE.updated(learning_rate=1e30, iterations=BATCHES + 4)
+    setting = SMOKE.updated(learning_rate=1e30, iterations=BATCHES + 4)
     with pytest.raises(Diverged, match=r"level 0 diverged by iteration \d+, with learning_rate=1e\+30; choose"):
-        trainer(config, embedded_mnist, replicate=1)(ticket(ones()), None)
+        trainer(setting, embedded_mnist, replicate=1)(ticket(ones()), None)
 
 
 def test_a_training_that_goes_on_saves_its_next_checkpoint_when_that_is_due(embedded_mnist: Dataset, monkeypatch):
@@ -314,11 +314,11 @@ def test_a_training_that_goes_on_saves_its_next_checkpoint_when_that_is_due(embe
 
 
 def test_where_a_divergence_is_noticed_does_not_depend_on_interruptions(embedded_mnist: Dataset, tmp_path):
-    config = SMOKE.updated(learning_rate=1e30, iterations=BATCHES + 4)
+    setting = SMOKE.updated(learning_rate=1e30, iterations=BATCHES + 4)
     folder, stop = TrainingFolder(tmp_path), StopAt(20)
     with pytest.raises(Stopped):
-        train(config, embedded_mnist, ticket(ones()), replicate=1, order=0, saves=folder, stop_requested=stop)
-    resumed = train(config, embedded_mnist, ticket(ones()), replicate=1, order=0, saves=folder)
+        train(setting, embedded_mnist, ticket(ones()), replicate=1, order=0, saves=folder, stop_requested=stop)
+    resumed = train(setting, embedded_mnist, ticket(ones()), replicate=1, order=0, saves=folder)
     assert not torch.isfinite(folder.load_checkpoint()[2]["fc1.weight"]).all()
     assert resumed.diverged_at == BATCHES
 
@@ -395,7 +395,7 @@ def test_memory_that_is_too_small_is_said_with_what_to_do(
     assert "pieces" not in str(said.value)  # which it does not have
     with (
         pytest.raises(OutOfMemory, match=r"resnet20 with .* With pieces=2 less .* study of its own"),
-        memory_explained(preset("resnet20", profile="smoke")),
+        memory_explained(preset("resnet20", profile="smoke").setting),
     ):
         raise error
 
@@ -448,11 +448,11 @@ def test_steady_arithmetic_within_itself_stays_until_the_outer_one_ends():
 
 @OPTIMISERS
 def test_a_network_without_a_gradient_by_hand_trains_by_autograd(
-    config: Config, embedded_mnist: Dataset, monkeypatch: pytest.MonkeyPatch
+    setting: Setting, embedded_mnist: Dataset, monkeypatch: pytest.MonkeyPatch
 ):
-    by_hand = train(config, embedded_mnist, ticket(sparse()), replicate=1, order=0, stop=6).state
+    by_hand = train(setting, embedded_mnist, ticket(sparse()), replicate=1, order=0, stop=6).state
     monkeypatch.delattr(LeNet300100, "backward")
-    by_autograd = train(config, embedded_mnist, ticket(sparse()), replicate=1, order=0, stop=6).state
+    by_autograd = train(setting, embedded_mnist, ticket(sparse()), replicate=1, order=0, stop=6).state
     for name, start in ticket(sparse()).weights.items():
         difference = (by_hand[name] - by_autograd[name]).abs()
         assert difference.max() <= 1e-2 * (by_hand[name] - start).abs().max(), name

@@ -1,8 +1,8 @@
-"""What a redesign must not change: the digests of studies, the bits of trained networks, and the records of them.
+"""What a redesign must not change: digests, the trainings that figures ask for, trained bits, and their records.
 
-`unchanged.json` holds what this code gave when it was written. Digests hold on every machine. Bits hold for one kind of
-processor and one version of torch; elsewhere those tests skip. To compare two commits there, check each of them out
-and run, in both checkouts,
+`unchanged.json` holds what this code gave when it was written. Digests and plans hold on every machine. Bits hold for
+one kind of processor and one version of torch; elsewhere those tests skip. To compare two commits there, check each of
+them out and run, in both checkouts,
 
     PYTHONPATH=. python tests/test_unchanged.py --write
 
@@ -24,11 +24,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from lth_study import preset, run
+from lth_study import Study, plan, preset, run
 from lth_study.devices import device_name
 from lth_study.presets import profiles, recipes
 from lth_study.records import export_store
-from lth_study.settings import METHODS, Config
+from lth_study.settings import METHODS, Setting
 
 FILE = Path(__file__).with_name("unchanged.json")
 RESULTS = sorted((Path(__file__).parents[1] / "results").glob("*/config.json"))
@@ -53,12 +53,32 @@ their presets, and ResNet-50 has smaller images."""
 def digests() -> dict[str, str]:
     """Every preset, and its digest."""
     names = [(n, recipe, profile) for n in STUDIES for recipe in recipes(n) for profile in profiles(n)]
-    return {"-".join(name): preset(*name).digest() for name in names}
+    return {"-".join(name): preset(*name).setting.digest() for name in names}
+
+
+def asked() -> dict[str, dict[str, str]]:
+    """What every figure of every preset asks for: numbers of trainings and barriers, and a checksum of their names."""
+    names = [(n, recipe, profile) for n in STUDIES for recipe in recipes(n) for profile in profiles(n)]
+    return {
+        "-".join(name): {figure: _asked(preset(*name).only(figure)) for figure in preset(*name).extents}
+        for name in names
+    }
+
+
+def _asked(study: Study) -> str:
+    trainings, barriers = plan.trainings(study), plan.barriers(study)
+    text = "\n".join(map(str, [*trainings, *barriers]))
+    checksum = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{len(trainings)} trainings, {len(barriers)} barriers, {checksum}"
 
 
 def study(network: str, folder: Path) -> dict[str, Any]:
     """Train a network's study: the checksum of each training's files, and the lines of `records.csv`."""
-    run(preset(network, profile="smoke").updated(**STUDIES[network]), store=folder / "store", workers=1)
+    run(
+        preset(network, profile="smoke").only("stability").updated(**STUDIES[network]),
+        store=folder / "store",
+        workers=1,
+    )
     (trained,) = (folder / "store").iterdir()
     ends = sorted(file.parent for file in trained.glob("**/end.safetensors"))
     (exported,) = export_store(folder / "store", folder / "exported")
@@ -98,9 +118,13 @@ def test_the_digests_of_all_presets_are_unchanged() -> None:
     assert digests() == kept()["digests"]
 
 
+def test_the_figures_of_all_presets_ask_for_the_same_trainings_and_barriers() -> None:
+    assert asked() == kept()["asked"]
+
+
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.parent.name)
 def test_a_recorded_study_has_the_digest_in_its_folders_name(file: Path) -> None:
-    assert Config.from_json(file.read_text()).digest() == file.parent.name.rpartition("-")[2]
+    assert Setting.from_json(file.read_text()).digest() == file.parent.name.rpartition("-")[2]
 
 
 @pytest.mark.parametrize("network", STUDIES)
@@ -122,7 +146,7 @@ def write() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LTH_RESULTS"] = f"{folder}/results"  # what is recorded already would not be trained
         here = {network: study(network, Path(folder, network)) for network in STUDIES}
-    content = {"digests": digests(), "studies": others | {machine(): here}}
+    content = {"digests": digests(), "asked": asked(), "studies": others | {machine(): here}}
     FILE.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from lth_core.masks import Mask
 from lth_study.presets import preset
-from lth_study.settings import Config, ConfigError
+from lth_study.settings import Setting, SettingError
 from lth_study.training.train import steady_arithmetic
 from lth_study.training.updates import MOMENTS, FlatNetwork, learning_rate
 
-BASE = preset("resnet20", profile="smoke").updated(weight_decay=0.01, momentum=0.9)
+BASE = preset("resnet20", profile="smoke").setting.updated(weight_decay=0.01, momentum=0.9)
 STEPS = 5
 RATES = [0.3, 0.1, 0.2, 0.05, 0.4]
 
@@ -49,8 +49,8 @@ def sparse(model: nn.Module) -> Mask:
     return Mask({n: torch.rand(p.shape, generator=generator) < 0.6 for n, p in model.named_parameters() if p.dim() > 1})
 
 
-def loaded(config: Config, model: nn.Module) -> FlatNetwork:
-    network = FlatNetwork(model, sparse(model), config)
+def loaded(setting: Setting, model: nn.Module) -> FlatNetwork:
+    network = FlatNetwork(model, sparse(model), setting)
     network.load(model_state(TwoHeaded(model.other is not None)))
     return network
 
@@ -62,7 +62,7 @@ def model_state(model: nn.Module) -> dict[str, Tensor]:
 Step = Callable[[Tensor, Tensor, float], Tensor]
 
 
-def by_hand(config: Config, step: Step) -> list[Tensor]:
+def by_hand(setting: Setting, step: Step) -> list[Tensor]:
     """The weights after every update of a linear network, in double precision; `step` returns what to subtract."""
     weight, bias = (p.detach().double() for p in TwoHeaded().own.parameters())
     keep = torch.cat([sparse(TwoHeaded())["own.weight"].flatten(), torch.ones(4, dtype=torch.bool)])
@@ -70,10 +70,10 @@ def by_hand(config: Config, step: Step) -> list[Tensor]:
     trace = []
     for (x, labels), rate in zip(batches(), RATES, strict=True):
         logits = x.double() @ weights[:24].view(4, 6).t() + weights[24:]
-        target = F.one_hot(labels, 4).double() * (1 - config.label_smoothing) + config.label_smoothing / 4
+        target = F.one_hot(labels, 4).double() * (1 - setting.label_smoothing) + setting.label_smoothing / 4
         error = (torch.softmax(logits, 1) - target) / len(labels)
         gradient = torch.cat([(error.t() @ x.double()).flatten(), error.sum(0)]) * keep
-        weights = weights - step(gradient + config.weight_decay * weights, weights, rate)
+        weights = weights - step(gradient + setting.weight_decay * weights, weights, rate)
         trace.append(weights)
     return trace
 
@@ -115,9 +115,9 @@ def adam() -> Step:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("optimizer", "step"), [("nesterov", nesterov), ("rmsprop", rmsprop), ("adam", adam)])
 def test_updates_are_those_of_double_precision(optimizer: str, step: Callable[[], Step], smoothing: float):
-    config = BASE.updated(optimizer=optimizer, label_smoothing=smoothing)
-    network = loaded(config, TwoHeaded())
-    for (x, labels), rate, expected in zip(batches(), RATES, by_hand(config, step()), strict=True):
+    setting = BASE.updated(optimizer=optimizer, label_smoothing=smoothing)
+    network = loaded(setting, TwoHeaded())
+    for (x, labels), rate, expected in zip(batches(), RATES, by_hand(setting, step()), strict=True):
         network.update(x, labels, rate)
         assert (network.weights.double() - expected).abs().max() < 2e-6
         assert not network.weights[network.mask == 0].any()
@@ -149,9 +149,9 @@ def test_where_convolutions_alone_decay_torchs_optimisers_have_a_group_for_the_o
     with torch.no_grad():
         own.convolution.weight.mul_(keep)
     exact.load_state_dict(own.state_dict())
-    config = BASE.updated(optimizer=optimizer, weight_decay=0.5, weight_decay_on="convolutions")
+    setting = BASE.updated(optimizer=optimizer, weight_decay=0.5, weight_decay_on="convolutions")
     start = {name: tensor.clone() for name, tensor in own.state_dict().items()}
-    network = FlatNetwork(own, Mask({"convolution.weight": keep}), config)
+    network = FlatNetwork(own, Mask({"convolution.weight": keep}), setting)
     network.load(start)
     others = [*exact.norm.parameters(), *exact.output.parameters()]
     groups = [{"params": [exact.convolution.weight], "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
@@ -203,8 +203,8 @@ def test_pruned_weights_gather_no_moments(optimizer: str):
 
 @pytest.mark.parametrize("optimizer", ["adam", "momentum", "rmsprop"])
 def test_a_state_has_moments_of_surviving_weights_alone_and_goes_on_with_the_same_bits(optimizer: str):
-    config, model = BASE.updated(optimizer=optimizer), TwoHeaded()
-    network = loaded(config, model)
+    setting, model = BASE.updated(optimizer=optimizer), TwoHeaded()
+    network = loaded(setting, model)
     for (x, labels), rate in zip(batches()[:3], RATES, strict=False):
         network.update(x, labels, rate)
     state, pruned = network.state(), network.mask == 0
@@ -212,7 +212,7 @@ def test_a_state_has_moments_of_surviving_weights_alone_and_goes_on_with_the_sam
         moment = state[f"{MOMENTS}{name}"]
         assert not moment[pruned].any()
         assert moment[~pruned].all()
-    resumed = FlatNetwork(TwoHeaded(), sparse(model), config)
+    resumed = FlatNetwork(TwoHeaded(), sparse(model), setting)
     resumed.load(state)
     for both in (network, resumed):
         for (x, labels), rate in zip(batches()[3:], RATES[3:], strict=True):
@@ -222,8 +222,8 @@ def test_a_state_has_moments_of_surviving_weights_alone_and_goes_on_with_the_sam
 
 @pytest.mark.parametrize("pieces", [2, 3, 8])
 def test_a_batch_worked_through_in_pieces_is_the_whole_batch_to_rounding(pieces: int):
-    config = BASE.updated(label_smoothing=0.1)
-    whole, in_pieces = loaded(config, TwoHeaded()), loaded(config.updated(pieces=pieces), TwoHeaded())
+    setting = BASE.updated(label_smoothing=0.1)
+    whole, in_pieces = loaded(setting, TwoHeaded()), loaded(setting.updated(pieces=pieces), TwoHeaded())
     for (x, labels), rate in zip(batches(), RATES, strict=True):
         whole.update(x, labels, rate)
         in_pieces.update(x, labels, rate)
@@ -264,7 +264,7 @@ def test_batch_norm_normalises_each_piece_by_itself():
 
 
 def test_more_pieces_than_images_are_refused():
-    with pytest.raises(ConfigError, match="pieces: 33 is more than the 32 images of a batch"):
+    with pytest.raises(SettingError, match="pieces: 33 is more than the 32 images of a batch"):
         BASE.updated(pieces=33)
 
 
@@ -297,8 +297,8 @@ def test_tf32_is_allowed_where_it_is_asked_for_alone(precision: str, allowed: bo
 
 
 def test_the_loss_of_an_auxiliary_head_counts_as_much_as_is_set():
-    inception = preset("inception_v3", profile="smoke").updated(image_size=299)
-    config = inception.updated(
+    inception = preset("inception_v3", profile="smoke").setting.updated(image_size=299)
+    setting = inception.updated(
         optimizer="momentum",
         weight_decay=0.0,
         momentum=0.0,
@@ -306,7 +306,7 @@ def test_the_loss_of_an_auxiliary_head_counts_as_much_as_is_set():
         weight_average=0.0,
         auxiliary_loss=0.4,
     )
-    network = loaded(config, TwoHeaded(auxiliary=True))
+    network = loaded(setting, TwoHeaded(auxiliary=True))
     before = network.weights.clone()
     x, labels = batches()[0]
     network.update(x, labels, 1.0)
@@ -322,12 +322,12 @@ def test_the_loss_of_an_auxiliary_head_counts_as_much_as_is_set():
 
 
 def test_the_average_of_weights_forgets_its_beginning_and_survives_a_resumption():
-    config = BASE.updated(weight_average=0.25)
-    network = loaded(config, TwoHeaded())
+    setting = BASE.updated(weight_average=0.25)
+    network = loaded(setting, TwoHeaded())
     average = network.weights.double()
     for step, ((x, labels), rate) in enumerate(zip(batches(), RATES, strict=True)):
         if step == 3:
-            resumed = FlatNetwork(TwoHeaded(), sparse(TwoHeaded()), config)
+            resumed = FlatNetwork(TwoHeaded(), sparse(TwoHeaded()), setting)
             resumed.load(network.state())
             network = resumed
         network.update(x, labels, rate)
@@ -373,21 +373,21 @@ def test_without_an_average_the_weights_themselves_are_evaluated():
     assert "optimizer.average" not in network.state()
 
 
-LINEAR = BASE.updated(iterations=1_000, drops=(), learning_rate=0.03, final_learning_rate=0.005, rewinds=(0,))
-STAIRS = BASE.updated(iterations=1_000, drops=(300, 600), drop_factor=0.94, learning_rate=0.66, rewinds=(0,))
+LINEAR = BASE.updated(iterations=1_000, drops=(), learning_rate=0.03, final_learning_rate=0.005)
+STAIRS = BASE.updated(iterations=1_000, drops=(300, 600), drop_factor=0.94, learning_rate=0.66)
 
 
 @pytest.mark.parametrize(
-    ("config", "iteration", "expected"),
+    ("setting", "iteration", "expected"),
     [
         *((LINEAR, i, rate) for i, rate in ((0, 0.03), (1, 0.029975), (500, 0.0175), (999, 0.005025))),
         *((STAIRS, i, rate) for i, rate in ((299, 0.66), (300, 0.6204), (599, 0.6204), (600, 0.583176))),
     ],
 )
-def test_learning_rates_are_those_computed_by_hand(config: Config, iteration: int, expected: float):
-    assert learning_rate(config, iteration) == pytest.approx(expected, rel=1e-12)
+def test_learning_rates_are_those_computed_by_hand(setting: Setting, iteration: int, expected: float):
+    assert learning_rate(setting, iteration) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_learning_rate_falls_in_steps_or_in_a_straight_line_not_both():
-    with pytest.raises(ConfigError, match=r"final_learning_rate: 0\.005 .*drops=\[300\].*one of them"):
+    with pytest.raises(SettingError, match=r"final_learning_rate: 0\.005 .*drops=\[300\].*one of them"):
         LINEAR.updated(drops=(300,))

@@ -13,7 +13,7 @@ from lth_study.__main__ import entry
 from lth_study.files import StoreError, read_json, write_json
 from lth_study.presets import preset
 from lth_study.runner import run
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training, dense
 from lth_study.weights import carry
 
@@ -22,14 +22,14 @@ LENET = preset("lenet_300_100", profile="smoke").updated(**DEEP, iterations=40, 
 RESNET20 = preset("resnet20", profile="smoke").updated(**DEEP)
 
 
-def to_level_2(config: Config) -> Config:
-    return config.updated(levels=2, compared_levels=(2,))
+def to_level_2(study: Setting) -> Setting:
+    return study.updated(levels=2, compared_levels=(2,))
 
 
-def bits(store: Path, config: Config) -> dict[str, bytes]:
+def bits(store: Path, study: Setting) -> dict[str, bytes]:
     """Ends, masks and distances of every training of a store."""
     names = ("end.safetensors", "mask.safetensors", "distances.json")
-    folder = store / config.name
+    folder = store / study.name
     return {str(f.relative_to(folder)): f.read_bytes() for name in names for f in folder.rglob(name)}
 
 
@@ -38,9 +38,9 @@ def trained_levels(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     levels: list[int] = []
     train = worker.train
 
-    def counted(config: Config, dataset: Any, ticket: Any, **options: Any) -> Any:
+    def counted(study: Setting, dataset: Any, ticket: Any, **options: Any) -> Any:
         levels.append(ticket.level)
-        return train(config, dataset, ticket, **options)
+        return train(study, dataset, ticket, **options)
 
     monkeypatch.setattr(worker, "train", counted)
     return levels
@@ -53,16 +53,16 @@ def lth(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     assert not left.value.code
 
 
-@pytest.mark.parametrize("config", [LENET, RESNET20], ids=lambda config: config.network)
+@pytest.mark.parametrize("study", [LENET, RESNET20], ids=lambda study: study.network)
 def test_a_chain_continued_elsewhere_gives_the_bits_of_one_that_was_not_broken_off(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     alone, here, there, weights = (tmp_path / name for name in ("alone", "here", "there", "weights"))
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results of alone"))
-    at_once = run(config, store=alone, workers=1)
+    at_once = run(study, store=alone, workers=1)
 
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
-    run(to_level_2(config), store=here, workers=1)
+    run(to_level_2(study), store=here, workers=1)
     lth(monkeypatch, "export", "--store", str(here), "--weights", str(weights))
     shutil.rmtree(here)
     exported = tmp_path / "exported"
@@ -70,10 +70,10 @@ def test_a_chain_continued_elsewhere_gives_the_bits_of_one_that_was_not_broken_o
     lth(monkeypatch, "import", str(exported), "--store", str(there), "--weights", str(weights))
 
     levels = trained_levels(monkeypatch)
-    continued = run(config, store=there, workers=1)
+    continued = run(study, store=there, workers=1)
     assert set(levels) == {3, 4}
     pd.testing.assert_frame_equal(continued.drop(columns="finished"), at_once.drop(columns="finished"))
-    expected, found = bits(alone, config), bits(there, config)
+    expected, found = bits(alone, study), bits(there, study)
     deep = {name for name in expected if "level_03" in name or "level_04" in name}
     assert deep <= found.keys()
     assert {name: found[name] for name in found if name in expected} == {n: expected[n] for n in found if n in expected}
@@ -82,8 +82,8 @@ def test_a_chain_continued_elsewhere_gives_the_bits_of_one_that_was_not_broken_o
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A chain of three levels, with a control at every one."""
-    config = LENET.updated(rewinds=(10,), levels=3, compared_levels=(1, 2, 3), methods=("random_pruning",), orders=1)
-    run(config, store=tmp_path / "store", workers=1)
+    study = LENET.updated(rewinds=(10,), levels=3, compared_levels=(1, 2, 3), methods=("random_pruning",), orders=1)
+    run(study, store=tmp_path / "store", workers=1)
     return tmp_path / "store"
 
 
@@ -108,12 +108,12 @@ def test_a_control_that_was_broken_off_does_not_repeat_its_chain(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Its level's mask is among what is carried, though the chain is one level deeper."""
-    config = LENET.updated(rewinds=(10,), levels=3, compared_levels=(2, 3), methods=("random_pruning",), orders=1)
+    study = LENET.updated(rewinds=(10,), levels=3, compared_levels=(2, 3), methods=("random_pruning",), orders=1)
     shutil.rmtree(store / LENET.name / "replicate_1/random_pruning/rewind_10/level_02")
     records.export_store(store, records.results_folder())
     carry(store, tmp_path / "elsewhere")
     levels = trained_levels(monkeypatch)
-    run(config, store=tmp_path / "elsewhere", workers=1)
+    run(study, store=tmp_path / "elsewhere", workers=1)
     assert levels == [2]
 
 
@@ -143,9 +143,9 @@ def test_weights_of_other_images_are_refused(store: Path, tmp_path: Path):
 
 def test_levels_below_a_complete_one_are_not_needed():
     chain = [Training(1, "imp", 0, level, 0) for level in range(1, 5)]
-    config = LENET.updated(rewinds=(0,), methods=("imp",), orders=1)
-    assert plan.needed([chain[3]], config) == [dense(1), *chain]
-    assert plan.needed([chain[3]], config, {chain[1]}) == [dense(1), *chain[1:]]
-    assert plan.needed([chain[0], chain[3]], config, {chain[1]}) == [dense(1), *chain]
-    assert plan.needed([chain[3]], config, {Training(1, "imp", 20, 3, 0), dense(1)}) == [dense(1), *chain]
-    assert StudyStore(Path(), config).saves(chain[0]).kept_states() == []
+    study = LENET.updated(rewinds=(0,), methods=("imp",), orders=1)
+    assert plan.needed([chain[3]], study) == [dense(1), *chain]
+    assert plan.needed([chain[3]], study, {chain[1]}) == [dense(1), *chain[1:]]
+    assert plan.needed([chain[0], chain[3]], study, {chain[1]}) == [dense(1), *chain]
+    assert plan.needed([chain[3]], study, {Training(1, "imp", 20, 3, 0), dense(1)}) == [dense(1), *chain]
+    assert StudyStore(Path(), study).saves(chain[0]).kept_states() == []

@@ -130,12 +130,12 @@ def learns(precision: str, **changes: object) -> str:
     from lth_study.devices import compute_device
     from lth_study.networks import build, initial_weights
 
-    brief = {"dataset": "mnist_embedded", "iterations": UPDATES, "drops": (), "rewinds": (0,), "curve_rewinds": (0,)}
-    config = preset("resnet20", "low").updated(**{**brief, "precision": precision, **changes})
-    images = data.load("mnist_embedded", color=True, size=config.image_size).to(compute_device())
-    weights = initial_weights(config, torch.Generator().manual_seed(1))
-    _, ended = trainer(config, images, replicate=1)(subnetwork(weights, Mask.ones(build(config)), 0, 0), None)
-    outcome = f"loss {ended['train_loss']:.2f} after {config.iterations} updates"
+    brief = {"dataset": "mnist_embedded", "iterations": UPDATES, "drops": ()}
+    setting = preset("resnet20", "low").setting.updated(**{**brief, "precision": precision, **changes})
+    images = data.load("mnist_embedded", color=True, size=setting.image_size).to(compute_device())
+    weights = initial_weights(setting, torch.Generator().manual_seed(1))
+    _, ended = trainer(setting, images, replicate=1)(subnetwork(weights, Mask.ones(build(setting)), 0, 0), None)
+    outcome = f"loss {ended['train_loss']:.2f} after {setting.iterations} updates"
     if not ended["train_loss"] < LEARNED:
         raise ValueError(f"{outcome}; expected less than {LEARNED}")
     return outcome

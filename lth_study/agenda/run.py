@@ -13,19 +13,18 @@ from lth_study.agenda.parts import Part
 from lth_study.agenda.table import absent, known
 from lth_study.data.parts import DataError
 from lth_study.devices import compute_device, device_name
+from lth_study.extents import Study
 from lth_study.files import StoreError
 from lth_study.measure import measurable
 from lth_study.parallel import stop_signals
 from lth_study.presets import preset
 from lth_study.runner import Style, train_missing
-from lth_study.settings import Config
 from lth_study.store import StudyStore, dense
 from lth_study.worker import Worker
 
 LARGEST_DIFFERENCE = 2.0
 """The largest difference, in points of accuracy, that a reduced precision may have from float32."""
 _PRECISIONS = ("float32", "tf32", "bfloat16")
-_CHECKED = {"dataset": "cifar10", "levels": 0, "rewinds": (0,), "curve_rewinds": None, "replicates": 1}
 
 
 class Imprecise(RuntimeError):
@@ -53,21 +52,22 @@ def run_parts(
         check_precisions(store, deadline)
     reason, refused = cache(_not_there), None
     for part in listed:
-        for configs in part.studies():
-            if absent(configs, known(store, configs[0]), device_name()) and reason(configs[0].dataset):
-                print(f"{part.name}: skipped: {configs[0].name}: {reason(configs[0].dataset)}", flush=True)
+        for study in part.studies:
+            setting = study.setting
+            if absent(study, known(store, setting), device_name()) and reason(setting.dataset):
+                print(f"{part.name}: skipped: {setting.name}: {reason(setting.dataset)}", flush=True)
         for replicate in part.replicates():
             place, trained = f"{part.name}, replicate {replicate}", False
             try:
-                for configs in part.replicate(replicate).studies():
-                    if not _can_be_added_to(configs, store, place) or reason(configs[0].dataset):
+                for study in part.replicate(replicate).studies:
+                    if not _can_be_added_to(study, store, place) or reason(study.setting.dataset):
                         continue
                     trained = True
                     left = None if deadline is None else max(0.0, deadline - time.monotonic())
                     try:
-                        train_missing(configs, store, workers=workers, seconds=left, progress=progress)
+                        train_missing(study, store, workers=workers, seconds=left, progress=progress)
                     except (DataError, StoreError) as error:  # the images are damaged or not the recorded ones
-                        print(f"{place}: skipped: {configs[0].name}: {error}", flush=True)
+                        print(f"{place}: skipped: {study.setting.name}: {error}", flush=True)
             finally:
                 if trained:
                     refused = _export(place, store, destination)
@@ -77,7 +77,7 @@ def run_parts(
 
 def what_is_left(listed: Sequence[Part], store: Path, device: str) -> list[str]:
     """A line for every part that still lacks trainings on the device."""
-    counts = {part.name: sum(len(absent(c, known(store, c[0]), device)) for c in part.studies()) for part in listed}
+    counts = {p.name: sum(len(absent(s, known(store, s.setting), device)) for s in p.studies) for p in listed}
     return [f"left: {name}, {count} trainings" for name, count in counts.items() if count]
 
 
@@ -100,25 +100,26 @@ def check_precisions(store: Path, deadline: float | None = None) -> None:
 
 
 def _accuracy(precision: str, folder: Path, deadline: float | None) -> float:
-    study = StudyStore(folder, preset("resnet20", profile="tenth").updated(**_CHECKED, precision=precision))
+    setting = preset("resnet20", profile="tenth").setting.updated(dataset="cifar10", precision=precision)
+    study = StudyStore(folder, setting)
     training = dense(1)
     if not study.saves(training).complete:
         study.prepare()
         with stop_signals() as stopping:
             late = lambda: stopping.is_set() or (deadline is not None and time.monotonic() >= deadline)  # noqa: E731
-            Worker(study, late).complete([training])
+            Worker(study, stop_requested=late).complete([training])
     metrics = study.saves(training).result()["metrics"]
     return float(metrics.get("test_accuracy", float("nan")))  # a diverged training has none
 
 
-def _can_be_added_to(configs: Sequence[Config], store: Path, place: str) -> bool:
+def _can_be_added_to(study: Study, store: Path, place: str) -> bool:
     """Whether this device can add to one replicate of a study. Prints a line if only another processor can."""
-    study, device, kept = known(store, configs[0]), device_name(), StudyStore(store, configs[0])
-    there = study.elsewhere(device).get(configs[0].replicates[0], device)
-    barriers = (barrier for config in configs for barrier in plan.unmeasured(study.values, config))
-    missing = bool(absent(configs, study, there)) or any(measurable(kept, barrier) for barrier in barriers)
+    found, device, kept = known(store, study.setting), device_name(), StudyStore(store, study.setting)
+    there = found.elsewhere(device).get(study.extent.replicates[0], device)
+    apart = plan.unmeasured(found.values, study)
+    missing = bool(absent(study, found, there)) or any(measurable(kept, comparison) for comparison in apart)
     if missing and there != device:
-        print(f"{place}: skipped: {configs[0].name}: made by {there}; here is {device}", flush=True)
+        print(f"{place}: skipped: {study.setting.name}: made by {there}; here is {device}", flush=True)
     return missing and there == device
 
 

@@ -12,16 +12,17 @@ import pandas as pd
 from lth_study import plan, records
 from lth_study.agenda.parts import Part
 from lth_study.costs.updates import seconds_per_update
+from lth_study.extents import Study
 from lth_study.report.claims import Claim
 from lth_study.report.effects import parse
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training, dense
 
 Need = tuple[str, Training]
 """The name of a study, and one of its trainings."""
 
 
-class Study(NamedTuple):
+class Known(NamedTuple):
     """What exists of a study: records, provenance, and the trainings that are complete in the run store."""
 
     values: pd.DataFrame
@@ -41,17 +42,15 @@ class Study(NamedTuple):
         return {Training(r, m, k, n, int(order)): device for r, m, k, n, order, device in zip(*columns, strict=True)}
 
 
-def known(store: Path, config: Config) -> Study:
-    """What the results folder and a run store have of a configuration's study."""
-    study = StudyStore(store, config)
-    return Study(*records.known(study), frozenset(study.results()))
+def known(store: Path, setting: Setting) -> Known:
+    """What the results folder and a run store have of a study."""
+    return Known(*records.known(setting, store), frozenset(StudyStore(store, setting).results()))
 
 
-def absent(configs: Sequence[Config], study: Study, device: str) -> list[Training]:
-    """The missing trainings of one study that this device can add. Replicates of other devices are left out."""
-    elsewhere = study.elsewhere(device)
-    trainings = (t for config in configs for t in plan.missing(study.values, config) if t.replicate not in elsewhere)
-    return list(dict.fromkeys(trainings))
+def absent(study: Study, known: Known, device: str) -> list[Training]:
+    """The missing trainings of a study that this device can add. Replicates of other devices are left out."""
+    elsewhere = known.elsewhere(device)
+    return [t for t in plan.missing(known.values, study) if t.replicate not in elsewhere]
 
 
 def agenda(
@@ -63,36 +62,37 @@ def agenda(
     GPU, for trainings alone; NaN if nothing similar was timed. A part decides a claim if it trains all that the claim
     lacks. `ranked` sorts by claims per hour, most first; ties, and parts without hours, keep their order.
     """
-    studies: dict[str, Study] = {}
+    cache: dict[str, Known] = {}
 
-    def study_of(config: Config) -> Study:
-        if config.name not in studies:
-            studies[config.name] = known(store, config)
-        return studies[config.name]
+    def known_of(setting: Setting) -> Known:
+        if setting.name not in cache:
+            cache[setting.name] = known(store, setting)
+        return cache[setting.name]
 
     wanted, made = list[tuple[str, list[Need]]](), dict[str, dict[Training, str]]()
     for claim in claims:
         wanted.append((claim.claim, []))
-        for config, trainings in needs(claim):
-            name = config.name
+        for setting, trainings in needs(claim):
+            name = setting.name
             wanted[-1][1].extend((name, training) for training in trainings)
             if name not in made:
-                made[name] = study_of(config).made()
+                made[name] = known_of(setting).made()
     recorded = {c.name: c for folder in (records.results_folder(), store) for c in records.studies(folder)}
-    timed = [(config, study_of(config).provenance) for config in recorded.values()]
+    timed = [(setting, known_of(setting).provenance) for setting in recorded.values()]
     rows = []
     for part in listed:
         missing, hours = set[Need](), 0.0
-        for configs in part.studies():
-            study = study_of(configs[0])
-            lacking = absent(configs, study, device)
-            missing |= {(configs[0].name, training) for training in lacking}
-            work = {t for config in configs for t in plan.needed(lacking, config, study.complete)} - study.complete
-            updates = sum(plan.length(training, configs[0]) for training in work)
-            hours += updates * seconds_per_update(configs[0], device, timed) / 3600 if updates else 0
+        for study in part.studies:
+            setting, here = study.setting, known_of(study.setting)
+            lacking = set(absent(study, here, device))
+            missing |= {(setting.name, training) for training in lacking}
+            apart = [d for d in plan.distances(study) if {d.a, d.b} & lacking]
+            work = set(plan.needed(lacking, apart, study, here.complete)) - here.complete
+            updates = sum(plan.length(training, setting) for training in work)
+            hours += updates * seconds_per_update(setting, device, timed) / 3600 if updates else 0
         count = _decided(wanted, made, missing, device)
         rate = count / hours if hours > 0 else 0.0
-        rows.append([part.name, part.configs[0].profile, len(missing), hours, count, rate])
+        rows.append([part.name, part.studies[0].setting.profile, len(missing), hours, count, rate])
     table = pd.DataFrame(rows, columns=["part", "profile", "missing", "hours", "claims", "claims per hour"])
     return table.sort_values("claims per hour", ascending=False, kind="stable") if ranked else table
 
@@ -105,7 +105,7 @@ def shown(table: pd.DataFrame) -> str:
     return text
 
 
-def needs(claim: Claim) -> Iterator[tuple[Config, list[Training]]]:
+def needs(claim: Claim) -> Iterator[tuple[Setting, list[Training]]]:
     """The trainings that a claim's effect needs, by study."""
     orders = (0, 1) if claim.measure.endswith("data_order") else (0,)
     for term in parse(claim.effect):
@@ -116,7 +116,7 @@ def needs(claim: Claim) -> Iterator[tuple[Config, list[Training]]]:
             if term.method != "dense":
                 places = ((level, order) for level in claim.at for order in orders)
                 found += [Training(replicate, term.method, term.rewind, *place) for place in places]
-        yield claim.config(claim.dataset, dict(term.changes)), found
+        yield claim.setting(claim.dataset, dict(term.changes)), found
 
 
 def _decided(

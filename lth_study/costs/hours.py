@@ -14,7 +14,7 @@ from lth_study.plan import length
 from lth_study.presets import preset, profiles
 from lth_study.records import read, results_folder, studies
 from lth_study.report import NETWORK_NAMES
-from lth_study.settings import Config
+from lth_study.settings import Setting
 
 WATTS_PER_CORE = 10
 """Power of a busy core with its share of memory, power supply and cooling: assumed for a server, not measured."""
@@ -30,18 +30,18 @@ def floors() -> pd.DataFrame:
     rates, rows = measured_rates(), []
     for network, name in NETWORK_NAMES.items():
         for profile in (known for known in profiles(network) if known != "smoke"):
-            config = preset(network, profile=profile)
-            recorded = _seconds_per_iteration(config) * config.iterations
+            setting = preset(network, profile=profile).setting
+            recorded = _seconds_per_iteration(setting) * setting.iterations
             for device in dict.fromkeys([*rates, *recorded.index]):
-                floor = floor_seconds(config, *rates[device][:2]) if device in rates else math.nan
+                floor = floor_seconds(setting, *rates[device][:2]) if device in rates else math.nan
                 seconds = recorded.get(device, math.nan)
                 rows.append(
                     {
                         "network": name,
                         "profile": profile,
                         "device": device,
-                        "GFLOP per iteration": round(iteration_flops(config) / 1e9, 3),
-                        "MB per iteration": round(iteration_bytes(config) / 1e6, 2),
+                        "GFLOP per iteration": round(iteration_flops(setting) / 1e9, 3),
+                        "MB per iteration": round(iteration_bytes(setting) / 1e6, 2),
                         "floor (s)": _shown(floor, 1),
                         "recorded (s)": _shown(seconds, 1),
                         "floor / recorded": _shown(floor / seconds, 2),
@@ -59,14 +59,15 @@ def costs_of_figures(profile: str) -> pd.DataFrame:
     """
     measured = measured_rates()
     about, tables = {}, {device: dict[tuple[str, str], Any]() for device in measured}
-    for name, config in standard_presets(profile).items():
-        recorded = _seconds_per_iteration(config)
-        for part, needed in shared_trainings(config).items():
-            iterations = sum(length(training, config) for training in needed)
-            work = round(iterations * iteration_flops(config) / 1e15, 3)
-            about[name, part] = {"profile": config.profile, "trainings": len(needed), "PFLOP": work}
+    for name, study in standard_presets(profile).items():
+        setting = study.setting
+        recorded = _seconds_per_iteration(setting)
+        for part, needed in shared_trainings(study).items():
+            iterations = sum(length(training, setting) for training in needed)
+            work = round(iterations * iteration_flops(setting) / 1e15, 3)
+            about[name, part] = {"profile": setting.profile, "trainings": len(needed), "PFLOP": work}
             for device, rates in measured.items():
-                least = floor_seconds(config, *rates[:2]) / config.iterations
+                least = floor_seconds(setting, *rates[:2]) / setting.iterations
                 hours = iterations * recorded.get(device, least) / 3600
                 tables[device][name, part] = {
                     "hours": round(hours, 1),
@@ -81,16 +82,16 @@ def _shown(value: float, digits: int) -> float | str:
     return "" if math.isnan(value) else round(value, digits)
 
 
-def _seconds_per_iteration(config: Config) -> pd.Series:
+def _seconds_per_iteration(setting: Setting) -> pd.Series:
     """The median recorded seconds an iteration by device; the device with most trainings comes first.
 
     Trainings on a stand-in data set count too: an image costs the same.
     """
-    same = config.updated(dataset="mnist_embedded").digest()
+    same = setting.updated(dataset="mnist_embedded").digest()
     tables = [
-        read(results_folder(), study)[1]
-        for study in studies(results_folder())
-        if study.updated(dataset="mnist_embedded").digest() == same
+        read(results_folder(), other)[1]
+        for other in studies(results_folder())
+        if other.updated(dataset="mnist_embedded").digest() == same
     ]
     if not tables:
         return pd.Series(dtype=float)

@@ -12,7 +12,7 @@ from lth_study.costs.trainings import costs
 from lth_study.presets import preset
 from lth_study.records import read, results_folder, studies
 from lth_study.report import NETWORK_NAMES
-from lth_study.settings import IMAGENET_NETWORKS, Config
+from lth_study.settings import IMAGENET_NETWORKS, Setting
 
 MINUTE = pd.Timedelta(minutes=1)
 """The resolution of a training's recorded end."""
@@ -28,15 +28,15 @@ def costs_of_imagenet() -> pd.DataFrame:
     """
     rows = {}
     for network in IMAGENET_NETWORKS:
-        config, name = preset(network), NETWORK_NAMES[network]
-        cost = costs(config).loc["all of it"]
-        images = cost["iterations, here"] * config.batch_size
+        study, name = preset(network), NETWORK_NAMES[network]
+        setting, cost = study.setting, costs(study).loc["all of it"]
+        images = cost["iterations, here"] * setting.batch_size
         about: dict[str, Any] = {
             "trainings": int(cost["trainings, here"]),
             "images (billion)": images / 1e9,
-            f"GiB, batch of {config.batch_size:,} in {config.pieces} pieces": training_bytes(config) / 2**30,
+            f"GiB, batch of {setting.batch_size:,} in {setting.pieces} pieces": training_bytes(setting) / 2**30,
         }
-        speeds = _measured_speeds(name) | _estimated_speeds(config)
+        speeds = _measured_speeds(name) | _estimated_speeds(setting)
         rows[name] = about | {f"hours, {device}": images / speed / 3600 for device, speed in speeds.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
 
@@ -49,9 +49,9 @@ def _measured_speeds(name: str) -> dict[str, float]:
     return {f"one core of {device}": speed for device, speed in speeds.items()}
 
 
-def _estimated_speeds(config: Config) -> dict[str, float]:
+def _estimated_speeds(setting: Setting) -> dict[str, float]:
     """Estimated images a second on GPUs, at the arithmetic rate of ResNet-20 at the paper's profile."""
-    here, there = (iteration_flops(each) / each.batch_size for each in (config, preset("resnet20")))
+    here, there = (iteration_flops(each) / each.batch_size for each in (setting, preset("resnet20").setting))
     checked = {device: speed * there for device, speed in resnet20_on_gpus().items()}
     return {f"{device} (estimate)": rate / here for device, rate in (_recorded_rates() | checked).items()}
 

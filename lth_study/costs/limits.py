@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lth_core.masks import Mask
 from lth_study.data import image_shape
 from lth_study.networks import build
-from lth_study.settings import Config
+from lth_study.settings import Setting
 from lth_study.training.updates import FlatNetwork
 
 CACHE_BYTES = 32 * 2**20
@@ -33,7 +33,7 @@ class Layer(NamedTuple):
 
 
 @cache
-def layers(config: Config) -> tuple[Layer, ...]:
+def layers(setting: Setting) -> tuple[Layer, ...]:
     """The convolutions and fully connected layers of a network, in the order in which they run in training."""
     found: list[Layer] = []
 
@@ -42,15 +42,15 @@ def layers(config: Config) -> tuple[Layer, ...]:
         found.append(Layer(2 * outputs.numel() * layer.weight[0].numel(), outputs.numel()))
 
     with torch.device("meta"), torch.no_grad():
-        model = build(config)
+        model = build(setting)
         for module in model.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 module.register_forward_hook(note)
-        model(torch.empty(_batch_shape(config), dtype=torch.uint8))
+        model(torch.empty(_batch_shape(setting), dtype=torch.uint8))
     return tuple(found)
 
 
-def iteration_flops(config: Config) -> int:
+def iteration_flops(setting: Setting) -> int:
     """The floating-point operations of one training iteration on a whole batch.
 
     Only products of convolutions and fully connected layers count: outputs, gradients of weights and, except in the
@@ -58,11 +58,11 @@ def iteration_flops(config: Config) -> int:
     Algorithms with fewer multiplications, such as Winograd's for convolutions, could need fewer. Elementwise work
     (normalisation, ReLU, optimiser) comes on top.
     """
-    forward = [layer.flops for layer in layers(config)]
+    forward = [layer.flops for layer in layers(setting)]
     return 3 * sum(forward) - forward[0]
 
 
-def iteration_bytes(config: Config, cache_bytes: int = CACHE_BYTES) -> int:
+def iteration_bytes(setting: Setting, cache_bytes: int = CACHE_BYTES) -> int:
     """The least bytes that memory moves in one training iteration, to and from a processor with a cache of that size.
 
     After the forward pass, the backward pass needs the output of every convolution and fully connected layer. The
@@ -74,26 +74,26 @@ def iteration_bytes(config: Config, cache_bytes: int = CACHE_BYTES) -> int:
     leave the cache before the next layer reads them.
     """
     with torch.device("meta"):
-        network = FlatNetwork(build(config), Mask({}), config)
+        network = FlatNetwork(build(setting), Mask({}), setting)
     vectors = 1 + len(network.moments) + (network.average is not None)
-    activation_bytes = 2 if config.precision == "bfloat16" else FLOAT_BYTES
-    activations = activation_bytes * sum(layer.outputs for layer in layers(config))
+    activation_bytes = 2 if setting.precision == "bfloat16" else FLOAT_BYTES
+    activations = activation_bytes * sum(layer.outputs for layer in layers(setting))
     waiting: int = activations + FLOAT_BYTES * vectors * network.weights.numel()
-    return math.prod(_batch_shape(config)) + 2 * max(0, waiting - config.pieces * cache_bytes)
+    return math.prod(_batch_shape(setting)) + 2 * max(0, waiting - setting.pieces * cache_bytes)
 
 
-def training_bytes(config: Config) -> int:
+def training_bytes(setting: Setting) -> int:
     """The least bytes of memory that one training holds, at the end of the forward pass of a piece of a batch.
 
     They are the tensors saved for the backward pass, and the weights with their gradient, mask, moments and average.
     All are float32. The device needs more for gradients on their way back, the libraries' work space, and the data set.
     Raises `ValueError` for LeNet: its backward pass is written by hand.
     """
-    if config.network == "lenet_300_100":
+    if setting.network == "lenet_300_100":
         raise ValueError("LeNet's backward pass is written by hand, so autograd cannot count its memory; omit it")
     waiting: dict[int, int] = {}
     with torch.device("meta"):
-        network = FlatNetwork(build(config), Mask({}), config)
+        network = FlatNetwork(build(setting), Mask({}), setting)
         vectors = 3 + len(network.moments) + (network.average is not None)
 
         def note(tensor: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def training_bytes(config: Config) -> int:
             waiting[storage._cdata] = storage.nbytes()
             return tensor
 
-        images = torch.empty(_batch_shape(config), dtype=torch.uint8).chunk(config.pieces)[0]
+        images = torch.empty(_batch_shape(setting), dtype=torch.uint8).chunk(setting.pieces)[0]
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             outputs = network.model.train()(images)
         del outputs
@@ -111,16 +111,16 @@ def training_bytes(config: Config) -> int:
 
 
 def floor_seconds(
-    config: Config, flops_per_second: float, bytes_per_second: float, cache_bytes: int = CACHE_BYTES
+    setting: Setting, flops_per_second: float, bytes_per_second: float, cache_bytes: int = CACHE_BYTES
 ) -> float:
     """The least seconds of a training from initialisation to the end (a roofline), without the final evaluation.
 
     Arithmetic and memory work at the given rates at the same time, so the slower one sets the time of an iteration."""
-    arithmetic = iteration_flops(config) / flops_per_second
-    memory = iteration_bytes(config, cache_bytes) / bytes_per_second
-    return config.iterations * max(arithmetic, memory)
+    arithmetic = iteration_flops(setting) / flops_per_second
+    memory = iteration_bytes(setting, cache_bytes) / bytes_per_second
+    return setting.iterations * max(arithmetic, memory)
 
 
-def _batch_shape(config: Config) -> tuple[int, ...]:
-    color = config.network != "lenet_300_100"
-    return (config.batch_size, *image_shape(config.dataset, color=color, size=config.image_size))
+def _batch_shape(setting: Setting) -> tuple[int, ...]:
+    color = setting.network != "lenet_300_100"
+    return (setting.batch_size, *image_shape(setting.dataset, color=color, size=setting.image_size))

@@ -2,59 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from lth_study.extents import Extent, Study
 from lth_study.plan import length, trainings
-from lth_study.presets import figures, preset
+from lth_study.presets import preset
 from lth_study.report import NETWORK_NAMES
-from lth_study.settings import Config
 from lth_study.store import Training
 
 
-def costs(config: Config) -> pd.DataFrame:
+def costs(study: Study) -> pd.DataFrame:
     """Trainings and iterations of every part of a network's study, one replicate, and of all parts together.
 
     *One by one*: every rewinding iteration of every part is a separate experiment, as in the paper's description. It
     has its own dense run and IMP chain, and reaches W_k by repeating the first k iterations. *Here*: one dense run
     gives W_k and the first mask for everything. Every training starts at iteration k, and parts share trainings.
     """
-    config = config.updated(replicates=config.replicates[:1])
-    alone = {name: _one_by_one(part) for name, part in figures(config).items()}
+    study = study.updated(replicates=study.extent.replicates[:1])
+    alone = {name: _one_by_one(study.only(name)) for name in study.extents}
     alone["all of it"] = [training for part in alone.values() for training in part]
-    rows = {name: _row(alone[name], here, config) for name, here in shared_trainings(config).items()}
+    rows = {name: _row(alone[name], here, study) for name, here in shared_trainings(study).items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("part")
 
 
 def costs_of_networks(profile: str) -> pd.DataFrame:
     """`costs` of every network's study with the standard recipe."""
-    return pd.concat({name: costs(config) for name, config in standard_presets(profile).items()}, names=["network"])
+    return pd.concat({name: costs(study) for name, study in standard_presets(profile).items()}, names=["network"])
 
 
-def growth(config: Config) -> pd.DataFrame:
+def growth(study: Study) -> pd.DataFrame:
     """Trainings and iterations of a study's stability and accuracy: as it is, and with one setting doubled.
 
     The setting is the number of replicates, rewinding iterations or levels. Doubling rewinding iterations adds k + 1 to
     every k. Doubling levels doubles iterative pruning's levels, and adds half of every density to one-shot pruning.
     Comparisons at the last level move to the new last level.
     """
-    halves = config.densities and (*config.densities, *(density / 2 for density in config.densities))
-    curve = config.curve_levels and 2 * config.curve_levels
-    doubled = {
-        "as it is": config,
-        "twice the replicates": config.updated(replicates=2 * len(config.replicates)),
-        "twice the rewinding iterations": config.updated(
-            rewinds=_with_the_next(config.rewinds),
-            curve_rewinds=_with_the_next(config.curve_rewinds or config.rewinds[:1]),
-        ),
-        "twice the levels": config.updated(levels=2 * config.levels, curve_levels=curve, densities=halves),
+    setting = study.setting
+    halves = setting.densities and (*setting.densities, *(density / 2 for density in setting.densities))
+
+    def doubled(**changes: Callable[[Extent], object]) -> Study:
+        extents = {
+            name: extent.updated(**{field: change(extent) for field, change in changes.items()})
+            for name, extent in study.extents.items()
+        }
+        return Study(setting.updated(densities=halves) if "levels" in changes else setting, extents)
+
+    variants = {
+        "as it is": study,
+        "twice the replicates": doubled(replicates=lambda extent: 2 * len(extent.replicates)),
+        "twice the rewinding iterations": doubled(rewinds=lambda extent: _with_the_next(extent.rewinds)),
+        "twice the levels": doubled(levels=lambda extent: 2 * extent.levels),
     }
     columns = {}
-    for name, study in doubled.items():
-        parts = {part: shared_trainings(study)[part] for part in ("stability", "accuracy")}
+    for name, variant in variants.items():
+        parts = {part: shared_trainings(variant)[part] for part in ("stability", "accuracy")}
         counted = {
-            part: {"trainings": len(needed), "iterations": sum(length(training, study) for training in needed)}
+            part: {"trainings": len(needed), "iterations": sum(length(training, setting) for training in needed)}
             for part, needed in parts.items()
         }
         columns[name] = pd.DataFrame.from_dict(counted, orient="index")
@@ -63,26 +68,26 @@ def growth(config: Config) -> pd.DataFrame:
 
 def growth_of_networks(profile: str) -> pd.DataFrame:
     """`growth` of every network's study with the standard recipe."""
-    return pd.concat({name: growth(config) for name, config in standard_presets(profile).items()}, names=["network"])
+    return pd.concat({name: growth(study) for name, study in standard_presets(profile).items()}, names=["network"])
 
 
-def standard_presets(profile: str) -> dict[str, Config]:
+def standard_presets(profile: str) -> dict[str, Study]:
     """Every network's preset at a profile, by the network's name."""
     return {name: preset(network, profile=profile) for network, name in NETWORK_NAMES.items()}
 
 
-def shared_trainings(config: Config) -> dict[str, list[Training]]:
+def shared_trainings(study: Study) -> dict[str, list[Training]]:
     """The trainings of every part of a study, and of all parts together without duplicates."""
-    parts = {name: trainings(part) for name, part in figures(config).items()}
-    return parts | {"all of it": list(dict.fromkeys(training for part in parts.values() for training in part))}
+    return {name: trainings(study.only(name)) for name in study.extents} | {"all of it": trainings(study)}
 
 
 def _with_the_next(rewinds: Sequence[int]) -> tuple[int, ...]:
     return tuple(k for rewind in rewinds for k in (rewind, rewind + 1))
 
 
-def _row(alone: Sequence[Training], here: Sequence[Training], config: Config) -> dict[str, float]:
-    before, after = len(alone) * config.iterations, sum(length(training, config) for training in here)
+def _row(alone: Sequence[Training], here: Sequence[Training], study: Study) -> dict[str, float]:
+    setting = study.setting
+    before, after = len(alone) * setting.iterations, sum(length(training, setting) for training in here)
     return {
         "trainings, one by one": len(alone),
         "trainings, here": len(here),
@@ -92,8 +97,8 @@ def _row(alone: Sequence[Training], here: Sequence[Training], config: Config) ->
     }
 
 
-def _one_by_one(config: Config) -> list[Training]:
+def _one_by_one(part: Study) -> list[Training]:
     """The trainings of a part if its rewinding iterations share nothing, not even the dense run."""
-    alone = [config.updated(rewinds=(rewind,), curve_rewinds=None) for rewind in config.rewinds]
+    alone = [part.updated(rewinds=(rewind,)) for rewind in part.extent.rewinds]
     repetition = alone[:1]  # the noise floor is measured once
-    return [t for part in alone for t in trainings(part) if not t.again or part in repetition]
+    return [t for each in alone for t in trainings(each) if not t.again or each in repetition]

@@ -10,10 +10,10 @@ import pandas as pd
 
 from lth_study.presets import preset
 from lth_study.report import NETWORK_NAMES
-from lth_study.settings import Config
+from lth_study.settings import Setting
 
 
-def seconds_per_update(config: Config, device: str, timed: Iterable[tuple[Config, pd.DataFrame]]) -> float:
+def seconds_per_update(setting: Setting, device: str, timed: Iterable[tuple[Setting, pd.DataFrame]]) -> float:
     """The estimated seconds of an update on one core or one GPU; NaN if nothing comparable was timed.
 
     `timed` are studies with their provenance. The result is the median of the most similar trainings of the same
@@ -21,26 +21,26 @@ def seconds_per_update(config: Config, device: str, timed: Iterable[tuple[Config
     stand for another. Another profile's seconds are scaled by the ratio of operations. Without records, a benchmark's
     rate is used. Networks side by side share a GPU; early records without their number count as one network alone.
     """
-    found: dict[tuple[bool, ...], list[tuple[Config, pd.Series]]] = {}
+    found: dict[tuple[bool, ...], list[tuple[Setting, pd.Series]]] = {}
     for other, provenance in timed:
-        if other.network != config.network:
+        if other.network != setting.network:
             continue
         for kind, rows in provenance.groupby("device"):
             name = str(kind)
             if name != device and not (_is_processor(name) and _is_processor(device)):
                 continue
-            like = (name == device, other.profile == config.profile, other.precision == config.precision)
+            like = (name == device, other.profile == setting.profile, other.precision == setting.precision)
             each = rows["seconds"] / rows["iterations"]
             if not _is_processor(name):
                 each = each / rows["workers"].fillna(1).astype(float)
             found.setdefault((*like, name.split("(")[-1] == device.split("(")[-1]), []).append((other, each))
     if not found:
-        return _benchmarked(config, device)
+        return _benchmarked(setting, device)
     alike = found[max(found)]
     seconds, profile = float(pd.concat([each for _, each in alike]).median()), alike[0][0].profile
-    if profile == config.profile:
+    if profile == setting.profile:
         return seconds
-    return seconds * _operations(config.network, config.profile) / _operations(config.network, profile)
+    return seconds * _operations(setting.network, setting.profile) / _operations(setting.network, profile)
 
 
 def _is_processor(device: str) -> bool:
@@ -53,20 +53,20 @@ def _operations(network: str, profile: str) -> int:
     """The floating-point operations of an update."""
     from lth_study.costs.limits import iteration_flops
 
-    return iteration_flops(preset(network, profile=profile))
+    return iteration_flops(preset(network, profile=profile).setting)
 
 
-def _benchmarked(config: Config, device: str) -> float:
+def _benchmarked(setting: Setting, device: str) -> float:
     """The seconds of an update at the arithmetic rate of a benchmark at the paper's scale. On a processor it is the
     benchmark of this network, on a GPU that of ResNet-20."""
     from lth_study.costs.benchmarks import medians, resnet20_on_gpus
 
     if _is_processor(device):
-        standard = preset(config.network)
-        table = medians().reindex(columns=[f"{NETWORK_NAMES[config.network]}, ours (images/s)"])
+        standard = preset(setting.network).setting
+        table = medians().reindex(columns=[f"{NETWORK_NAMES[setting.network]}, ours (images/s)"])
         images = float(table.iloc[:, 0].get(device, math.nan))
     else:
-        standard = preset("resnet20")
-        images = resnet20_on_gpus().get(f"{device}, {config.precision}", math.nan)
-    work = _operations(config.network, config.profile) / _operations(standard.network, standard.profile)
+        standard = preset("resnet20").setting
+        images = resnet20_on_gpus().get(f"{device}, {setting.precision}", math.nan)
+    work = _operations(setting.network, setting.profile) / _operations(standard.network, standard.profile)
     return standard.batch_size / images * work

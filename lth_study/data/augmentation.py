@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lth_study.seeds import PADDING, epoch_augmentation, epoch_crops
-from lth_study.settings import Config
+from lth_study.settings import Setting
 
 NARROWEST, WIDEST = 3 / 4, 4 / 3
 """The bounds of a random crop's width / height."""
@@ -25,15 +25,15 @@ class Augmentation(Protocol):
 
 
 def augmentation(
-    config: Config, *, replicate: int, order: int, epoch: int, examples: int, device: torch.device
+    setting: Setting, *, replicate: int, order: int, epoch: int, examples: int, device: torch.device
 ) -> Augmentation | None:
     """The augmentation of an epoch whose images are on `device`; None if the configuration has none."""
-    if not config.augment:
+    if not setting.augment:
         return None
-    if config.smallest_crop is None:
+    if setting.smallest_crop is None:
         shifts, flips = epoch_augmentation(replicate, order, epoch, examples)
         return PaddedCrops(shifts.to(device), flips.to(device))
-    return ResizedCrops(epoch_crops(replicate, order, epoch, examples).to(device), config.smallest_crop)
+    return ResizedCrops(epoch_crops(replicate, order, epoch, examples).to(device), setting.smallest_crop)
 
 
 @dataclass(frozen=True)

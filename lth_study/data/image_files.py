@@ -29,7 +29,7 @@ from lth_study.data.image_folders import (
 from lth_study.data.parts import Batch, DataError, Dataset, Digest, hold_out
 from lth_study.devices import cores
 from lth_study.files import StoreError, write_atomic
-from lth_study.settings import ConfigError
+from lth_study.settings import SettingError
 
 MARGIN = 256 / 224
 """For evaluation an image's shorter side is scaled to this multiple of the square's side, then the square is cut."""
@@ -93,7 +93,7 @@ class ImageFiles:
 
     def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
         if augment is not None and not isinstance(augment, ResizedCrops):
-            raise ConfigError("smallest_crop: None is for images in memory; choose a share of the image, like 0.08")
+            raise SettingError("smallest_crop: None is for images in memory; choose a share of the image, like 0.08")
         from PIL import Image
         from torchvision.transforms.v2 import functional  # noqa: F401 - import before the fork, or each reader imports it
 
@@ -188,5 +188,5 @@ def _readers() -> int:
     With 0 the training process reads them."""
     chosen = os.environ.get("LTH_READERS", str(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))))
     if not chosen.isdecimal():
-        raise ConfigError(f"LTH_READERS: {chosen!r} must be the number of processes that read images, 0 or more")
+        raise SettingError(f"LTH_READERS: {chosen!r} must be the number of processes that read images, 0 or more")
     return int(chosen)

@@ -15,7 +15,7 @@ import pandas as pd
 from lth_study.data import TITLES
 from lth_study.presets import preset
 from lth_study.records import results_file
-from lth_study.settings import EXTENT, LABELS, Config, ConfigError
+from lth_study.settings import LABELS, Setting, SettingError
 
 METHOD_NAMES = {
     "dense": "dense network",
@@ -136,16 +136,16 @@ def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame, *, each: bool 
     return table.map(text)
 
 
-def caption(records: pd.DataFrame, *configs: Config, lines: bool = True) -> str:
+def caption(records: pd.DataFrame, *settings: Setting, lines: bool = True) -> str:
     """The caption of a figure: network, data, scale, replicates, device and, with `lines`, what lines and bands mean.
 
-    Several configurations may differ in their recipe only. Raises `ValueError` if the records are of several data sets.
+    Several settings may differ in their recipe only. Raises `ValueError` if the records are of several data sets.
     """
     if not len(records):
         return "Nothing is recorded yet."
     dataset = one_dataset(records)
     devices = ", ".join(sorted(set(" and ".join(records["device"].unique()).split(" and "))))
-    first, recipes = configs[0], [config.recipe for config in configs]
+    first, recipes = settings[0], [setting.recipe for setting in settings]
     width = f" of {first.width:g} times the width" if first.width != 1 else ""
     size = f" reduced to {first.image_size} pixels" if first.image_size is not None else ""
     precision = "" if first.precision == "float32" else f" in {first.precision}"
@@ -179,15 +179,15 @@ def one_dataset(records: pd.DataFrame) -> str:
 _IN_CAPTIONS = {"dataset", "width", "image_size", "iterations", "batch_size", "precision", "densities"}
 
 
-def _changed(config: Config) -> str:
-    """The settings that differ from the preset, without those in `_IN_CAPTIONS`, as text for a caption."""
+def _changed(setting: Setting) -> str:
+    """The fields that differ from the preset, without those in `_IN_CAPTIONS`, as text for a caption."""
     try:
-        standard = preset(config.network, config.recipe, config.profile)
-    except ConfigError:
+        standard = preset(setting.network, setting.recipe, setting.profile).setting
+    except SettingError:
         return ""
-    determining = {name for name in type(config).model_fields if name not in {*LABELS, *EXTENT, *_IN_CAPTIONS}}
-    changed = [name for name, value in config if name in determining and value != getattr(standard, name)]
-    return f", with {', '.join(f'{name} = {getattr(config, name)!r}' for name in changed)}" if changed else ""
+    elsewhere = {*LABELS, *_IN_CAPTIONS}
+    changed = [name for name, value in setting if name not in elsewhere and value != getattr(standard, name)]
+    return f", with {', '.join(f'{name} = {getattr(setting, name)!r}' for name in changed)}" if changed else ""
 
 
 def beside_paper(records: pd.DataFrame, *, level: int, rewind: int, paper: pd.DataFrame) -> pd.DataFrame:

@@ -8,26 +8,27 @@ from typing import Any
 
 import pandas as pd
 
+from lth_study.extents import Study
 from lth_study.report import METHOD_NAMES, METRIC_NAMES, one_dataset
 from lth_study.report.effects import DISTANCES, Place, Term, estimate, placed, sample
-from lth_study.settings import Config
 
 ACCURACY = "test_accuracy"
 STABILITIES = ("l2_data_order", "l2_pruning")
 
 
-def changes_by_rewinding(configs: Sequence[Config], records: pd.DataFrame) -> pd.DataFrame:
+def changes_by_rewinding(studies: Sequence[Study], records: pd.DataFrame) -> pd.DataFrame:
     """How rewinding to each k changes the tickets of each recipe, compared with k = 0, at the last level.
 
     Accuracies are differences in points. L2 distances are quotients: at k divided by at 0. In brackets: 95% intervals.
     """
     rows = []
-    for config in configs:
-        own = placed(records[records["recipe"] == config.recipe])
-        for k in sorted(set(config.rewinds) - {0}):
+    for study in studies:
+        recipe, extent = study.setting.recipe, study.extent
+        own = placed(records[records["recipe"] == recipe])
+        for k in sorted(set(extent.rewinds) - {0}):
             terms = [Term(1, "imp", k), Term(-1, "imp", 0)]
             effects = dict.fromkeys((ACCURACY, *STABILITIES), terms)
-            rows.append({"recipe": config.recipe, "k": k} | _changes({"": own}, effects, config.levels))
+            rows.append({"recipe": recipe, "k": k} | _changes({"": own}, effects, extent.levels))
     return _table(rows, ["recipe", "k"])
 
 

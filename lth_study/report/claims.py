@@ -38,8 +38,7 @@ from lth_study.report.effects import (
     placed,
     sample,
 )
-from lth_study.settings import Config, ConfigError
-from lth_study.store import StudyStore
+from lth_study.settings import Setting, SettingError
 
 TESTS = ("superior", "not inferior", "equivalent", "signs")
 _EARLIER = {"cifar10": "cifar10_jpeg"}
@@ -83,10 +82,11 @@ class Claim:
         first, _, last = self.levels.partition("-")
         return range(int(first), int(last or first) + 1)
 
-    def config(self, dataset: str, changes: Mapping[str, Any]) -> Config:
-        """The configuration whose records decide the claim."""
+    def setting(self, dataset: str, changes: Mapping[str, Any]) -> Setting:
+        """The setting whose records decide the claim."""
         own = dict(pair.split("=") for pair in self.settings.split())
-        return preset(self.network, self.recipe, self.profile).updated(**{"dataset": dataset} | own | dict(changes))
+        standard = preset(self.network, self.recipe, self.profile).setting
+        return standard.updated(**{"dataset": dataset} | own | dict(changes))
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
     known = list(dict.fromkeys(claim.network for claim in claims))
     chosen = known if networks is None else networks
     if isinstance(chosen, str) or not chosen or set(chosen) - set(known):
-        raise ConfigError(f"networks: {networks!r} is not a list of networks; expected some of {', '.join(known)}")
+        raise SettingError(f"networks: {networks!r} is not a list of networks; expected some of {', '.join(known)}")
     found = [_finding(claim, cache) for claim in claims]
     names = list(dict.fromkeys(claim.claim for claim in claims))
     rows = []
@@ -183,10 +183,10 @@ def _finding(claim: Claim, cache: dict[str, Mapping[Place, pd.DataFrame]]) -> Fi
             break
 
         def study(changes: Mapping[str, Any], dataset: str = dataset) -> Mapping[Place, pd.DataFrame]:
-            config = claim.config(dataset, changes)
-            if config.name not in cache:
-                cache[config.name] = placed(records.traced(StudyStore(records.store_folder(), config)))
-            return cache[config.name]
+            setting = claim.setting(dataset, changes)
+            if setting.name not in cache:
+                cache[setting.name] = placed(records.traced(setting))
+            return cache[setting.name]
 
         found = sample(study, claim.effect, claim.measure, claim.at)
         if len(found.values) >= 2:

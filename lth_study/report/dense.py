@@ -9,22 +9,21 @@ import pandas as pd
 
 from lth_study import plan
 from lth_study.data import TITLES
-from lth_study.records import store_folder, traced
-from lth_study.report import accuracies, mean_and_range, one_dataset
+from lth_study.extents import Study
+from lth_study.records import traced
+from lth_study.report import accuracies, mean_and_range
 from lth_study.report.effects import Place, Sample, Term, estimate, placed, sample
 from lth_study.runner import run
-from lth_study.settings import Config
-from lth_study.store import StudyStore
 
 Variants = Mapping[str, pd.DataFrame]
 """Description of a change -> records from `recorded`. The others change one setting of the first variant."""
 
 
-def recorded(config: Config, **options: Any) -> pd.DataFrame:
-    """The records of a configuration that exist. With missing="train", trains the others. `run` has the `options`."""
+def recorded(study: Study, **options: Any) -> pd.DataFrame:
+    """The records of a study that exist. With missing="train", trains the others. `run` has the `options`."""
     if options["missing"] == "train":
-        config = config.updated(dataset=one_dataset(run(config, **options)))
-    return plan.select(traced(StudyStore(store_folder(), config)), config)
+        return run(study, **options)
+    return plan.select(traced(study.setting), study)
 
 
 def dense_changes(variants: Variants) -> pd.DataFrame:

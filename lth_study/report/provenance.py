@@ -7,25 +7,27 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lth_study.records import read, results_folder, studies
-from lth_study.settings import Config
+from lth_study.settings import Setting
 
 
-def recorded_studies(study: str = "") -> list[Config]:
+def recorded_studies(study: str = "") -> list[Setting]:
     """The committed studies whose names contain `study`. Raises `ValueError`, listing all studies, if none does."""
-    configs = studies(results_folder())
-    chosen = [config for config in configs if study in config.name]
+    settings = studies(results_folder())
+    chosen = [setting for setting in settings if study in setting.name]
     if not chosen:
-        raise ValueError(f"no recorded study has {study!r} in its name; recorded: {', '.join(c.name for c in configs)}")
+        raise ValueError(
+            f"no recorded study has {study!r} in its name; recorded: {', '.join(c.name for c in settings)}"
+        )
     return chosen
 
 
-def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
+def provenance_summary(settings: Sequence[Setting]) -> pd.DataFrame:
     """A row for each study, device, versions, images and number of workers (empty if not recorded). It has the number
     of trainings, their hours, their median seconds, and the first and last date."""
     tables = []
-    for config in configs:
+    for setting in settings:
         by = ["device", "torch", "python", "data_fingerprint", "workers"]
-        made = read(results_folder(), config)[1].groupby(by, dropna=False)
+        made = read(results_folder(), setting)[1].groupby(by, dropna=False)
         table = made.agg(
             trainings=("seconds", "size"),
             hours=("seconds", lambda seconds: round(seconds.sum() / 3600, 2)),
@@ -33,11 +35,11 @@ def provenance_summary(configs: Sequence[Config]) -> pd.DataFrame:
             first=("finished", "min"),
             last=("finished", "max"),
         )
-        tables.append(table.reset_index().assign(study=config.name))
+        tables.append(table.reset_index().assign(study=setting.name))
     rows = pd.concat(tables).astype({"workers": object}).fillna({"workers": ""})
     return rows[["study", *(name for name in rows.columns if name != "study")]]
 
 
-def settings_table(configs: Sequence[Config]) -> pd.DataFrame:
+def settings_table(settings: Sequence[Setting]) -> pd.DataFrame:
     """The settings that determine each study's trainings. Each study has a column, named by its digest."""
-    return pd.DataFrame({config.digest(): config.determining() for config in configs}).fillna("")
+    return pd.DataFrame({setting.digest(): setting.determining() for setting in settings}).fillna("")

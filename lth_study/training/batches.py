@@ -10,14 +10,14 @@ from lth_study.data.augmentation import augmentation
 from lth_study.data.parts import Batch, Part
 from lth_study.ranks import rank_and_count
 from lth_study.seeds import epoch_order
-from lth_study.settings import Config
+from lth_study.settings import Setting
 
 EVALUATION_BATCH = 1_000
 """Images of 32x32 pixels in an evaluation batch. Larger images come in smaller batches of the same memory."""
 
 
 def training_batches(
-    config: Config, part: Part, *, replicate: int, order: int, epoch: int, first: int = 0
+    setting: Setting, part: Part, *, replicate: int, order: int, epoch: int, first: int = 0
 ) -> Iterator[Batch]:
     """The augmented batches of an epoch, from batch `first` on, in one data order of a replicate.
 
@@ -26,10 +26,10 @@ def training_batches(
     """
     visited = epoch_order(replicate, order, epoch, len(part)).to(part.chosen_on)
     drawn = {"replicate": replicate, "order": order, "epoch": epoch, "examples": len(part)}
-    augment = augmentation(config, **drawn, device=part.chosen_on)
+    augment = augmentation(setting, **drawn, device=part.chosen_on)
     rank, count = rank_and_count()
-    whole = len(part) // config.batch_size
-    return part.batches((batch[rank::count] for batch in visited.split(config.batch_size)[first:whole]), augment)
+    whole = len(part) // setting.batch_size
+    return part.batches((batch[rank::count] for batch in visited.split(setting.batch_size)[first:whole]), augment)
 
 
 def evaluation_batches(part: Part, first: int | None = None) -> Iterator[Batch]:

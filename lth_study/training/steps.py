@@ -21,7 +21,7 @@ from lth_study.data.augmentation import Augmentation, augmentation
 from lth_study.data.parts import Batch, Part, Split
 from lth_study.ranks import rank_and_count
 from lth_study.seeds import drawing, dropout_stream, epoch_order
-from lth_study.settings import Config, ConfigError
+from lth_study.settings import Setting, SettingError
 from lth_study.training.batches import training_batches
 from lth_study.training.updates import FlatNetwork, learning_rate
 
@@ -44,15 +44,15 @@ class Steps(Protocol):
         """The updates of an epoch, from batch `first` on. Call each once, in order."""
 
 
-def steps(config: Config, network: FlatNetwork, part: Part, *, replicate: int, order: int) -> Steps:
+def steps(setting: Setting, network: FlatNetwork, part: Part, *, replicate: int, order: int) -> Steps:
     """The updates of a network in one data order of a replicate: recorded where possible, else one by one.
 
     Recording overwrites the network's weights: load them afterwards.
     """
     if isinstance(part, Split) and can_be_recorded(network, part):
-        compiled = config.iterations >= WORTH_COMPILING
-        return RecordedSteps(config, network, DrawnBatches(config, part, replicate, order), compiled)
-    return PlainSteps(config, network, part, replicate, order)
+        compiled = setting.iterations >= WORTH_COMPILING
+        return RecordedSteps(setting, network, DrawnBatches(setting, part, replicate, order), compiled)
+    return PlainSteps(setting, network, part, replicate, order)
 
 
 def can_be_recorded(network: FlatNetwork, part: Split) -> bool:
@@ -68,18 +68,18 @@ def _drops_out(network: FlatNetwork) -> bool:
 class PlainSteps:
     """Updates one by one."""
 
-    def __init__(self, config: Config, network: FlatNetwork, part: Part, replicate: int, order: int) -> None:
-        self.config, self.network, self.part = config, network, part
+    def __init__(self, setting: Setting, network: FlatNetwork, part: Part, replicate: int, order: int) -> None:
+        self.setting, self.network, self.part = setting, network, part
         self.replicate, self.order, self.drops_out = replicate, order, _drops_out(network)
 
     def epoch(self, epoch: int, first: int) -> Iterator[Update]:
-        iteration = epoch * (len(self.part) // self.config.batch_size) + first
+        iteration = epoch * (len(self.part) // self.setting.batch_size) + first
         which = {"replicate": self.replicate, "order": self.order, "epoch": epoch}
-        for images, labels in training_batches(self.config, self.part, **which, first=first):
+        for images, labels in training_batches(self.setting, self.part, **which, first=first):
 
             def update(images: Tensor = images, labels: Tensor = labels, iteration: int = iteration) -> None:
                 with self.dropout(iteration):
-                    self.network.update(images, labels, learning_rate(self.config, iteration))
+                    self.network.update(images, labels, learning_rate(self.setting, iteration))
 
             yield update
             iteration += 1
@@ -94,12 +94,12 @@ class DrawnBatches:
     """The batches of an epoch, chosen and augmented on the device. Their order and augmentation are drawn ahead for the
     whole epoch, into tensors at fixed addresses: a CUDA graph needs these."""
 
-    def __init__(self, config: Config, part: Split, replicate: int, order: int) -> None:
-        self.config, self.part = config, part
+    def __init__(self, setting: Setting, part: Split, replicate: int, order: int) -> None:
+        self.setting, self.part = setting, part
         self.replicate, self.order = replicate, order
         self.visited = torch.arange(len(part), device=part.device)
         self.augment = self._drawn(0)
-        self.places = torch.arange(config.batch_size, device=part.device)
+        self.places = torch.arange(setting.batch_size, device=part.device)
 
     def draw(self, epoch: int) -> None:
         """Draw the order and the augmentation of an epoch."""
@@ -120,7 +120,7 @@ class DrawnBatches:
 
     def _drawn(self, epoch: int) -> Augmentation | None:
         which = {"replicate": self.replicate, "order": self.order, "epoch": epoch}
-        return augmentation(self.config, **which, examples=len(self.part), device=self.part.device)
+        return augmentation(self.setting, **which, examples=len(self.part), device=self.part.device)
 
 
 class RecordedSteps:
@@ -128,19 +128,19 @@ class RecordedSteps:
     the epoch, the learning rates, the iteration. If `compiled`, `torch.compile` fuses operations between convolutions;
     that pays in long trainings."""
 
-    def __init__(self, config: Config, network: FlatNetwork, batches: DrawnBatches, compiled: bool) -> None:
-        self.config, self.network, self.batches = config, network, batches
+    def __init__(self, setting: Setting, network: FlatNetwork, batches: DrawnBatches, compiled: bool) -> None:
+        self.setting, self.network, self.batches = setting, network, batches
         self.loss, self.batch = network.loss, batches.batch
         if compiled:
             check_compiler()
             self.loss, self.batch = torch.compile(network.loss), torch.compile(batches.batch)
         device = batches.part.device
-        self.rates = torch.tensor([learning_rate(config, i) for i in range(config.iterations)], device=device)
+        self.rates = torch.tensor([learning_rate(setting, i) for i in range(setting.iterations)], device=device)
         self.iteration = torch.zeros(1, dtype=torch.int64, device=device)
         self.graph = recorded(self.update)
 
     def epoch(self, epoch: int, first: int) -> Iterator[Update]:
-        whole = len(self.batches.part) // self.config.batch_size
+        whole = len(self.batches.part) // self.setting.batch_size
         self.batches.draw(epoch)
         self.iteration.fill_(epoch * whole + first)
         for number in range(first, whole):
@@ -175,9 +175,9 @@ def recorded(update: Update) -> torch.cuda.CUDAGraph:
 
 
 def check_compiler() -> None:
-    """Raise `ConfigError`, with the reason, if there is no C compiler: `torch.compile` needs one."""
+    """Raise `SettingError`, with the reason, if there is no C compiler: `torch.compile` needs one."""
     if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
-        raise ConfigError(
+        raise SettingError(
             f"no C compiler is found (cc, gcc, clang, or the one that CC names). On a GPU, networks trained for "
             f"{WORTH_COMPILING:,} iterations or more are compiled; install a compiler, for example the package gcc"
         )

@@ -25,7 +25,7 @@ from lth_study.data.image_files import dead_readers_explained
 from lth_study.data.parts import Dataset, Part
 from lth_study.networks import build
 from lth_study.ranks import agreed, hand_out, rank_and_count, share_buffers, total
-from lth_study.settings import IMAGENET_NETWORKS, Config
+from lth_study.settings import IMAGENET_NETWORKS, Setting
 from lth_study.training import Stopped
 from lth_study.training.batches import evaluation_batches
 from lth_study.training.steps import steps
@@ -70,7 +70,7 @@ class Trained:
 class Job:
     """A training that the first of several processes hands to the others, to do it together."""
 
-    config: str
+    setting: str
     ticket: Ticket
     replicate: int
     order: int
@@ -78,7 +78,7 @@ class Job:
 
 
 def train(
-    config: Config,
+    setting: Setting,
     data: Dataset,
     ticket: Ticket,
     *,
@@ -100,23 +100,25 @@ def train(
     of every batch. Batch norm normalises each share by itself. Evaluation uses the first process's running averages.
     """
     device = data.train.device
-    end = config.iterations if stop is None else stop
-    with on(device), steady_arithmetic(config.precision), memory_explained(config), dead_readers_explained():
-        model = build(config).to(device)
-        prepare(model, config, device)
-        network = FlatNetwork(model, ticket.mask, config)
+    end = setting.iterations if stop is None else stop
+    with on(device), steady_arithmetic(setting.precision), memory_explained(setting), dead_readers_explained():
+        model = build(setting).to(device)
+        prepare(model, setting, device)
+        network = FlatNetwork(model, ticket.mask, setting)
         model.train()
-        updates = steps(config, network, data.train, replicate=replicate, order=order)
+        updates = steps(setting, network, data.train, replicate=replicate, order=order)
         checkpoint = saves.load_checkpoint() if saves else None
         iteration, seconds, state = checkpoint or (ticket.iteration, 0.0, ticket.weights)
         rank, _ = rank_and_count()
         if rank == 0:
-            hand_out(Job(config.to_json(), replace(ticket, weights=state, iteration=iteration), replicate, order, stop))
+            hand_out(
+                Job(setting.to_json(), replace(ticket, weights=state, iteration=iteration), replicate, order, stop)
+            )
         network.load(state)
         saved = time.monotonic()
         started = saved - seconds
         while iteration < end:
-            epoch, first = divmod(iteration, len(data.train) // config.batch_size)
+            epoch, first = divmod(iteration, len(data.train) // setting.batch_size)
             if first == 0 and not network.is_finite():  # only between epochs: interruptions must not change the result
                 return Trained(network.state(), {}, iteration, time.monotonic() - started)
             for update in islice(updates.epoch(epoch, first), end - iteration):
@@ -135,8 +137,8 @@ def train(
         if diverged_at is None and stop is None:
             network.use_average()
             share_buffers(model)
-            with products(config, device):
-                metrics = _evaluated(config, model, data)
+            with products(setting, device):
+                metrics = _evaluated(setting, model, data)
         return Trained(ended, metrics, diverged_at, time.monotonic() - started)
 
 
@@ -147,48 +149,48 @@ def on(device: torch.device) -> Iterator[None]:
         yield
 
 
-def prepare(model: nn.Module, config: Config, device: torch.device) -> None:
+def prepare(model: nn.Module, setting: Setting, device: torch.device) -> None:
     """On a GPU, make a network use the kernels of `lth_study.training.kernels`; they do not compute in float32."""
-    if device.type == "cuda" and config.precision != "float32":
+    if device.type == "cuda" and setting.precision != "float32":
         from lth_study.training.kernels import use_kernels
 
         use_kernels(model)
 
 
-def trainer(config: Config, data: Dataset, *, replicate: int, order: int = 0) -> Train:
+def trainer(setting: Setting, data: Dataset, *, replicate: int, order: int = 0) -> Train:
     """A training function for `lth_core.imp`, made from `train`. It returns the state and the metrics (accuracies in
     percent), and raises `Diverged` if the training diverges."""
 
     def train_ticket(ticket: Ticket, stop: int | None) -> tuple[State, Mapping[str, float]]:
-        trained = train(config, data, ticket, replicate=replicate, order=order, stop=stop)
+        trained = train(setting, data, ticket, replicate=replicate, order=order, stop=stop)
         if trained.diverged_at is not None:
             raise Diverged(
                 f"the training at level {ticket.level} diverged by iteration {trained.diverged_at}, with "
-                f"learning_rate={config.learning_rate}; choose a lower one"
+                f"learning_rate={setting.learning_rate}; choose a lower one"
             )
         return trained.state, trained.metrics
 
     return train_ticket
 
 
-def pruner(config: Config) -> Prune:
+def pruner(setting: Setting) -> Prune:
     """The pruning function of a configuration, for `lth_core.imp`: by magnitude, globally or layer by layer."""
 
     def prune(weights: State, mask: Mask) -> Mask:
-        if config.pruning_scope == "global":
-            return prune_lowest(weights, mask, config.pruning_rate)
+        if setting.pruning_scope == "global":
+            return prune_lowest(weights, mask, setting.pruning_rate)
         scores = magnitude({name: weights[name] for name in mask})
-        rates = dict.fromkeys(mask, config.pruning_rate)
-        if config.output_pruning_rate is not None:
-            rates["output.weight"] = config.output_pruning_rate
+        rates = dict.fromkeys(mask, setting.pruning_rate)
+        if setting.output_pruning_rate is not None:
+            rates["output.weight"] = setting.output_pruning_rate
         return prune_layerwise(scores, mask, rates)
 
     return prune
 
 
-def _evaluated(config: Config, model: nn.Module, data: Dataset) -> dict[str, float]:
+def _evaluated(setting: Setting, model: nn.Module, data: Dataset) -> dict[str, float]:
     """Accuracies in percent and the training loss; for ImageNet's networks with over 5 classes also top-5 accuracy."""
-    top_5 = config.network in IMAGENET_NETWORKS and config.classes > 5
+    top_5 = setting.network in IMAGENET_NETWORKS and setting.classes > 5
     test = accuracies(model, data.test, (1, 5) if top_5 else (1,))
     metrics = {"test_accuracy": test[0], "validation_accuracy": accuracies(model, data.validation)[0]}
     metrics |= _on_training_images(model, data.train)
@@ -226,7 +228,7 @@ def _on_training_images(model: nn.Module, part: Part) -> dict[str, float]:
 
 
 @contextmanager
-def memory_explained(config: Config) -> Iterator[None]:
+def memory_explained(setting: Setting) -> Iterator[None]:
     """Turn every error that reports too little memory into an `OutOfMemory` that says what to do."""
     try:
         yield
@@ -236,11 +238,13 @@ def memory_explained(config: Config) -> Iterator[None]:
             sign in text for sign in ("out of memory", "not enough memory", "can't allocate memory")
         ):
             raise
-        size = f"batches of {config.batch_size} images" + (f" in {config.pieces} pieces" if config.pieces > 1 else "")
+        size = f"batches of {setting.batch_size} images" + (
+            f" in {setting.pieces} pieces" if setting.pieces > 1 else ""
+        )
         advice = "train fewer networks side by side (workers). Finished trainings are kept"
-        if config.network != "lenet_300_100" and 2 * config.pieces <= config.batch_size:
-            advice += f". With pieces={2 * config.pieces} less memory is needed; this setting has a study of its own"
-        raise OutOfMemory(f"memory is too small for {config.network} with {size}; {advice}") from error
+        if setting.network != "lenet_300_100" and 2 * setting.pieces <= setting.batch_size:
+            advice += f". With pieces={2 * setting.pieces} less memory is needed; this setting has a study of its own"
+        raise OutOfMemory(f"memory is too small for {setting.network} with {size}; {advice}") from error
 
 
 @contextmanager

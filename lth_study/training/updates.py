@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from lth_core.masks import Mask
 from lth_study.ranks import average_, rank_and_count
-from lth_study.settings import Config
+from lth_study.settings import Setting
 
 State = Mapping[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -41,36 +41,36 @@ _MOMENTS = {
 """Optimiser -> its moments and their initial values."""
 
 
-def learning_rate(config: Config, iteration: int) -> float:
+def learning_rate(setting: Setting, iteration: int) -> float:
     """The learning rate of an update.
 
     It rises linearly from 0 during warmup. Then it is constant between drops, each of which multiplies it by
     `drop_factor`. With `final_learning_rate` it is a straight line instead, from `learning_rate` at iteration 0 to
     `final_learning_rate` at the end.
     """
-    if iteration < config.warmup:
-        return config.learning_rate * iteration / config.warmup
-    if config.final_learning_rate is not None:
-        done = iteration / config.iterations
-        return config.learning_rate + done * (config.final_learning_rate - config.learning_rate)
-    return config.learning_rate * config.drop_factor ** sum(drop <= iteration for drop in config.drops)
+    if iteration < setting.warmup:
+        return setting.learning_rate * iteration / setting.warmup
+    if setting.final_learning_rate is not None:
+        done = iteration / setting.iterations
+        return setting.learning_rate + done * (setting.final_learning_rate - setting.learning_rate)
+    return setting.learning_rate * setting.drop_factor ** sum(drop <= iteration for drop in setting.drops)
 
 
-def products(config: Config, device: torch.device) -> torch.autocast:
+def products(setting: Setting, device: torch.device) -> torch.autocast:
     """A context in which a network computes its products in the precision of the configuration."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=setting.precision == "bfloat16")
 
 
 class FlatNetwork:
     """A network whose parameters are views of one flat vector, with its mask and its optimiser."""
 
-    def __init__(self, model: nn.Module, mask: Mask, config: Config) -> None:
+    def __init__(self, model: nn.Module, mask: Mask, setting: Setting) -> None:
         self.model = model
-        self.config = config
+        self.setting = setting
         parameters = dict(model.named_parameters())
         sizes = [parameter.numel() for parameter in parameters.values()]
         device = next(iter(parameters.values())).device
-        statistics = _statistics(model) if config.weight_average else []
+        statistics = _statistics(model) if setting.weight_average else []
         behind = [statistic.numel() for statistic in statistics]
         self.values = torch.zeros(sum(sizes) + sum(behind), device=device)
         self.weights, self.gradient = self.values[: sum(sizes)], torch.zeros(sum(sizes), device=device)
@@ -88,12 +88,12 @@ class FlatNetwork:
         by_hand = getattr(model, "backward", None)
         self.by_hand = None if by_hand is None else by_hand(self.gradients)
         self._parameters, self._gradients = list(parameters.values()), list(self.gradients.values())
-        self.moments = {name: torch.full_like(self.weights, at) for name, at in _MOMENTS[config.optimizer].items()}
-        self.average = torch.zeros_like(self.values) if config.weight_average else None
+        self.moments = {name: torch.full_like(self.weights, at) for name, at in _MOMENTS[setting.optimizer].items()}
+        self.average = torch.zeros_like(self.values) if setting.weight_average else None
         self.updates = torch.zeros((), device=device)
-        self.decay_everywhere, self.decay_each = config.weight_decay, None
-        if config.weight_decay_on == "convolutions":
-            rates = [config.weight_decay if parameter.dim() == 4 else 0.0 for parameter in parameters.values()]
+        self.decay_everywhere, self.decay_each = setting.weight_decay, None
+        if setting.weight_decay_on == "convolutions":
+            rates = [setting.weight_decay if parameter.dim() == 4 else 0.0 for parameter in parameters.values()]
             vectors = [torch.full((size,), rate, device=device) for size, rate in zip(sizes, rates, strict=True)]
             self.decay_everywhere, self.decay_each = 0.0, torch.cat(vectors)
 
@@ -104,9 +104,9 @@ class FlatNetwork:
         self.weights.mul_(self.mask)
         for name, moment in self.moments.items():
             key = f"{MOMENTS}{name}"
-            moment.copy_(state[key]) if key in state else moment.fill_(_MOMENTS[self.config.optimizer][name])
+            moment.copy_(state[key]) if key in state else moment.fill_(_MOMENTS[self.setting.optimizer][name])
             moment.mul_(self.mask)
-        if self.config.optimizer == "adam":
+        if self.setting.optimizer == "adam":
             self.moments["exp_avg_sq"].masked_fill_(self.mask == 0, math.inf)
         if self.average is not None:
             self.average.copy_(state.get(AVERAGE, self.values))
@@ -117,7 +117,7 @@ class FlatNetwork:
         """A copy of the whole state in the processor's memory. Later updates do not change it."""
         pruned = self.mask == 0
         moments = {f"{MOMENTS}{name}": moment.masked_fill(pruned, 0.0) for name, moment in self.moments.items()}
-        if self.config.optimizer == "adam" or self.average is not None:
+        if self.setting.optimizer == "adam" or self.average is not None:
             moments[UPDATES] = self.updates
         if self.average is not None:
             moments[AVERAGE] = self.average
@@ -130,7 +130,7 @@ class FlatNetwork:
         if self.by_hand is not None:
             self.by_hand(images, labels)
         else:
-            pieces = math.ceil(self.config.pieces / rank_and_count()[1])  # the batch is already split over processes
+            pieces = math.ceil(self.setting.pieces / rank_and_count()[1])  # the batch is already split over processes
             if pieces == 1:
                 torch._foreach_copy_(self._gradients, self._gradients_of(loss(images, labels)))
             else:
@@ -139,43 +139,43 @@ class FlatNetwork:
                     share = loss(*piece) * (len(piece[1]) / len(labels))
                     torch._foreach_add_(self._gradients, self._gradients_of(share))
         average_(self.gradient)
-        config = self.config
+        setting = self.setting
         if self.decay_each is not None:  # torch's kernels take one decay for the whole vector
             self.gradient.addcmul_(self.weights, self.decay_each)
-        if config.optimizer != "adam":
+        if setting.optimizer != "adam":
             self.gradient.mul_(self.mask)
         with torch.no_grad():
-            if config.optimizer == "adam":
+            if setting.optimizer == "adam":
                 self.updates += 1
                 torch._fused_adam_(
                     [self.weights], [self.gradient], [self.moments["exp_avg"]], [self.moments["exp_avg_sq"]], [],
                     [self.updates], lr=learning_rate, beta1=0.9, beta2=0.999, weight_decay=self.decay_everywhere,
                     eps=1e-8, amsgrad=False, maximize=False,
                 )  # fmt: skip
-            elif config.optimizer == "rmsprop":
+            elif setting.optimizer == "rmsprop":
                 self._rmsprop(learning_rate)
             else:
-                velocity = [self.moments["momentum_buffer"]] if config.momentum else []
+                velocity = [self.moments["momentum_buffer"]] if setting.momentum else []
                 torch._fused_sgd_(
                     [self.weights], [self.gradient], velocity, weight_decay=self.decay_everywhere,
-                    momentum=config.momentum, lr=learning_rate, dampening=0.0,
-                    nesterov=config.optimizer == "nesterov", maximize=False, is_first_step=False,
+                    momentum=setting.momentum, lr=learning_rate, dampening=0.0,
+                    nesterov=setting.optimizer == "nesterov", maximize=False, is_first_step=False,
                 )  # fmt: skip
             if self.average is not None:
-                self._take_average(config.weight_average)
+                self._take_average(setting.weight_average)
 
     def _gradients_of(self, loss: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss, self._parameters)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy, plus `auxiliary_loss` times that of the auxiliary head, if the network has one."""
-        smoothing = self.config.label_smoothing
-        with products(self.config, images.device):
+        smoothing = self.setting.label_smoothing
+        with products(self.setting, images.device):
             outputs = self.model(images)
             if isinstance(outputs, Tensor):
                 return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
             own, auxiliary = (F.cross_entropy(logits, labels, label_smoothing=smoothing) for logits in outputs)
-            return own + self.config.auxiliary_loss * auxiliary
+            return own + self.setting.auxiliary_loss * auxiliary
 
     def _rmsprop(self, learning_rate: float | Tensor) -> None:
         """RMSProp as in TensorFlow, with epsilon under the root; torch's RMSProp adds epsilon to the root.
@@ -186,14 +186,14 @@ class FlatNetwork:
         self.gradient.add_(self.weights, alpha=self.decay_everywhere)
         square.mul_(RMSPROP_DECAY).addcmul_(self.gradient, self.gradient, value=1 - RMSPROP_DECAY)
         root = (square + RMSPROP_EPSILON).sqrt_()
-        velocity.mul_(self.config.momentum).add_(self.gradient.div_(root).mul_(learning_rate))
+        velocity.mul_(self.setting.momentum).add_(self.gradient.div_(root).mul_(learning_rate))
         self.weights.sub_(velocity)
 
     def _take_average(self, decay: float) -> None:
         """Update the average as TensorFlow does for Inception-v3, over batch norm's statistics too. After n updates the
         decay is at most (1 + n) / (10 + n), so the initial weights soon lose their influence."""
         assert self.average is not None
-        if self.config.optimizer != "adam":  # Adam has counted this update already
+        if self.setting.optimizer != "adam":  # Adam has counted this update already
             self.updates += 1
         self.average.lerp_(self.values, 1 - ((1 + self.updates) / (10 + self.updates)).clamp(max=decay))
 

@@ -1,0 +1,175 @@
+"""`Setting`: what is refused, and digests that never change."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from lth_study import Setting, SettingError, preset
+
+SMOKE = preset("lenet_300_100", profile="smoke").setting
+
+DETERMINING: dict[str, Any] = {
+    "dataset": "mnist",
+    "width": 0.5,
+    "image_size": 12,
+    "augment": True,
+    "warmup": 10,
+    "drops": (5,),
+    "drop_factor": 0.5,
+    "final_learning_rate": 1e-4,
+    "label_smoothing": 0.1,
+    "auxiliary_loss": 0.4,
+    "weight_average": 0.99,
+    "rewind_optimizer": "fresh",
+    "reinit_length": "remaining",
+    "pruning_scope": "global",
+    "iterations": 121,
+    "batch_size": 61,
+    "optimizer": "momentum",
+    "learning_rate": 1.3e-3,
+    "momentum": 0.8,
+    "weight_decay": 2e-4,
+    "weight_decay_on": "convolutions",
+    "batch_norm_scale": "one",
+    "pruning_rate": 0.25,
+    "output_pruning_rate": 0.2,
+    "prune_output": True,
+    "densities": (0.5, 0.2),
+    "classes": 11,
+    "smallest_crop": 0.3,
+    "pieces": 2,
+    "precision": "bfloat16",
+}
+"""Another value for every field that determines a training."""
+
+
+def test_every_field_is_a_label_or_determines_trainings():
+    assert set(Setting.model_fields) == set(DETERMINING) | {"network", "recipe", "profile"}
+
+
+def test_every_field_that_determines_a_training_changes_the_digest():
+    cifar = preset("resnet20", profile="smoke").setting.updated(augment=False, drops=(), pruning_scope="layerwise")
+    inception = preset("inception_v3", profile="smoke").setting.updated(image_size=299, augment=True)
+    of_inception = {"auxiliary_loss", "prune_output", "classes", "smallest_crop", "densities"}
+    of_lenet = {"optimizer", "output_pruning_rate"}
+    bases = ((cifar, set(DETERMINING) - of_lenet - of_inception), (SMOKE, of_lenet), (inception, of_inception))
+    for base, names in bases:
+        digests = {base.updated(**{name: DETERMINING[name]}).digest() for name in names}
+        assert len(digests | {base.digest()}) == len(names) + 1
+    assert SMOKE.updated(output_pruning_rate=None).digest() != SMOKE.digest()
+
+
+@pytest.mark.parametrize("label", ["recipe", "profile"])
+def test_labels_do_not_change_the_digest_but_the_name(label):
+    renamed = SMOKE.updated(**{label: "renamed"})
+    assert renamed.digest() == SMOKE.digest()
+    assert renamed.name == SMOKE.name.replace({"recipe": "standard", "profile": "smoke"}[label], "renamed", 1)
+
+
+def test_equal_values_have_one_digest_in_any_order_and_in_every_process():
+    assert SMOKE.updated(learning_rate=1).digest() == SMOKE.updated(learning_rate=1.0).digest()
+    assert Setting.create(**dict(reversed(list(dict(SMOKE).items())))).digest() == SMOKE.digest()
+    program = "from lth_study import preset; print(preset('lenet_300_100', profile='smoke').setting.name)"
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONHASHSEED": "4242", "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == SMOKE.name == "lenet_300_100-standard-smoke-mnist_embedded-68be79a1bab0"
+
+
+def test_a_setting_is_frozen_and_an_updated_one_is_checked():
+    with pytest.raises(ValidationError, match="frozen"):
+        SMOKE.iterations = 5  # type: ignore[misc]
+    assert SMOKE.updated(iterations=200).iterations == 200
+    assert SMOKE.iterations == 120
+    assert SMOKE.updated(drops=[5, 7]).drops == (5, 7)  # notebooks and JSON have lists
+
+
+@given(rate=st.floats(0, 1), learning_rate=st.floats(1e-300, 1e300), decay=st.floats(0, 1e300))
+def test_json_keeps_every_digit(rate, learning_rate, decay):
+    setting = SMOKE.updated(pruning_rate=rate, learning_rate=learning_rate, weight_decay=decay)
+    assert Setting.from_json(setting.to_json()) == setting
+
+
+def test_files_from_before_extents_were_apart_are_read():
+    old = {"rewinds": [0, 20], "levels": 2, "compared_levels": None, "methods": ["imp"], "replicates": [1], "orders": 2}
+    old |= {"dense_orders": 1, "barriers": True, "curve_levels": None, "curve_rewinds": [0]}
+    assert Setting.from_json(json.dumps(json.loads(SMOKE.to_json()) | old)) == SMOKE
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("", "JSON"), ("{", "JSON"), ("[1]", "object"), ("null", "object"), ('{"levels": 1, "levle": 2}', "'levle'")],
+)
+def test_text_that_is_no_setting_is_refused(text, named):
+    with pytest.raises(SettingError, match=named):
+        Setting.from_json(text)
+
+
+def test_missing_fields_are_named_all_at_once():
+    fields = json.loads(SMOKE.to_json())
+    del fields["iterations"], fields["batch_size"]
+    with pytest.raises(SettingError, match=r"iterations.*required.*batch_size.*required"):
+        Setting.create(**fields)
+
+
+def test_an_unknown_field_is_refused_with_the_known_ones_listed():
+    with pytest.raises(SettingError, match=r"'learning_rates'.*known: network.*learning_rate"):
+        SMOKE.updated(learning_rates=0.1)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "text for a number": ({"iterations": "120"}, ["iterations", "'120'", "integer"]),
+    "text for a list": ({"drops": "[5]"}, ["drops", "'[5]'", "valid list"]),
+    "a fraction for a count": ({"batch_size": 60.5}, ["batch_size", "60.5", "integer"]),
+    "a number for a name": ({"network": 300}, ["network", "300", "lenet_300_100"]),
+    "unknown optimiser": ({"optimizer": "sgd"}, ["optimizer", "'sgd'", "'adam'", "'momentum'"]),
+    "no iterations": ({"iterations": 0}, ["iterations", "0", "greater than or equal to 1"]),
+    "no batch": ({"batch_size": 0}, ["batch_size", "0", "greater than or equal to 1"]),
+    "no learning": ({"learning_rate": 0.0}, ["learning_rate", "0.0", "greater than 0"]),
+    "learning rate that is no number": ({"learning_rate": math.nan}, ["learning_rate", "nan"]),
+    "infinite learning rate": ({"learning_rate": math.inf}, ["learning_rate", "inf", "finite"]),
+    "infinite decay": ({"weight_decay": math.inf}, ["weight_decay", "inf", "finite"]),
+    "negative decay": ({"weight_decay": -0.1}, ["weight_decay", "-0.1", "greater than or equal to 0"]),
+    "momentum of Adam": ({"momentum": 0.8}, ["momentum: 0.8 has no effect with optimizer='adam'; leave it out"]),
+    "rate above one": ({"pruning_rate": 1.5}, ["pruning_rate", "1.5", "less than or equal to 1"]),
+    "rate below zero": ({"pruning_rate": -0.2}, ["pruning_rate", "-0.2", "greater than or equal to 0"]),
+    "rate that is no number": ({"pruning_rate": math.nan}, ["pruning_rate", "nan"]),
+    "output rate above one": ({"output_pruning_rate": 2.0}, ["output_pruning_rate", "2.0", "less than or equal to 1"]),
+    "filters of a network without any": ({"width": 0.5}, ["width", "0.5", "not a setting of lenet_300_100"]),
+    "crops of a network that takes none": ({"augment": True}, ["augment", "True", "not a setting of lenet_300_100"]),
+    "size of a network that has one": ({"image_size": 14}, ["image_size", "14", "not a setting of lenet_300_100"]),
+    "output rate with all layers together": ({"pruning_scope": "global"}, ["output_pruning_rate", "0.1", "'global'"]),
+    "one shot layer by layer": ({"densities": (0.5, 0.2)}, ["densities", "pruning_scope", "'global'"]),
+    "drop before the beginning": ({"drops": (-5, 60)}, ["drops", "[-5, 60]", "from 0 to 119"]),
+    "drop after the end": ({"drops": (60, 120)}, ["drops", "[60, 120]", "from 0 to 119"]),
+    "warmup as long as the training": ({"warmup": 120}, ["warmup: 120 iterations do not end before", "120 do"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_value_is_refused_with_a_message_that_names_it_and_what_is_expected(case):
+    changes, named = REFUSED[case]
+    with pytest.raises(SettingError) as refused:
+        SMOKE.updated(**changes)
+    assert [part for part in named if part not in str(refused.value)] == []
+
+
+@pytest.mark.parametrize("network", ["lenet_300_100", "resnet50", "inception_v3", "squeezenet1_0"])
+@pytest.mark.parametrize(("name", "value"), [("batch_norm_scale", "one"), ("weight_decay_on", "convolutions")])
+def test_settings_of_cifar_networks_are_refused_for_the_others(network, name, value):
+    with pytest.raises(SettingError, match=f"{name}: '{value}' is not a setting of {network}; leave it out"):
+        preset(network, profile="smoke").updated(**{name: value})
+
+
+def test_a_choice_of_what_decays_is_refused_where_nothing_does():
+    with pytest.raises(SettingError, match="weight_decay_on: 'convolutions' has no effect with weight_decay=0; leave"):
+        preset("resnet20", profile="smoke").updated(weight_decay=0.0, weight_decay_on="convolutions")
