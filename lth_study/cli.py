@@ -116,10 +116,11 @@ def status(
         wanted = plan.trainings(part)
         diverged = f"; {len(lost)} diverged, or build on one that did" if lost else ""
         print(f"{name}: {len(wanted) - len(absent)} of {len(wanted)} trainings recorded{diverged}")
-        unmeasured = plan.unmeasured(known, part)
+        unmeasured = set(plan.unmeasured(known, part))
         for what, asked in (("distances", plan.distances(part)), ("error barriers", plan.barriers(part))):
-            if asked:
-                print(f"  {len(asked) - len(set(asked) & set(unmeasured))} of {len(asked)} {what} measured")
+            possible = {c for c in asked if not {c.a, c.b} & set(lost)}
+            if possible:
+                print(f"  {len(possible - unmeasured)} of {len(possible)} {what} measured")
         for rewind in extent.rewinds:
             here = [t for t in wanted if t.rewind == rewind]
             print(f"  rewound to {rewind}: {sum(t not in absent for t in here)} of {len(here)}")

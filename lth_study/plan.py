@@ -141,9 +141,10 @@ def _barriers(setting: Setting, extent: Extent) -> list[Barrier]:
 
 
 def unmeasured(records: pd.DataFrame, study: Study) -> list[Comparison]:
-    """The distances and barriers that a study asks for and that are not recorded, measurable or not."""
-    recorded = set(_rows(records))
-    return [c for c in (*distances(study), *barriers(study)) if _row(c) not in recorded]
+    """The distances and barriers that a study asks for and that are neither recorded nor of a `lost` training."""
+    recorded, gone = set(_rows(records)), set(lost(records, study))
+    comparisons = (*distances(study), *barriers(study))
+    return [c for c in comparisons if _row(c) not in recorded and gone.isdisjoint((c.a, c.b))]
 
 
 def length(training: Training, setting: Setting) -> int:
