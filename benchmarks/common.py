@@ -53,7 +53,7 @@ def row(measure: str, unit: str, sample: pd.Series) -> Row:
 
 
 def random_images(setting: Setting, count: int) -> Dataset:
-    """As many random images as that in place of a configuration's: an image costs the same, whatever it shows."""
+    """As many random images as that in place of a setting's: an image costs the same, whatever it shows."""
     shape = image_shape(setting.dataset, color=True, size=setting.image_size)
     images = torch.randint(256, (count, *shape), dtype=torch.uint8)
     part = Split(images, torch.randint(setting.classes, (count,)))

@@ -1,13 +1,10 @@
-"""Records: one table of measured values for each study, read, merged and written here.
+"""Records: one table of measured values for each study, from committed files (`tables`) and from run stores (`store`).
 
-`results/<study>/` holds `config.json`, `records.csv` (a row for each value) and `provenance.csv` (a row for each
-training: device, versions, date, seconds). `known` joins them with the results of a run store (`store`, `measure`).
-`runner`, `agenda`, `report` and `costs` read records. `lth export` and `lth import` write them.
+`runner`, `agenda`, `report` and `costs` read records. `lth export` and `lth import` merge and write them.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,24 +12,24 @@ from typing import TypeVar
 
 import pandas as pd
 
-from lth_study.files import StoreError, locked, project_folder, read_json, write_atomic
+from lth_study.files import StoreError, locked, project_folder, read_json
 from lth_study.measure import FILES
-from lth_study.settings import METHODS, Setting
+from lth_study.settings import Setting
 from lth_study.store import StudyStore
+from lth_study.tables import (
+    COLUMNS,
+    KEY,
+    PROVENANCE,
+    PROVENANCE_KEY,
+    SINCE_RECORDED,
+    STUDY,
+    TYPES,
+    in_order,
+    read,
+    write,
+)
 
 Done = TypeVar("Done")
-
-STUDY = ["digest", "network", "recipe", "profile", "dataset"]
-TRAINING = ["method", "rewind", "replicate", "level"]
-COLUMNS = [*STUDY, *TRAINING, "density", "order", "metric", "value"]
-"""Each row is one value. `order` is a data order ("0"), or the two that a distance or a barrier compares ("0-1")."""
-
-PROVENANCE = [*TRAINING, "order", "iterations", "seconds", "device", "lth_core", "torch", "python",
-              "data_fingerprint", "finished", "workers"]  # fmt: skip
-SINCE_RECORDED = "workers"
-"""A column that early records lack: the processes, or threads on a GPU, of the run when a training ended."""
-KEY = [*STUDY, *TRAINING, "order", "metric"]
-PROVENANCE_KEY = [*TRAINING, "order"]
 
 
 def results_folder() -> Path:
@@ -76,29 +73,8 @@ def of_store(store: StudyStore) -> tuple[pd.DataFrame, pd.DataFrame]:
             for pair, found in (read_json(file) if file.exists() else {}).items():
                 rows += [[*about, *where, density, pair, metric, value] for metric, value in found.items()]
     records = pd.DataFrame(rows, columns=COLUMNS)
-    traced = pd.DataFrame(provenance, columns=PROVENANCE).astype({SINCE_RECORDED: _TYPES[SINCE_RECORDED]})
-    return _sorted(records, COLUMNS), _sorted(traced, PROVENANCE)
-
-
-def read(folder: Path, setting: Setting) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Records and provenance of a study from a folder of records. Both tables are empty if the study is not there."""
-    study = folder / setting.name
-    if not (study / "records.csv").exists():
-        return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PROVENANCE)
-    records = _read_csv(study / "records.csv", COLUMNS, KEY)
-    if strangers := set(records["digest"]) - {setting.digest()}:
-        raise StoreError(f"{study / 'records.csv'} has records of other studies: {', '.join(sorted(strangers))}")
-    return records, _read_csv(study / "provenance.csv", PROVENANCE, PROVENANCE_KEY)
-
-
-def write(folder: Path, setting: Setting, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
-    """Write a study's records into a folder of records. An existing `config.json` stays."""
-    study = folder / setting.name
-    if not (study / "config.json").exists():
-        write_atomic(study / "config.json", setting.to_json().encode())
-    for name, table in (("provenance", provenance), ("records", records)):  # records last: `read` looks for them
-        write_atomic(study / f"{name}.csv", table.to_csv(index=False, float_format="%.7g").encode())
-    return study
+    traced = pd.DataFrame(provenance, columns=PROVENANCE).astype({SINCE_RECORDED: TYPES[SINCE_RECORDED]})
+    return in_order(records), in_order(traced)
 
 
 def merge(old: pd.DataFrame, new: pd.DataFrame, keep_old: bool = False) -> pd.DataFrame:
@@ -174,7 +150,7 @@ def _union(first: pd.DataFrame, second: pd.DataFrame, key: Sequence[str]) -> pd.
     """The rows of both tables. If both have a row with the same key, the first table's."""
     if not len(first) or not len(second):
         return first if len(first) else second
-    return _sorted(pd.concat([first, second]).drop_duplicates(list(key)), list(first.columns))
+    return in_order(pd.concat([first, second]).drop_duplicates(list(key)))
 
 
 def studies(folder: Path) -> list[Setting]:
@@ -242,42 +218,3 @@ def import_folder(source: Path, destination: Path, keep_old: bool = False) -> li
     if not _study_files(source):
         raise StoreError(f"{source} holds no records; expected <study>/config.json and <study>/records.csv there")
     return _for_each_study(source, add_read)
-
-
-_TYPES: dict[str, type | str] = {
-    **dict.fromkeys(("order", "digest", "method", "metric", "data_fingerprint"), str),
-    **dict.fromkeys(("rewind", "replicate", "level", "iterations"), int),
-    **dict.fromkeys(("density", "value", "seconds"), float),
-    SINCE_RECORDED: "Int64",
-}
-_ORDER = r"\d+(-\d+|-again)?"
-
-
-def _read_csv(file: Path, columns: Sequence[str], key: Sequence[str]) -> pd.DataFrame:
-    """A table of a results folder. Raises `StoreError` if it is cut off or altered, for example by a merge conflict."""
-    try:
-        text = file.read_text()
-        table = pd.read_csv(io.StringIO(text), dtype=_TYPES)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{file} cannot be read: {error}") from None
-    if SINCE_RECORDED in columns and SINCE_RECORDED not in table.columns:
-        table[SINCE_RECORDED] = pd.array([pd.NA] * len(table), dtype=_TYPES[SINCE_RECORDED])
-    if list(table.columns) != list(columns):
-        raise StoreError(f"{file} has the columns {list(table.columns)}; expected {list(columns)}")
-    faults = {
-        "an empty cell": table.drop(columns=SINCE_RECORDED, errors="ignore").isna().any(axis=1),
-        "an unknown method": ~table["method"].isin(["dense", *METHODS]),
-        "no data order": ~table["order"].fillna("").str.fullmatch(_ORDER),
-        "what another row says": table.duplicated(list(key)),
-    }
-    for fault, rows in faults.items():
-        if rows.any():
-            raise StoreError(f"{file}, line {rows.idxmax() + 2}: {fault}; restore the file")
-    if not text.endswith("\n"):
-        raise StoreError(f"{file} is cut off in its last line; restore the file")
-    return table
-
-
-def _sorted(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    keys = [name for name in (*TRAINING, "order", "metric") if name in columns]
-    return table.sort_values(keys, kind="stable").reset_index(drop=True)

@@ -48,7 +48,7 @@ def run(
 ) -> pd.DataFrame:
     """The records that a study's figures ask for. Trains what is missing, and measures missing distances and barriers.
 
-    Columns: `records.COLUMNS`, and from `records.traced` the `device` and when training was `finished`.
+    Columns: `tables.COLUMNS`, and from `records.traced` the `device` and when training was `finished`.
 
     Records come from the results folder and from the run store `store` (default: `LTH_STORE`, or `runs/`). With
     `missing="error"`, nothing is written: `MissingRecords` says what is missing and how to train it. If the data set is

@@ -17,6 +17,7 @@ from lth_study.report.claims import Claim
 from lth_study.report.effects import parse
 from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training, dense
+from lth_study.tables import PROVENANCE_KEY
 
 Need = tuple[str, Training]
 """The name of a study, and one of its trainings."""
@@ -37,7 +38,7 @@ class Known(NamedTuple):
     def made(self) -> dict[Training, str]:
         """Training -> its device, for every training that has an accuracy."""
         finished = self.values[self.values["metric"] == "test_accuracy"]
-        both = finished.merge(self.provenance, on=records.PROVENANCE_KEY)
+        both = finished.merge(self.provenance, on=PROVENANCE_KEY)
         columns = [both[name].tolist() for name in ("replicate", "method", "rewind", "level", "order", "device")]
         return {Training(r, m, k, n, int(order)): device for r, m, k, n, order, device in zip(*columns, strict=True)}
 

@@ -12,9 +12,10 @@ from lth_study.costs.limits import floor_seconds, iteration_bytes, iteration_flo
 from lth_study.costs.trainings import shared_trainings, standard_presets
 from lth_study.plan import length
 from lth_study.presets import preset, profiles
-from lth_study.records import read, results_folder, studies
+from lth_study.records import results_folder, studies
 from lth_study.report import NETWORK_NAMES
 from lth_study.settings import Setting
+from lth_study.tables import read
 
 WATTS_PER_CORE = 10
 """Power of a busy core with its share of memory, power supply and cooling: assumed for a server, not measured."""

@@ -10,9 +10,10 @@ from lth_study.costs.benchmarks import medians, resnet20_on_gpus
 from lth_study.costs.limits import iteration_flops, training_bytes
 from lth_study.costs.trainings import costs
 from lth_study.presets import preset
-from lth_study.records import read, results_folder, studies
+from lth_study.records import results_folder, studies
 from lth_study.report import NETWORK_NAMES
 from lth_study.settings import IMAGENET_NETWORKS, Setting
+from lth_study.tables import read
 
 MINUTE = pd.Timedelta(minutes=1)
 """The resolution of a training's recorded end."""

@@ -27,7 +27,7 @@ class Augmentation(Protocol):
 def augmentation(
     setting: Setting, *, replicate: int, order: int, epoch: int, examples: int, device: torch.device
 ) -> Augmentation | None:
-    """The augmentation of an epoch whose images are on `device`; None if the configuration has none."""
+    """The augmentation of an epoch whose images are on `device`; None if the setting has none."""
     if not setting.augment:
         return None
     if setting.smallest_crop is None:

@@ -15,7 +15,7 @@ from lth_study.settings import Setting
 
 
 def build(setting: Setting) -> Network:
-    """The network of a configuration. Its weights are not yet those of a replicate."""
+    """The network of a setting. Its weights are not yet those of a replicate."""
     if setting.network == "lenet_300_100":
         return LeNet300100()
     if setting.network == "resnet20":

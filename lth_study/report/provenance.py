@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lth_study.records import read, results_folder, studies
+from lth_study.records import results_folder, studies
 from lth_study.settings import Setting
+from lth_study.tables import read
 
 
 def recorded_studies(study: str = "") -> list[Setting]:

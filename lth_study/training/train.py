@@ -174,7 +174,7 @@ def trainer(setting: Setting, data: Dataset, *, replicate: int, order: int = 0) 
 
 
 def pruner(setting: Setting) -> Prune:
-    """The pruning function of a configuration, for `lth_core.imp`: by magnitude, globally or layer by layer."""
+    """The pruning function of a setting, for `lth_core.imp`: by magnitude, globally or layer by layer."""
 
     def prune(weights: State, mask: Mask) -> Mask:
         if setting.pruning_scope == "global":

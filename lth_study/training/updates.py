@@ -57,7 +57,7 @@ def learning_rate(setting: Setting, iteration: int) -> float:
 
 
 def products(setting: Setting, device: torch.device) -> torch.autocast:
-    """A context in which a network computes its products in the precision of the configuration."""
+    """A context in which a network computes its products in the precision of the setting."""
     return torch.autocast(device.type, torch.bfloat16, enabled=setting.precision == "bfloat16")
 
 
