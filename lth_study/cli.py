@@ -6,7 +6,6 @@ Commands call the functions that notebooks call: `runner` trains, `records` read
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +15,6 @@ import typer
 from lth_study import __version__
 
 if TYPE_CHECKING:
-    from lth_study.extents import Study
     from lth_study.settings import Setting
 
 UNFINISHED = 3
@@ -73,11 +71,12 @@ def run_command(
 
     Exit status: 0 when everything is done, 3 when it stopped early. torchrun reports an early stop as a failure.
     """
+    from lth_study.options import study_of
     from lth_study.records import store_folder
     from lth_study.runner import Style, train_missing
     from lth_study.training import Stopped
 
-    study = _study(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
+    study = study_of(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
     style: Style = "bar" if sys.stderr.isatty() else "lines"
     try:
         train_missing(study, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
@@ -102,9 +101,10 @@ def status(
 ) -> None:
     """Show how much of a study the results folder and the run store hold."""
     from lth_study import plan, records
+    from lth_study.options import study_of
 
     folder = store or records.store_folder()
-    study = _study(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
+    study = study_of(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
     known, _ = records.known(study.setting, folder)
     print(study.setting.name)
     for other in _recorded_with_other_images(folder, study.setting):
@@ -226,34 +226,6 @@ def _carry(source: Path | None, destination: Path | None) -> None:
         print(line)
 
 
-def _study(
-    network: str,
-    recipe: str,
-    profile: str,
-    figure: str | None,
-    rewinds: str | None,
-    levels: int | None,
-    replicates: str | None,
-    orders: int | None,
-    dataset: str | None,
-    settings: list[str] | None,
-) -> Study:
-    """The study that a command's options describe."""
-    from lth_study.presets import preset
-
-    study = preset(network, recipe, profile)
-    changes: dict[str, object] = {}
-    if rewinds is not None:
-        changes["rewinds"] = _numbers("rewinds", rewinds)
-    if replicates is not None:
-        counts = _numbers("replicates", replicates)
-        changes["replicates"] = counts[0] if len(counts) == 1 else counts
-    others = {"levels": levels, "orders": orders, "dataset": dataset}
-    changes |= {name: value for name, value in others.items() if value is not None}
-    changes |= dict(map(_setting, settings or ()))
-    return (study if figure is None else study.only(figure)).updated(**changes)
-
-
 def _recorded_with_other_images(store: Path, setting: Setting) -> list[str]:
     """The other data sets that a study is recorded with, such as a stand-in for a data set that was missing."""
     from lth_study.records import known
@@ -261,27 +233,3 @@ def _recorded_with_other_images(store: Path, setting: Setting) -> list[str]:
 
     others = (setting.updated(dataset=name) for name in DATASETS if name != setting.dataset)
     return [other.dataset for other in others if len(known(other, store)[0])]
-
-
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        from lth_study.settings import SettingError
-
-        raise SettingError(f"{name}: {text!r} is not a list of whole numbers like 0,500") from None
-
-
-def _setting(text: str) -> tuple[str, object]:
-    """A setting and its value, read as JSON (`pieces=4`, `densities=null`) or, if it is not JSON, as text."""
-    from lth_study.settings import LABELS, SettingError
-
-    name, given, value = text.partition("=")
-    if name in ("network", *LABELS, "rewinds", "levels", "orders", "dataset"):
-        raise SettingError(f"--set: {name} is an argument or option of its own")
-    if not given:
-        raise SettingError(f"--set: {text!r} gives no value; expected NAME=VALUE, like precision=bfloat16")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value

@@ -28,12 +28,10 @@ from lth_study.presets import preset
 from lth_study.report import METRIC_NAMES
 from lth_study.report.effects import (
     DISTANCES,
-    SIGNIFICANCE,
     Place,
     Sample,
-    Study,
-    estimate,
-    one_sided,
+    Tables,
+    judge,
     parse,
     placed,
     sample,
@@ -120,33 +118,6 @@ def read() -> list[Claim]:
     return claims
 
 
-def judge(
-    values: pd.Series, test: str, low: float | None = None, high: float | None = None, *, ratio: bool = False
-) -> tuple[str, float, str]:
-    """The verdict on a sample of two or more replicates, the p-value of the decision, and the effect as text.
-
-    `low` and `high` are bounds in the unit of the effect. With `ratio`, values are logarithms of quotients, and bounds
-    are quotients.
-    """
-    unit = math.log if ratio else float
-    sides = [(sign * values, sign * unit(bound)) for sign, bound in ((1, low), (-1, high)) if bound is not None]
-    if test == "signs":
-        beyond = int((sides[0][0] > sides[0][1]).sum())
-        p = float(stats.binomtest(beyond, len(values)).pvalue)
-        inside, outside = (p, 1.0) if 2 * beyond > len(values) else (1.0, p)
-        each = ", ".join(f"{math.exp(value):.2f}" if ratio else f"{value:+.1f}" for value in sorted(values))
-        shown = f"{beyond} of {len(values)} ({each})"
-    else:
-        scale = 2 if test == "superior" else 1
-        inside = min(1.0, scale * max(one_sided(one, bound) for one, bound in sides))
-        outside = min(1.0, scale * min(one_sided(-one, -bound) for one, bound in sides))
-        shown = str(estimate(values, ratio=ratio, confidence=1 - SIGNIFICANCE * 2 / scale))
-        shown += "" if scale == 2 else " 90%"
-    if inside < SIGNIFICANCE:
-        return "supported", inside, shown
-    return ("contradicted" if outside < SIGNIFICANCE else "undecided"), min(inside, outside), shown
-
-
 def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
     """Every claim with its verdict, a row each; `networks`, and `where` by column, select rows.
 
@@ -199,7 +170,7 @@ def _dropped(count: int) -> str:
     return f"{count} dropped: several kinds of processor"
 
 
-def _of_control(claim: Claim, study: Study) -> Sample | None:
+def _of_control(claim: Claim, study: Tables) -> Sample | None:
     """The claim's effect with its control in the tickets' place; None if it has no control."""
     if not claim.control:
         return None

@@ -27,7 +27,7 @@ _TERM = re.compile(r"([+-]?)\s*(dense|imp|random_pruning|random_reinit)(?:@(\d+)
 _NOTHING = pd.DataFrame({"replicate": [], "value": [], "device": [], "finished": []}).astype({"replicate": int})
 Place = tuple[str, str, int, int]
 """Metric, method, rewind and level."""
-Study = Callable[[Mapping[str, Any]], Mapping[Place, pd.DataFrame]]
+Tables = Callable[[Mapping[str, Any]], Mapping[Place, pd.DataFrame]]
 """Changed settings -> the records of the study with them, by place (`placed`)."""
 
 
@@ -95,7 +95,7 @@ def placed(traced: pd.DataFrame) -> dict[Place, pd.DataFrame]:
     return {place: rows[["replicate", "value", "device", "finished"]] for place, rows in by}
 
 
-def sample(study: Study, effect: str | Sequence[Term], measure: str, levels: Sequence[int]) -> Sample:
+def sample(study: Tables, effect: str | Sequence[Term], measure: str, levels: Sequence[int]) -> Sample:
     """An effect in every replicate that has all of its networks.
 
     With one level, each network's value is its mean over the recorded data orders. With several levels, the effect is
@@ -162,3 +162,30 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def judge(
+    values: pd.Series, test: str, low: float | None = None, high: float | None = None, *, ratio: bool = False
+) -> tuple[str, float, str]:
+    """The verdict on a sample of two or more replicates, the p-value of the decision, and the effect as text.
+
+    `low` and `high` are bounds in the unit of the effect. With `ratio`, values are logarithms of quotients, and bounds
+    are quotients.
+    """
+    unit = math.log if ratio else float
+    sides = [(sign * values, sign * unit(bound)) for sign, bound in ((1, low), (-1, high)) if bound is not None]
+    if test == "signs":
+        beyond = int((sides[0][0] > sides[0][1]).sum())
+        p = float(stats.binomtest(beyond, len(values)).pvalue)
+        inside, outside = (p, 1.0) if 2 * beyond > len(values) else (1.0, p)
+        each = ", ".join(f"{math.exp(value):.2f}" if ratio else f"{value:+.1f}" for value in sorted(values))
+        shown = f"{beyond} of {len(values)} ({each})"
+    else:
+        scale = 2 if test == "superior" else 1
+        inside = min(1.0, scale * max(one_sided(one, bound) for one, bound in sides))
+        outside = min(1.0, scale * min(one_sided(-one, -bound) for one, bound in sides))
+        shown = str(estimate(values, ratio=ratio, confidence=1 - SIGNIFICANCE * 2 / scale))
+        shown += "" if scale == 2 else " 90%"
+    if inside < SIGNIFICANCE:
+        return "supported", inside, shown
+    return ("contradicted" if outside < SIGNIFICANCE else "undecided"), min(inside, outside), shown

@@ -6,7 +6,6 @@ paper's own values.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,11 +14,19 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lth_study.report import METHOD_NAMES, METRIC_NAMES, accuracies, nothing_recorded, paper_curves, relative_to_dense
-
-PAPER_COLOR = "0.45"
+from lth_study.report.axes import (
+    PAPER_COLOR,
+    SUBNETWORKS,
+    draw_legend,
+    draw_lines,
+    label_metric,
+    metric_panels,
+    named_lines,
+    of_subnetworks,
+    percent_axis,
+)
 
 
 def use_style() -> None:
@@ -38,13 +45,13 @@ def accuracy_curves(records: pd.DataFrame, *, relative: bool = False, each: bool
     rows = relative_to_dense(records) if relative else accuracies(records)
     if not len(rows):
         raise nothing_recorded(records, "of the accuracy")
-    curves = _series(rows)
+    curves = named_lines(rows)
     names = list(dict.fromkeys(curves["series"]))
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
-    _lines(axes, curves, "percent_remaining", "series", names, each)
-    _percent_axis(axes)
+    draw_lines(axes, curves, "percent_remaining", "series", names, each)
+    percent_axis(axes)
     axes.set_ylabel("test accuracy - dense network's (points)" if relative else METRIC_NAMES["test_accuracy"])
-    _legend(axes)
+    draw_legend(axes)
     return figure
 
 
@@ -74,11 +81,11 @@ def _panel_each(panels: Mapping[str, pd.DataFrame], shown: Callable[[pd.DataFram
     """A panel for each table of records, with the rows that `shown` returns."""
     figure, grid = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.8), squeeze=False)
     for axes, (title, records) in zip(grid[0], panels.items(), strict=True):
-        curves = _series(shown(records))
+        curves = named_lines(shown(records))
         if not len(curves):
             raise nothing_recorded(records, f"for the panel {title!r}")
-        _lines(axes, curves, "percent_remaining", "series", list(dict.fromkeys(curves["series"])))
-        _percent_axis(axes)
+        draw_lines(axes, curves, "percent_remaining", "series", list(dict.fromkeys(curves["series"])))
+        percent_axis(axes)
         axes.set(title=title, ylabel="")
     return figure
 
@@ -92,7 +99,7 @@ def draw_paper(axes: Axes, values: pd.DataFrame) -> None:
     for (name, curve), style in zip(curves.groupby("curve"), ("-", "--", ":", "-."), strict=False):
         look: dict[str, Any] = {"color": PAPER_COLOR, "linewidth": 1.2, "label": f"paper: {name}", "zorder": 1}
         axes.plot(curve["percent_remaining"], curve["value"], style, **look)
-    _legend(axes)
+    draw_legend(axes)
 
 
 def mark_paper(axes: Axes, values: pd.DataFrame, x: Sequence[float]) -> None:
@@ -124,7 +131,7 @@ def stability_curves(records: pd.DataFrame, *, level: int, metrics: Sequence[str
     if not len(rows):
         raise nothing_recorded(records, f"at level {level}")
     rewinds = sorted(rows["rewind"].unique())
-    figure, panels = _panels(rows.assign(x=rows["rewind"].map(rewinds.index)), metrics, each)
+    figure, panels = metric_panels(rows.assign(x=rows["rewind"].map(rewinds.index)), metrics, each)
     for axes in panels:
         axes.set_xticks(range(len(rewinds)), [f"{k:,}" for k in rewinds])
         axes.set_xlabel("rewinding iteration k")
@@ -169,15 +176,15 @@ def side_by_side(
     names = list(dict.fromkeys(rows["recipe"]))
     figure, grid = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.8), squeeze=False)
     for axes, metric in zip(grid[0], metrics, strict=True):
-        samples = _of_subnetworks(rows, metric)
+        samples = of_subnetworks(rows, metric)
         if not len(samples):
-            _label(axes, metric, recorded=False)
+            label_metric(axes, metric, recorded=False)
             continue
         sns.pointplot(
-            samples, x="recipe", y="value", hue="method", order=names, hue_order=_SUBNETWORKS,
+            samples, x="recipe", y="value", hue="method", order=names, hue_order=SUBNETWORKS,
             errorbar=("pi", 100), linestyle="none", markers=["o", "X"], dodge=0.3, capsize=0.08, ax=axes,
         )  # fmt: skip
-        _label(axes, metric)
+        label_metric(axes, metric)
         axes.set_xlabel("recipe")
         if paper is not None:
             theirs = paper[(paper["metric"] == metric) & paper["recipe"].isin(names)]
@@ -192,9 +199,9 @@ def level_curves(records: pd.DataFrame, *, rewind: int, metrics: Sequence[str]) 
     rows = records[(records["rewind"] == rewind) & (records["level"] > 0)]
     if not len(rows):
         raise nothing_recorded(records, f"of subnetworks rewound to {rewind}")
-    figure, panels = _panels(rows.assign(x=100 * rows["density"]), metrics)
+    figure, panels = metric_panels(rows.assign(x=100 * rows["density"]), metrics)
     for axes in panels:
-        _percent_axis(axes)
+        percent_axis(axes)
     return figure
 
 
@@ -205,97 +212,12 @@ def ticket_search(history: pd.DataFrame) -> Figure:
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.8))
     methods = list(dict.fromkeys(history["method"]))
-    _lines(left, history.rename(columns={"test_accuracy": "value"}), "percent_remaining", "method", methods)
+    draw_lines(left, history.rename(columns={"test_accuracy": "value"}), "percent_remaining", "method", methods)
     left.set_ylabel(METRIC_NAMES["test_accuracy"])
     layers = [name for name in history.columns if name not in ("percent_remaining", "method", "test_accuracy")]
     tickets = history[history["method"] == METHOD_NAMES["imp"]]
-    _lines(right, tickets.melt("percent_remaining", layers, "layer"), "percent_remaining", "layer", layers)
+    draw_lines(right, tickets.melt("percent_remaining", layers, "layer"), "percent_remaining", "layer", layers)
     right.set_ylabel("weights remaining in the layer (%)")
     for axes in (left, right):
-        _percent_axis(axes)
+        percent_axis(axes)
     return figure
-
-
-def _panels(rows: pd.DataFrame, metrics: Sequence[str], each: bool = False) -> tuple[Figure, Sequence[Axes]]:
-    """A panel for each metric, in a row for each recipe. If there are several recipes, titles name them."""
-    recipes = list(dict.fromkeys(rows["recipe"]))
-    size = (4.2 * len(metrics), 3.8 * len(recipes))
-    figure, grid = plt.subplots(len(recipes), len(metrics), figsize=size, squeeze=False)
-    for row, recipe in zip(grid, recipes, strict=True):
-        for axes, metric in zip(row, metrics, strict=True):
-            samples = _of_subnetworks(rows[rows["recipe"] == recipe], metric)
-            if len(samples):
-                _lines(axes, samples, "x", "method", _SUBNETWORKS, each)
-            _label(axes, metric, recorded=len(samples) > 0)
-            axes.set_title(f"{recipe} recipe" if len(recipes) > 1 else "")
-    return figure, list(grid.flat)
-
-
-_SUBNETWORKS = [METHOD_NAMES["imp"], METHOD_NAMES["random_pruning"]]
-
-
-def _of_subnetworks(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The samples of a metric, with methods' full names: an accuracy for each network, a distance for each pair."""
-    samples = accuracies(rows) if metric == "test_accuracy" else rows[rows["metric"] == metric]
-    samples = samples[samples["method"].isin(["imp", "random_pruning"])]
-    return samples.assign(method=samples["method"].map(METHOD_NAMES))
-
-
-def _label(axes: Axes, metric: str, recorded: bool = True) -> None:
-    axes.set_ylabel(METRIC_NAMES[metric])
-    if not recorded:
-        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=PAPER_COLOR)
-    elif metric != "test_accuracy":
-        axes.set_ylim(bottom=0)
-
-
-def _lines(axes: Axes, rows: pd.DataFrame, x: str, hue: str, order: Sequence[str], each: bool = False) -> None:
-    """Mean lines with a band from the smallest to the largest sample, or a line for `each` replicate."""
-    look: dict[str, Any] = {
-        "hue": hue,
-        "style": hue,
-        "hue_order": order,
-        "style_order": order,
-        "markers": True,
-        "dashes": False,
-    }
-    how: dict[str, Any] = {"units": "replicate", "estimator": None} if each else {"errorbar": ("pi", 100)}
-    sns.lineplot(rows, x=x, y="value", ax=axes, **how, **look)
-    axes.legend(title=None)
-
-
-def _legend(axes: Axes) -> None:
-    """Draw the legend in the plot, or beside it in a wider figure if it has more than four lines."""
-    if len(axes.get_legend_handles_labels()[0]) <= 4:
-        axes.legend(title=None)
-        return
-    axes.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
-    axes.figure.figure.set_figwidth(9.6)
-
-
-def _series(records: pd.DataFrame) -> pd.DataFrame:
-    """Name each row's line in the column `series`. The dense network is level 0 of every IMP line."""
-    rows = records.assign(percent_remaining=100 * records["density"])
-    recipes = list(dict.fromkeys(rows["recipe"]))
-    rewinds = sorted(rows.loc[rows["method"] != "dense", "rewind"].unique())
-    lines = []
-    for method, recipe, rewind in itertools.product(("imp", "random_pruning", "random_reinit"), recipes, rewinds):
-        line = rows[(rows["method"] == method) & (rows["recipe"] == recipe) & (rows["rewind"] == rewind)]
-        if len(line):
-            dense = rows[(rows["method"] == "dense") & (rows["recipe"] == recipe)]
-            name = METHOD_NAMES[method]
-            name += f", {recipe}" if len(recipes) > 1 else ""
-            name += f", k = {rewind:,}" if len(rewinds) > 1 or rewind else ""
-            lines.append(pd.concat([dense, line] if method == "imp" else [line]).assign(series=name))
-    return pd.concat(lines) if lines else rows.assign(series=METHOD_NAMES["dense"])
-
-
-def _percent_axis(axes: Axes) -> None:
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    ticks = [tick for tick in (100, 70, 50, 30, 20, 10, 5, 2, 1) if low <= tick <= high]
-    axes.set_xticks(ticks)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlim(high, low)
-    axes.set_xlabel("weights remaining (%)")
