@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import signal
@@ -121,9 +120,8 @@ def complete_side_by_side(
 
     from lth_study.training.train import steady_arithmetic
 
-    stop, device = threading.Event(), worker.data.train.device
-    member = copy.copy(worker)
-    member.stop_requested = stop.is_set
+    stop, device = threading.Event(), worker.trainings.data.train.device
+    member = worker.member(stop.is_set)
 
     def complete() -> None:
         with torch.cuda.stream(torch.cuda.Stream(device)):
@@ -131,11 +129,11 @@ def complete_side_by_side(
 
     torch.cuda.synchronize(device)  # the images are on their way yet, and other streams would not wait for them
     # what this sets is the process's: it must stay until the last thread is done
-    with steady_arithmetic(worker.setting.precision), ThreadPoolExecutor(count) as pool:
+    with steady_arithmetic(worker.trainings.setting.precision), ThreadPoolExecutor(count) as pool:
         members = [pool.submit(complete) for _ in range(count)]
         try:
             while wait(members, POLL_SECONDS).not_done:
-                if worker.stop_requested() or any(each.done() and each.exception() for each in members):
+                if worker.trainings.stop_requested() or any(each.done() and each.exception() for each in members):
                     stop.set()
         finally:
             stop.set()

@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -145,10 +146,10 @@ def _measure(store: StudyStore, distances: Sequence[Distance]) -> None:
     """Measure distances. Waits for other processes that measure at the same level."""
     for distance in distances:
         while measurable(store, distance):
-            try:
+            with suppress(Busy):
                 measure_distance(store, distance)
-            except Busy:
-                time.sleep(1.0)
+                break
+            time.sleep(1.0)
 
 
 def _train(
@@ -195,7 +196,7 @@ def _train(
                 help_at = math.inf
                 shown.say(f"{study.setting.name}: {count} networks side by side from here on")
                 get_help(count - 1)
-                worker.workers = count
+                worker.trainings.workers = count
             return False
 
         # created before any helper, so that its errors appear once

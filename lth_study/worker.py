@@ -1,47 +1,33 @@
-"""Doing a study: which network to train next, from which weights, under which mask, and keeping what comes of it."""
+"""Doing a study: which chain to walk next, and which distances and barriers to measure.
+
+`runner` and `parallel` start workers. Several of them, in any processes, share a run store.
+"""
 
 from __future__ import annotations
 
-import platform
+import copy
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from lth_core.imp import (
-    Level,
-    Ticket,
-    iterative_magnitude_pruning,
-    one_shot_pruning,
-    random_pruning,
-    random_reinitialisation,
-    subnetwork,
-)
-from lth_core.masks import Mask
-from lth_study import __version__, barriers, data, ranks, records, seeds
+from lth_study import barriers, ranks
+from lth_study.chain import Chain
 from lth_study.data.parts import Dataset
-from lth_study.devices import compute_device, device_name
-from lth_study.files import Damaged, StoreError
+from lth_study.devices import compute_device
 from lth_study.measure import measurable, measure_barrier, measure_distance
-from lth_study.networks import build, initial_weights
 from lth_study.plan import Barrier, Comparison, Distance
-from lth_study.settings import Setting, SettingError
-from lth_study.store import Busy, StudyStore, Training, dense
+from lth_study.settings import Setting
+from lth_study.store import Busy, StudyStore, Training
 from lth_study.training import Stopped
-from lth_study.training.train import Job, pruner, train
-from lth_study.training.updates import MOMENTS, State
+from lth_study.training.train import Job, train
+from lth_study.trainings import Trainings, images_of
 
 
 class Worker:
     """One process's share of a study: it does what is missing and what no other process is doing.
 
-    `rewinds` are the rewinding iterations whose W_k the dense runs keep. `stop_requested` is asked before every update
-    and every comparison; if it says yes, everything is saved and `Stopped` is raised. `workers`, the number of
-    processes or threads for the study with this one, is recorded.
+    The parameters are those of `Trainings`.
     """
 
     def __init__(
@@ -51,24 +37,14 @@ class Worker:
         stop_requested: Callable[[], bool] = lambda: False,
         workers: int = 1,
     ) -> None:
-        self.setting = setting = store.setting
-        self.store, self.workers = store, workers
-        device = compute_device()
-        if setting.precision == "tf32" and device.type != "cuda":
-            raise SettingError(f"precision: tf32 is arithmetic of GPUs, not of the {device.type} here; choose float32")
-        images = _images(setting)
-        self.fingerprint = images.fingerprint()
-        self.data = images.to(device)
-        self.ones = Mask.ones(build(setting))
-        self.rewinds = set(rewinds)
-        recorded = set(records.known(self.setting, store.store)[1]["data_fingerprint"])
-        if others := (recorded - {self.fingerprint}) or ({store.images(self.fingerprint)} - {self.fingerprint}):
-            raise StoreError(
-                f"{setting.name} is trained or recorded with other images (fingerprint {', '.join(sorted(others))}) "
-                f"than those here ({self.fingerprint}); keep these runs and records in folders of their own "
-                "(LTH_STORE, LTH_RESULTS)"
-            )
-        self.stop_requested = stop_requested
+        self.store, self.trainings = store, Trainings(store, rewinds, stop_requested, workers)
+
+    def member(self, stop_requested: Callable[[], bool]) -> Worker:
+        """A worker with the same images that another function stops, for a thread."""
+        member = copy.copy(self)
+        member.trainings = copy.copy(self.trainings)
+        member.trainings.stop_requested = stop_requested
+        return member
 
     def complete(self, absent: Collection[Training], comparisons: Collection[Comparison] = ()) -> None:
         """Do these trainings, and make those comparisons whose ends are then in the store.
@@ -82,7 +58,7 @@ class Worker:
             for rewind, replicate in chains:
                 here = {t for t in remaining if (t.rewind, t.replicate) == (rewind, replicate)}
                 try:
-                    reachable = self.chain(replicate, rewind, here)
+                    reachable = Chain(self.trainings, replicate, rewind).complete(here)
                 except Busy:
                     continue
                 remaining = [t for t in remaining if t not in here or t in reachable]
@@ -99,14 +75,16 @@ class Worker:
         for comparison in comparisons:
             if not measurable(self.store, comparison):
                 continue
-            if self.stop_requested():
+            if self.trainings.stop_requested():
                 raise Stopped
             try:
                 if isinstance(comparison, Distance):
                     measure_distance(self.store, comparison)
                 elif isinstance(comparison, Barrier):
                     measure_barrier(
-                        self.store, comparison, lambda a, b: barriers.heights(self.setting, self.data, a, b)
+                        self.store,
+                        comparison,
+                        lambda a, b: barriers.heights(self.trainings.setting, self.trainings.data, a, b),
                     )
             except Busy:
                 busy += 1
@@ -115,191 +93,11 @@ class Worker:
     def wait(self, seconds: float) -> None:
         """Leave the processor to others: looking for work is work, since it loads what every level has left behind."""
         end = time.monotonic() + seconds
-        while not self.stop_requested():
+        while not self.trainings.stop_requested():
             time.sleep(0.5)
             if time.monotonic() >= end:
                 return
         raise Stopped
-
-    def chain(self, replicate: int, rewind: int, wanted: Collection[Training]) -> set[Training]:
-        """Walk one IMP chain as deep as `wanted` asks and do the wanted trainings at every level.
-
-        Returns the wanted trainings that can be done: none below a training that diverged.
-        """
-
-        end = self.dense_run(replicate)  # it leaves W_k behind
-        for training in sorted(t for t in wanted if t.method == "dense" and t.order):
-            with suppress(Busy):
-                self.trained(training, subnetwork(self.initial(replicate), self.ones, 0, 0))
-        if end[1]["diverged_at"] is not None:
-            return {t for t in wanted if t.method == "dense"}
-        setting = self.setting
-        if setting.densities is None:
-            numbers = list(range(max(t.level for t in wanted) + 1))
-        else:  # levels that do not build on each other
-            numbers = sorted({0, *(t.level for t in wanted)})
-        chain = [Training(replicate, "imp", rewind, number, 0) for number in numbers]
-        saved = _StoredChain(self.store, chain, Level(self.ones, self.rewound(replicate, rewind), *end))
-
-        def train_level(ticket: Ticket, _: int | None) -> tuple[State, dict[str, Any]]:
-            return self.trained(chain[ticket.level], ticket)  # never W_k or level 0, which `saved` has
-
-        search = train_level, self.initial(replicate), self.ones
-        if setting.densities is None:
-            first = min((t.level for t in wanted if t.level), default=0)
-            while first and not self.store.saves(chain[first]).complete:
-                first -= 1  # to a level that has a result: below one that diverged, nothing can be done
-            levels = iterative_magnitude_pruning(
-                *search, levels=numbers[-1], rewind=rewind, prune=pruner(setting), saved=saved, first=first
-            )
-            numbers = numbers[first:]
-        else:
-            densities = [setting.densities[number - 1] for number in numbers[1:]]
-            levels = one_shot_pruning(*search, densities=densities, rewind=rewind, saved=saved)
-        for level, (mask, rewound, _, result) in zip(numbers, levels, strict=True):
-            for training in sorted(t for t in wanted if t.level == level and t.method != "dense"):
-                try:
-                    self.trained(training, self.ticket(training, mask, rewound))
-                except Busy:
-                    continue
-            if result["diverged_at"] is not None and setting.densities is None:
-                return {t for t in wanted if t.level <= level}
-        return set(wanted)
-
-    def ticket(self, training: Training, mask: Mask, rewound: State) -> Ticket:
-        """What a training starts from, given its level's IMP mask and W_k."""
-        replicate, level = training.replicate, training.level
-        if training.method == "random_pruning":
-            chance = seeds.stream(replicate, "random pruning", training.rewind, level)
-            return random_pruning(mask, rewound, chance, training.rewind, level)
-        if training.method == "random_reinit":
-            fresh = initial_weights(self.setting, seeds.stream(replicate, "reinit"))
-            start = training.rewind if self.setting.reinit_length == "remaining" else 0
-            return random_reinitialisation(mask, fresh, start, level)
-        return subnetwork(rewound, mask, training.rewind, level)
-
-    def initial(self, replicate: int) -> dict[str, Tensor]:
-        """W_0 of a replicate."""
-        return initial_weights(self.setting, seeds.stream(replicate, "init"))
-
-    def dense_run(self, replicate: int) -> tuple[State, dict[str, Any]]:
-        """The end of the dense run. Training it keeps W_k for every iteration of `rewinds`."""
-        ticket = subnetwork(self.initial(replicate), self.ones, 0, 0)
-        return self.trained(dense(replicate), ticket, keep=self.rewinds - {0})
-
-    def rewound(self, replicate: int, rewind: int) -> State:
-        """W_k of a replicate, with the optimiser's moments where they are rewound too."""
-        if not rewind:
-            return self.initial(replicate)
-        state = self.dense_state(replicate, rewind)
-        if self.setting.rewind_optimizer == "fresh":
-            return {name: tensor for name, tensor in state.items() if not name.startswith(MOMENTS)}
-        return state
-
-    def dense_state(self, replicate: int, iteration: int) -> State:
-        """W_k. One that the dense run did not leave behind is trained again from the nearest earlier one.
-
-        Raises `Busy` when another process is doing that.
-        """
-        folder = self.store.saves(dense(replicate))
-        with suppress(Damaged):
-            return folder.load_state(iteration)
-        toward = folder.toward(iteration)
-        with toward.locked():
-            with suppress(Damaged):  # left behind by another process, since we looked
-                return folder.load_state(iteration)
-            start, state = folder.nearest_state(iteration)
-            ticket = subnetwork(state or self.initial(replicate), self.ones, start, 0)
-            trained = train(
-                self.setting,
-                self.data,
-                ticket,
-                replicate=replicate,
-                order=0,
-                stop=iteration,
-                saves=toward,
-                stop_requested=self.stop_requested,
-            )
-            folder.save_state(iteration, trained.state)
-            toward.discard()
-        return trained.state
-
-    def trained(self, training: Training, ticket: Ticket, keep: Collection[int] = ()) -> tuple[State, dict[str, Any]]:
-        """The end, without the optimiser's moments, and the result of a training, done now unless the store has them.
-
-        An end that is damaged is done again. Raises `Busy` when another process is doing it.
-        """
-        folder = self.store.saves(training)
-        with suppress(Damaged):
-            return folder.load_end(), folder.result()
-        with folder.locked():
-            with suppress(Damaged):  # done by another process, since we looked
-                return folder.load_end(), folder.result()
-            if folder.complete:  # and damaged
-                folder.discard()
-            trained = train(
-                self.setting,
-                self.data,
-                ticket,
-                replicate=training.replicate,
-                order=training.order,
-                keep=keep,
-                saves=folder,
-                stop_requested=self.stop_requested,
-            )
-            ended_at = self.setting.iterations if trained.diverged_at is None else trained.diverged_at
-            ended = {name: tensor for name, tensor in trained.state.items() if not name.startswith(MOMENTS)}
-            result = {
-                "training": vars(training),
-                "density": ticket.mask.density,
-                "density_by_layer": ticket.mask.density_by_layer(),
-                "metrics": dict(trained.metrics),
-                "diverged_at": trained.diverged_at,
-                "provenance": self.provenance(ended_at - ticket.iteration, trained.seconds),
-            }
-            folder.finish(result, ended, ticket.mask)
-        return ended, result
-
-    def provenance(self, iterations: int, seconds: float) -> dict[str, Any]:
-        """Where a number comes from."""
-        return {
-            "iterations": iterations,
-            "seconds": round(seconds, 1),
-            "workers": self.workers,
-            "device": device_name(),
-            "lth_core": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "data_fingerprint": self.fingerprint,
-            "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
-        }
-
-
-class _StoredChain:
-    """The levels of a chain that a store has, for a search to go on from (`lth_core.imp.Saved`).
-
-    `chain` names the training of every level, by its number in the search. `level_0` is what the first of them gave.
-    """
-
-    def __init__(self, store: StudyStore, chain: Sequence[Training], level_0: Level) -> None:
-        self.store, self.chain, self.level_0 = store, chain, level_0
-
-    def load(self, level: int) -> Level | None:
-        """A level, or None where its training is not complete or a file of it is damaged."""
-        if level == 0:
-            return self.level_0
-        folder = self.store.saves(self.chain[level])
-        if not folder.complete:
-            return None
-        with suppress(Damaged):
-            mask = folder.load_mask()
-            # In the network's order. Files do not keep it, and the controls' random numbers are drawn in it.
-            mask = Mask({name: mask[name] for name in self.level_0.mask})
-            return Level(mask, self.level_0.rewound, folder.load_end(), folder.result())
-        return None
-
-    def keep(self, level: int, found: Level) -> None:
-        """Do nothing: `Worker.trained` has kept the training, while it held the lock against other processes."""
 
 
 def take_part() -> Any:
@@ -310,21 +108,7 @@ def take_part() -> Any:
     images: Dataset | None = None
     while isinstance(job := ranks.receive(), Job):
         setting = Setting.from_json(job.setting)
-        images = images or _images(setting).to(compute_device())
+        images = images or images_of(setting).to(compute_device())
         with suppress(Stopped):
             train(setting, images, job.ticket, replicate=job.replicate, order=job.order, stop=job.stop)
     return job
-
-
-def _images(setting: Setting) -> Dataset:
-    """The data set of a setting, in the processor's memory. Raises `SettingError` if it cannot be trained on."""
-    images = data.load(setting.dataset, color=setting.network != "lenet_300_100", size=setting.image_size)
-    if setting.batch_size > len(images.train):
-        raise SettingError(f"batch_size: {setting.batch_size} is more than the {len(images.train)} training images")
-    classes = 1 + max(int(part.labels.max()) for part in (images.train, images.validation, images.test))
-    if classes != setting.classes:
-        raise SettingError(f"classes: the network has {setting.classes}, and {data.TITLES[images.name]} has {classes}")
-    count = ranks.rank_and_count()[1]
-    if setting.batch_size % count:
-        raise SettingError(f"batch_size: {setting.batch_size} cannot be shared equally by {count} processes")
-    return images

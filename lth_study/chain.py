@@ -1,0 +1,160 @@
+"""One IMP chain of a replicate: what each of its trainings starts from, in the order in which they can be done.
+
+`worker` walks chains, and `trainings` does and keeps what they ask for. The search itself is `lth_core.imp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Any
+
+from torch import Tensor
+
+from lth_core.imp import (
+    Level,
+    Ticket,
+    iterative_magnitude_pruning,
+    one_shot_pruning,
+    random_pruning,
+    random_reinitialisation,
+    subnetwork,
+)
+from lth_core.masks import Mask
+from lth_study import seeds
+from lth_study.files import Damaged
+from lth_study.networks import build, initial_weights
+from lth_study.store import Busy, StudyStore, Training, dense
+from lth_study.training.train import pruner
+from lth_study.training.updates import MOMENTS, State
+from lth_study.trainings import Trainings
+
+
+class Chain:
+    """The IMP chain of a replicate and a rewinding iteration, with the controls and data orders at its levels."""
+
+    def __init__(self, trainings: Trainings, replicate: int, rewind: int) -> None:
+        self.trainings, self.replicate, self.rewind = trainings, replicate, rewind
+        self.setting, self.store = trainings.setting, trainings.store
+        self.ones = Mask.ones(build(self.setting))
+
+    def complete(self, wanted: Collection[Training]) -> set[Training]:
+        """Walk the chain as deep as `wanted` asks and do the wanted trainings at every level.
+
+        Returns the wanted trainings that can be done: none below a training that diverged. Raises `Busy` when another
+        process does a level that the rest builds on.
+        """
+        setting, store = self.setting, self.store
+        end = self.dense_run()  # it leaves W_k behind
+        for training in sorted(t for t in wanted if t.method == "dense" and t.order):
+            with suppress(Busy):
+                self.trainings.end(training, subnetwork(self.initial(), self.ones, 0, 0))
+        if end[1]["diverged_at"] is not None:
+            return {t for t in wanted if t.method == "dense"}
+        if setting.densities is None:
+            numbers = list(range(max(t.level for t in wanted) + 1))
+        else:  # levels that do not build on each other
+            numbers = sorted({0, *(t.level for t in wanted)})
+        chain = [Training(self.replicate, "imp", self.rewind, number, 0) for number in numbers]
+        saved = _StoredChain(store, chain, Level(self.ones, self.rewound(), *end))
+
+        def train_level(ticket: Ticket, _: int | None) -> tuple[State, dict[str, Any]]:
+            return self.trainings.end(chain[ticket.level], ticket)  # never W_k or level 0, which `saved` has
+
+        search = train_level, self.initial(), self.ones
+        if setting.densities is None:
+            first = min((t.level for t in wanted if t.level), default=0)
+            while first and not store.saves(chain[first]).complete:
+                first -= 1  # to a level that has a result: below one that diverged, nothing can be done
+            levels = iterative_magnitude_pruning(
+                *search, levels=numbers[-1], rewind=self.rewind, prune=pruner(setting), saved=saved, first=first
+            )
+            numbers = numbers[first:]
+        else:
+            densities = [setting.densities[number - 1] for number in numbers[1:]]
+            levels = one_shot_pruning(*search, densities=densities, rewind=self.rewind, saved=saved)
+        for level, (mask, rewound, _, result) in zip(numbers, levels, strict=True):
+            for training in sorted(t for t in wanted if t.level == level and t.method != "dense"):
+                try:
+                    self.trainings.end(training, self.ticket(training, mask, rewound))
+                except Busy:
+                    continue
+            if result["diverged_at"] is not None and setting.densities is None:
+                return {t for t in wanted if t.level <= level}
+        return set(wanted)
+
+    def ticket(self, training: Training, mask: Mask, rewound: State) -> Ticket:
+        """What a training starts from, given its level's IMP mask and W_k."""
+        level = training.level
+        if training.method == "random_pruning":
+            chance = seeds.stream(self.replicate, "random pruning", self.rewind, level)
+            return random_pruning(mask, rewound, chance, self.rewind, level)
+        if training.method == "random_reinit":
+            fresh = initial_weights(self.setting, seeds.stream(self.replicate, "reinit"))
+            start = self.rewind if self.setting.reinit_length == "remaining" else 0
+            return random_reinitialisation(mask, fresh, start, level)
+        return subnetwork(rewound, mask, self.rewind, level)
+
+    def initial(self) -> dict[str, Tensor]:
+        """W_0."""
+        return initial_weights(self.setting, seeds.stream(self.replicate, "init"))
+
+    def dense_run(self) -> tuple[State, dict[str, Any]]:
+        """The end of the dense run. Training it keeps W_k for every rewinding iteration of the study."""
+        ticket = subnetwork(self.initial(), self.ones, 0, 0)
+        return self.trainings.end(dense(self.replicate), ticket, keep=self.trainings.rewinds - {0})
+
+    def rewound(self) -> State:
+        """W_k, with the optimiser's moments where they are rewound too."""
+        if not self.rewind:
+            return self.initial()
+        state = self.dense_state(self.rewind)
+        if self.setting.rewind_optimizer == "fresh":
+            return {name: tensor for name, tensor in state.items() if not name.startswith(MOMENTS)}
+        return state
+
+    def dense_state(self, iteration: int) -> State:
+        """W_k. One that the dense run did not leave behind is trained again from the nearest earlier one.
+
+        Raises `Busy` when another process is doing that.
+        """
+        folder = self.store.saves(dense(self.replicate))
+        with suppress(Damaged):
+            return folder.load_state(iteration)
+        toward = folder.toward(iteration)
+        with toward.locked():
+            with suppress(Damaged):  # left behind by another process, since we looked
+                return folder.load_state(iteration)
+            start, earlier = folder.nearest_state(iteration)
+            ticket = subnetwork(earlier or self.initial(), self.ones, start, 0)
+            state = self.trainings.train(ticket, replicate=self.replicate, order=0, stop=iteration, saves=toward).state
+            folder.save_state(iteration, state)
+            toward.discard()
+        return state
+
+
+class _StoredChain:
+    """The levels of a chain that a store has, for a search to go on from (`lth_core.imp.Saved`).
+
+    `chain` names the training of every level, by its number in the search. `level_0` is what the first of them gave.
+    """
+
+    def __init__(self, store: StudyStore, chain: Sequence[Training], level_0: Level) -> None:
+        self.store, self.chain, self.level_0 = store, chain, level_0
+
+    def load(self, level: int) -> Level | None:
+        """A level, or None where its training is not complete or a file of it is damaged."""
+        if level == 0:
+            return self.level_0
+        folder = self.store.saves(self.chain[level])
+        if not folder.complete:
+            return None
+        with suppress(Damaged):
+            mask = folder.load_mask()
+            # In the network's order. Files do not keep it, and the controls' random numbers are drawn in it.
+            mask = Mask({name: mask[name] for name in self.level_0.mask})
+            return Level(mask, self.level_0.rewound, folder.load_end(), folder.result())
+        return None
+
+    def keep(self, level: int, found: Level) -> None:
+        """Do nothing: `Worker.trained` has kept the training, while it held the lock against other processes."""
