@@ -36,7 +36,7 @@ _LAYERS = (
 _ZEROS_STAY = (parametrizations._WeightNorm, parametrizations._SpectralNorm)
 
 # Other people's classes are known by their names: LlamaRMSNorm and LayerNormalization, but not WeightNormLinear.
-_EMBEDDING = re.compile(r"Embed|Position")
+_EMBEDDING = re.compile(r"Embed|Position(?!wise)")
 _NORMALISATION = re.compile(r"(?<!Weight)(?<!Spectral)Norm(ali[sz]ation)?(?![a-z])")
 _WEIGHT = re.compile(r"weight|weight_.*|.*_weight")
 _NO_WEIGHT = re.compile(r"(.*_)?(pos|position|positional|embed|embedding|norm|class|cls)_.*")
