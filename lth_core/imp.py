@@ -6,6 +6,7 @@ Nothing here knows a network, a data set or an optimiser. Training is a function
 
 It trains the network that `ticket` describes from iteration `ticket.iteration` up to iteration `stop`, or to the end
 of training when `stop` is None, and never lets a pruned weight move from 0.0: one that has moved is a `ValueError`.
+`ticket.mask.hold(model, optimizer)` sees to that.
 It returns the weights it ended with, a mapping from name to tensor (a state dict: biases and batch-norm buffers belong
 in it, optimiser state may), and anything else worth keeping, such as the accuracy. A wrapped network's prefixes
 (`module.`, `_orig_mod.`) do no harm: weights keep the names that they had in W_0.

@@ -16,20 +16,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lth_core.hold import Hold
-from lth_core.weights import Choice, parameters, prunable, under_names
+from lth_core.weights import Choice, prunable, under_names
 
 
 class Mask(Mapping[str, Tensor]):
-    """An immutable mapping from weight name to a bool tensor: True where the weight survives."""
+    """An immutable mapping from weight name to a bool tensor: True where the weight survives.
+
+    It is made of bools, or of zeros and ones, as tensors or numpy arrays, and keeps copies of them.
+    `shared` gives every further name of a weight that layers share -> its name in the mask; None takes a mask's own.
+    """
 
     def __init__(
         self, mapping: Mapping[str, Tensor | npt.NDArray[Any]], *, shared: Mapping[str, str] | None = None
     ) -> None:
-        """A mask of bools, or of zeros and ones, as tensors or numpy arrays; it keeps copies of them.
-
-        `shared` gives every further name of a weight that several layers share -> its name in the mask. Where it is
-        None, it is that of `mapping` if that is a mask.
-        """
         tensors = {}
         for name, given in mapping.items():
             value = given if isinstance(given, Tensor) else _tensor(name, given)
@@ -55,17 +54,15 @@ class Mask(Mapping[str, Tensor]):
         pattern of names, a type of module, a function of a name and its module, or several of these.
         Raises `ValueError` for a model that has no weights to prune, and for what `prunable` refuses.
         """
+        kind, shared = type(model).__name__, None
         if isinstance(model, nn.Module):
-            weights = prunable(model, include=include, exclude=exclude)
-            if not weights:
-                raise ValueError(f"{type(model).__name__} has no weights to prune; {weights}")
-            shared = weights.shared
-            return cls({n: torch.ones(w.shape, dtype=torch.bool) for n, w in weights.items()}, shared=shared)
-        if include or exclude:
+            model = prunable(model, include=include, exclude=exclude)
+            shared = model.shared
+        elif include or exclude:
             raise ValueError("include and exclude choose weights of a model; choose those of a mapping yourself")
         if not model:
-            raise ValueError("the mapping has no weights to prune; give a name and a tensor for each layer")
-        return cls({n: torch.ones(w.shape, dtype=torch.bool) for n, w in model.items()})
+            raise ValueError(f"{kind} has no weights to prune; {model}")
+        return cls({name: torch.ones(w.shape, dtype=torch.bool) for name, w in model.items()}, shared=shared)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name].clone()
@@ -112,15 +109,17 @@ class Mask(Mapping[str, Tensor]):
         """The fraction of weights that survive, layer by layer."""
         return {name: float(tensor.double().mean()) for name, tensor in self._tensors.items()}
 
-    def fitting(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a state dict, or scores, hold for the mask: by its names and in its order, without wrappers' prefixes.
+    def fitting(self, state: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a model, a state dict or scores hold for the mask: by its names, without the prefixes of wrappers.
 
         Raises `ValueError` where a name is missing or a tensor has another shape than its mask.
         """
-        found = under_names(state, self._tensors)
+        found = under_names(_tensors(state), self._tensors)
         for name, tensor in self._tensors.items():
             if name not in found:
-                raise ValueError(f"{name!r} is in the mask, but not in what is given, which has {', '.join(state)}")
+                raise ValueError(
+                    f"{name!r} is in the mask, but not in what is given, which has {', '.join(_tensors(state))}"
+                )
             if found[name].shape != tensor.shape:
                 raise ValueError(f"{name!r}: mask has shape {tuple(tensor.shape)}, not {tuple(found[name].shape)}")
         return found
@@ -132,10 +131,9 @@ class Mask(Mapping[str, Tensor]):
         Names may have the prefixes of wrappers. A weight that layers share is set under all of its names.
         Raises `ValueError`, before anything is changed, where a weight is missing or has another shape.
         """
-        weights = parameters(model) if isinstance(model, nn.Module) else model
-        self.fitting(weights)
+        self.fitting(model)
         names = {name: name for name in self._tensors} | self._shared
-        for name, weight in under_names(weights, names).items():
+        for name, weight in under_names(_tensors(model), names).items():
             weight.masked_fill_(~self._tensors[names[name]].to(weight.device), 0.0)
 
     def hold(self, model: nn.Module, *optimizers: Optimizer) -> Hold:
@@ -145,11 +143,11 @@ class Mask(Mapping[str, Tensor]):
         optimizer, with `GradScaler`, and inside the wrappers of Accelerate and Lightning. Surviving weights keep their
         bits, and pruned ones are never -0.0. A pruned weight that a step made NaN or infinite is set to 0.0 as well,
         with a `RuntimeWarning` that names its layer (once; off the processor it is looked for every 100 steps). The
-        mask lies in integers of the weights' size on their device, and moves with them.
+        mask lies on the weights' device, in integers of their size, and moves with them.
 
         Raises `ValueError` where a weight is missing, has another shape, or is in none of the optimizers.
         """
-        return Hold(self._tensors, self.fitting(parameters(model)), optimizers)
+        return Hold(self._tensors, self.fitting(model), optimizers)
 
     def save(self, path: str | Path) -> None:
         """Write the mask as a safetensors file."""
@@ -164,9 +162,15 @@ class Mask(Mapping[str, Tensor]):
                 metadata = file.metadata() or {}
                 names = metadata.get("order", "\n".join(file.keys()))
                 tensors = {name: file.get_tensor(name) for name in names.split("\n") if name}
-        except SafetensorError as error:
+                shared = json.loads(metadata.get("shared", "{}"))
+        except (SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a readable safetensors file ({error}); delete it and save again") from None
-        return cls(tensors, shared=json.loads(metadata.get("shared", "{}")))
+        return cls(tensors, shared=shared)
+
+
+def _tensors(state: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What a state holds; of a model, every parameter by all of its names."""
+    return dict(state.named_parameters(remove_duplicate=False)) if isinstance(state, nn.Module) else state
 
 
 def _tensor(name: str, given: npt.NDArray[Any]) -> Tensor:

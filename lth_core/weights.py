@@ -24,25 +24,19 @@ function of a parameter's name and its module."""
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 _PREFIXES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_LAYERS = (
-    nn.Linear,
-    nn.Bilinear,
-    nn.MultiheadAttention,
-    nn.RNNBase,
-    nn.RNNCellBase,
-    nn.modules.conv._ConvNd,
-)
+_LAYERS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.modules.conv._ConvNd)
 """Layers whose weights are pruned whatever a subclass of them is called."""
 _ZEROS_STAY = (parametrizations._WeightNorm, parametrizations._SpectralNorm)
 
 # Other people's classes are known by their names: LlamaRMSNorm and LayerNormalization, but not WeightNormLinear.
-_EMBEDDING = re.compile(r"Embed|Position(?!wise)")
+_EMBEDDING = re.compile(r"Embed(?!\w*Mixin)|Position(?!wise)")
 _NORMALISATION = re.compile(r"(?<!Weight)(?<!Spectral)Norm(ali[sz]ation)?(?![a-z])")
 _WEIGHT = re.compile(r"weight|weight_.*|.*_weight")
 _NO_WEIGHT = re.compile(r"(.*_)?(pos|position|positional|embed|embedding|norm|class|cls)_.*")
 
 _EMBEDDED = "an embedding or position table"
 _TIED = "an embedding shares it"
+_SCALE = "the scale of a weight norm"
 
 
 class Prunable(dict[str, Tensor]):
@@ -140,11 +134,6 @@ def under_names(weights: Mapping[str, Held], names: Iterable[str]) -> dict[str, 
     return {name: weights[keys[0]] for name, keys in found.items() if len(keys) == 1}
 
 
-def parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter of a model by all of its names."""
-    return dict(model.named_parameters(remove_duplicate=False))
-
-
 class _Place(NamedTuple):
     """Where a parameter is: its name, the module that uses it, and the tensor that it is there for."""
 
@@ -176,25 +165,22 @@ def _plain(name: str, prefixes: tuple[str, ...] = ("module", *_PREFIXES)) -> str
 def _places(model: nn.Module) -> Iterator[_Place]:
     modules = {_plain(path, _PREFIXES): module for path, module in model.named_modules(remove_duplicate=False)}
     for path, module in modules.items():
-        parts = path.split(".") if path else []
-        owners = tuple(modules[".".join(parts[:depth])] for depth in range(len(parts) + 1))
-        before = f"{path}." if path else ""
         if isinstance(module, ParametrizationList):
             continue  # what it stores belongs to the module that it parametrises
-        for key, parameter in module._parameters.items():
-            if parameter is not None:
-                made, obstacle = _made_by_hooks(module, key)
-                yield _Place(before + key, module, made, parameter, obstacle, owners)
+        parts = path.split(".") if path else []
+        owners = tuple(modules[".".join(parts[:depth])] for depth in range(len(parts) + 1))
+        stored = [(key, parameter, *_made_by_hooks(module, key)) for key, parameter in module._parameters.items()]
         lists = cast(Mapping[str, ParametrizationList], module._modules.get("parametrizations") or {})
         for made, kinds in lists.items():
             others = [type(kind).__name__ for kind in kinds if not isinstance(kind, _ZEROS_STAY)]
-            stored = "original1" if isinstance(kinds[0], parametrizations._WeightNorm) else "original"
+            direction = "original1" if isinstance(kinds[0], parametrizations._WeightNorm) else "original"
             for key, parameter in kinds._parameters.items():
-                if parameter is not None:
-                    obstacle = f"made by {', '.join(others)}, whose zeros are others" if others else None
-                    obstacle = obstacle or (None if key == stored else "the scale of a weight norm")
-                    name = f"{before}parametrizations.{made}.{key}"
-                    yield _Place(name, module, made, parameter, obstacle, owners)
+                obstacle = f"made by {', '.join(others)}, whose zeros are others" if others else None
+                obstacle = obstacle or (_SCALE if key != direction else None)
+                stored.append((f"parametrizations.{made}.{key}", parameter, made, obstacle))
+        for key, parameter, made, obstacle in stored:
+            if parameter is not None:
+                yield _Place(".".join([*parts, key]), module, made, parameter, obstacle, owners)
 
 
 def _made_by_hooks(module: nn.Module, key: str) -> tuple[str, str | None]:
@@ -202,7 +188,7 @@ def _made_by_hooks(module: nn.Module, key: str) -> tuple[str, str | None]:
     for suffix in ("_g", "_v", "_orig"):
         made = key.removesuffix(suffix)
         if made != key and made not in module._parameters and isinstance(getattr(module, made, None), Tensor):
-            return made, "the scale of a weight norm" if suffix == "_g" else None
+            return made, _SCALE if suffix == "_g" else None
     return key, None
 
 

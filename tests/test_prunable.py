@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.utils import parametrizations, prune
+from torch.optim.swa_utils import AveragedModel
 
 from lth_core import (
     Level,
@@ -393,6 +394,19 @@ def test_a_models_own_choice_of_something_else_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"prunable\(\) names \['wieght'\]"):
         Mask.ones(Mistaken(2, 2))
+
+
+def test_wrappers_are_seen_wherever_they_are_and_modules_of_that_name_are_no_wrappers() -> None:
+    model = nn.Module()
+    model.module = nn.Linear(2, 3)
+    model.compiled = torch.compile(nn.Sequential(nn.Linear(3, 4)))
+    names = ["module.weight", "compiled.0.weight"]
+    for wrapped in (model, AveragedModel(model), torch.compile(nn.DataParallel(model))):
+        mask = Mask(checkerboard(Mask.ones(wrapped)))
+        assert list(mask) == names
+        mask.apply_(wrapped)
+        state = mask.fitting(wrapped.state_dict())
+        assert all(torch.equal(state[name] != 0, mask[name]) for name in names)
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel, torch.compile])  # the other refuses by itself
