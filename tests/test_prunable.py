@@ -329,6 +329,13 @@ def test_a_subclass_of_a_layer_of_torch_is_pruned_whatever_it_is_called() -> Non
     assert list(prunable(PositionEmbeddingNorm(2, 2))) == ["weight"]
 
 
+def test_a_mixin_that_speaks_of_embeddings_makes_no_embedding() -> None:
+    class EmbeddingAccessMixin(nn.Module):
+        """As in transformers, where every model has it."""
+
+    assert list(prunable(own("Model", "weight", 2, 3, base=EmbeddingAccessMixin))) == ["weight"]
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -478,6 +485,27 @@ def test_a_search_takes_a_training_of_a_wrapped_model(wrap, start: str, rewind: 
     for name, weight in last.mask.fitting(last.trained).items():
         expected = torch.where(last.mask[name], last.mask.fitting(initial)[name] * 1.5**2, 0.0)
         assert torch.allclose(weight, expected)
+
+
+def test_a_pruning_of_ones_own_finds_the_masks_names_in_a_wrapped_state() -> None:
+    model = nn.DataParallel(nn.Linear(2, 2))
+    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def smallest(weights, mask):
+        return prune_global({name: weights[name].abs() for name in mask}, mask, 0.25)
+
+    ones = Mask.ones(model)
+    *_, last = iterative_magnitude_pruning(lambda t, stop: (t.weights, None), initial, ones, levels=1, prune=smallest)
+    assert last.mask["weight"].sum() == 3
+    assert last.trained.keys() == initial.keys()
+
+
+def test_a_name_that_two_prefixes_give_twice_is_refused() -> None:
+    twice = {"module.weight": torch.ones(2), "_orig_mod.weight": torch.zeros(2)}
+    with pytest.raises(
+        ValueError, match=r"'weight' is in the mask, but not in what is given, which has module\.weight"
+    ):
+        Mask({"weight": torch.ones(2)}).apply_(twice)
 
 
 def test_a_weight_that_layers_share_is_one_weight_however_the_state_was_copied(tmp_path) -> None:
