@@ -24,6 +24,7 @@ from lth_core.stability import (
     stability_to_data_order,
     stability_to_pruning,
 )
+from lth_core.weights import Prunable, prunable
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ __all__ = [
     "ErrorBarrier",
     "Level",
     "Mask",
+    "Prunable",
     "Saved",
     "Stability",
     "Ticket",
@@ -40,6 +42,7 @@ __all__ = [
     "l2_distance",
     "magnitude",
     "one_shot_pruning",
+    "prunable",
     "prune_global",
     "prune_layerwise",
     "random_pruning",

@@ -6,8 +6,10 @@ Nothing here knows a network, a data set or an optimiser. Training is a function
 
 It trains the network that `ticket` describes from iteration `ticket.iteration` up to iteration `stop`, or to the end
 of training when `stop` is None, and never lets a pruned weight move from 0.0: one that has moved is a `ValueError`.
+`ticket.mask.hold(model, optimizer)` sees to that.
 It returns the weights it ended with, a mapping from name to tensor (a state dict: biases and batch-norm buffers belong
-in it, optimiser state may), and anything else worth keeping, such as the accuracy.
+in it, optimiser state may), and anything else worth keeping, such as the accuracy. A wrapped network's prefixes
+(`module.`, `_orig_mod.`) do no harm: weights keep the names that they had in W_0.
 
 A search that is broken off goes on where it was if it is given a `Saved`, an object that keeps levels and loads them.
 """
@@ -15,7 +17,8 @@ A search that is broken off goes on where it was if it is given a `Saved`, an ob
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from reprlib import repr as shortened
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -23,6 +26,7 @@ from torch import Tensor
 
 from lth_core.masks import Mask
 from lth_core.pruning import magnitude, prune_global, shuffle_within_layers
+from lth_core.weights import under_names
 
 Weights = Mapping[str, Tensor]
 
@@ -35,7 +39,7 @@ class Ticket:
     """
 
     mask: Mask
-    weights: Weights
+    weights: Weights = field(repr=False)
     iteration: int
     level: int
 
@@ -47,6 +51,10 @@ class Level(NamedTuple):
     rewound: Weights
     trained: Weights
     result: Any
+
+    def __repr__(self) -> str:
+        result = " ".join(shortened(self.result).split())
+        return f"Level({self.mask}, rewound and trained: {len(self.trained)} tensors each, result={result})"
 
 
 class Saved(Protocol):
@@ -73,7 +81,7 @@ Prune = Callable[[Weights, Mask], Mask]
 
 def prune_lowest(weights: Weights, mask: Mask, rate: float = 0.2) -> Mask:
     """Prune the smallest surviving weights by magnitude, all layers together: 20% of them unless told otherwise."""
-    return prune_global(magnitude({name: weights[name] for name in mask}), mask, rate)
+    return prune_global(magnitude(mask.fitting(weights)), mask, rate)
 
 
 def iterative_magnitude_pruning(
@@ -114,7 +122,7 @@ def iterative_magnitude_pruning(
     for level in range(start, levels + 1):
         if level > start:
             found = _load(saved, level) or _trained(
-                train, found.rewound, prune(found.trained, found.mask), rewind, level, saved
+                train, found.rewound, _pruned(prune, found.trained, found.mask), rewind, level, saved
             )
         if level >= first:
             yield _own(found)
@@ -178,7 +186,7 @@ def _load(saved: Saved | None, level: int) -> Level | None:
 
 def _dense(train: Train, weights: Weights, mask: Mask, rewind: int, saved: Saved | None) -> Level:
     """Level 0, from W_0: W_k, and the dense network trained from it."""
-    rewound = train(subnetwork(weights, mask, 0, 0), rewind)[0] if rewind else weights
+    rewound = _named_as(weights, train(subnetwork(weights, mask, 0, 0), rewind)[0]) if rewind else weights
     # copied: a training loop may go on using the tensors that it returned
     return _trained(train, _copied(rewound), mask, rewind, 0, saved)
 
@@ -186,16 +194,29 @@ def _dense(train: Train, weights: Weights, mask: Mask, rewind: int, saved: Saved
 def _trained(train: Train, rewound: Weights, mask: Mask, rewind: int, level: int, saved: Saved | None) -> Level:
     """A level trained from W_k to the end, checked and kept."""
     trained, result = train(subnetwork(rewound, mask, rewind, level), None)
-    for name in mask:
-        pruned = trained[name][~mask[name].to(trained[name].device)]
+    trained = _named_as(rewound, trained)
+    for name, weight in mask.fitting(trained).items():
+        pruned = weight[~mask[name].to(weight.device)]
         if bool((pruned.isfinite() & (pruned != 0)).any()):  # NaN is that of a training that diverged
             raise ValueError(
-                f"{name}: pruned weights are not 0 after training; call ticket.mask.apply_(model) after every update"
+                f"{name}: pruned weights are not 0 after training; call ticket.mask.apply_(model) after every update, "
+                "or ticket.mask.hold(model, optimizer) once before the first"
             )
     found = Level(mask, rewound, _copied(trained), result)
     if saved is not None:
         saved.keep(level, found)
     return found
+
+
+def _pruned(prune: Prune, trained: Weights, mask: Mask) -> Mask:
+    """The next mask. `prune` finds the mask's names among the weights, whatever prefixes W_0 had."""
+    return Mask(prune({**trained, **mask.fitting(trained)}, mask), shared=mask.shared)
+
+
+def _named_as(weights: Weights, returned: Weights) -> Weights:
+    """What `train` returned, under the names of the weights that it was given."""
+    names = under_names({name: name for name in weights}, returned)
+    return {names.get(name, name): tensor for name, tensor in returned.items()}
 
 
 def _own(level: Level) -> Level:

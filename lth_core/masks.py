@@ -2,58 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-
-def prunable(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a model that may be pruned, by state-dict name.
-
-    A model can say so itself with a method `prunable()` that returns their names. Otherwise they are the weights of
-    its linear and convolutional layers: never biases, normalisation, embeddings, recurrent or transposed layers. A
-    weight that two layers share is there once.
-    """
-    parameters = dict(model.named_parameters())
-    named = getattr(model, "prunable", None)
-    if named is not None:
-        return {name: parameters[name] for name in named()}
-    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    names = {id(parameter): name for name, parameter in parameters.items()}
-    found = {}
-    for path, layer in model.named_modules():
-        if isinstance(layer, layers):
-            if id(layer.weight) not in names:
-                raise ValueError(
-                    f"{path}: its weight is no parameter (as under weight_norm, or torch's own pruning); give the "
-                    "model a method prunable() that names the weights to prune"
-                )
-            found[names[id(layer.weight)]] = layer.weight
-    return found
+from lth_core.hold import Hold
+from lth_core.weights import Choice, prunable, under_names
 
 
 class Mask(Mapping[str, Tensor]):
-    """An immutable mapping from weight name to a bool tensor: True where the weight survives."""
+    """An immutable mapping from weight name to a bool tensor: True where the weight survives.
 
-    def __init__(self, mapping: Mapping[str, Tensor]) -> None:
+    It is made of bools, or of zeros and ones, as tensors or numpy arrays, and keeps copies of them.
+    `shared` gives every further name of a weight that layers share -> its name in the mask; None takes a mask's own.
+    """
+
+    def __init__(
+        self, mapping: Mapping[str, Tensor | npt.NDArray[Any]], *, shared: Mapping[str, str] | None = None
+    ) -> None:
         tensors = {}
-        for name, value in mapping.items():
+        for name, given in mapping.items():
+            value = given if isinstance(given, Tensor) else _tensor(name, given)
             if value.dtype != torch.bool and not bool(((value == 0) | (value == 1)).all()):
                 raise ValueError(f"mask of {name!r}: expected bool, or only zeros and ones, got {value.dtype} values")
             tensors[name] = value.detach().to("cpu", torch.bool, copy=True).contiguous()
         self._tensors = tensors
+        if shared is None:
+            shared = mapping.shared if isinstance(mapping, Mask) else {}
+        self._shared = {other: name for other, name in shared.items() if name in tensors}
 
     @classmethod
-    def ones(cls, model: nn.Module | Mapping[str, Tensor]) -> Mask:
-        """The mask that keeps everything, for a model's prunable weights or for a mapping of weights."""
-        weights = prunable(model) if isinstance(model, nn.Module) else model
-        if not weights:
-            raise ValueError(f"{type(model).__name__} has no weights to prune: no linear or convolutional layer")
-        return cls({name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()})
+    def ones(
+        cls,
+        model: nn.Module | Mapping[str, Tensor],
+        *,
+        include: Choice | Iterable[Choice] = (),
+        exclude: Choice | Iterable[Choice] = (),
+    ) -> Mask:
+        """The mask that keeps everything, for a model's prunable weights or for a mapping of weights.
+
+        `prunable` says which weights of a model these are, and what `include` and `exclude` do: each is a name, a
+        pattern of names, a type of module, a function of a name and its module, or several of these.
+        Raises `ValueError` for a model that has no weights to prune, and for what `prunable` refuses.
+        """
+        kind, shared = type(model).__name__, None
+        if isinstance(model, nn.Module):
+            model = prunable(model, include=include, exclude=exclude)
+            shared = model.shared
+        elif include or exclude:
+            raise ValueError("include and exclude choose weights of a model; choose those of a mapping yourself")
+        if not model:
+            raise ValueError(f"{kind} has no weights to prune; {model}")
+        return cls({name: torch.ones(w.shape, dtype=torch.bool) for name, w in model.items()}, shared=shared)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name].clone()
@@ -77,6 +86,11 @@ class Mask(Mapping[str, Tensor]):
         return f"Mask({len(self)} layers, {self.survivors:,} of {self.size:,} weights, density {self.density:.4g})"
 
     @property
+    def shared(self) -> dict[str, str]:
+        """Every further name of a weight that several layers share -> its name in the mask."""
+        return dict(self._shared)
+
+    @property
     def size(self) -> int:
         """How many weights the mask covers."""
         return sum(tensor.numel() for tensor in self._tensors.values())
@@ -95,29 +109,72 @@ class Mask(Mapping[str, Tensor]):
         """The fraction of weights that survive, layer by layer."""
         return {name: float(tensor.double().mean()) for name, tensor in self._tensors.items()}
 
+    def fitting(self, state: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a model, a state dict or scores hold for the mask: by its names, without the prefixes of wrappers.
+
+        Raises `ValueError` where a name is missing or a tensor has another shape than its mask.
+        """
+        found = under_names(_tensors(state), self._tensors)
+        for name, tensor in self._tensors.items():
+            if name not in found:
+                raise ValueError(
+                    f"{name!r} is in the mask, but not in what is given, which has {', '.join(_tensors(state))}"
+                )
+            if found[name].shape != tensor.shape:
+                raise ValueError(f"{name!r}: mask has shape {tuple(tensor.shape)}, not {tuple(found[name].shape)}")
+        return found
+
     @torch.no_grad()
     def apply_(self, model: nn.Module | Mapping[str, Tensor]) -> None:
-        """Set the pruned weights of a model, or of a mapping of tensors, to exactly 0.0 in place."""
-        weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else model
-        for name, tensor in self._tensors.items():  # all of them before the first is changed
-            if name not in weights:
-                raise ValueError(f"{name!r} is in the mask and not among the weights: {', '.join(weights)}")
-            if weights[name].shape != tensor.shape:
-                raise ValueError(f"{name!r}: mask has shape {tuple(tensor.shape)}, weight {tuple(weights[name].shape)}")
-        for name, tensor in self._tensors.items():
-            weights[name].masked_fill_(~tensor.to(weights[name].device), 0.0)
+        """Set the pruned weights of a model, or of a mapping of tensors, to exactly 0.0 in place.
+
+        Names may have the prefixes of wrappers. A weight that layers share is set under all of its names.
+        Raises `ValueError`, before anything is changed, where a weight is missing or has another shape.
+        """
+        self.fitting(model)
+        names = {name: name for name in self._tensors} | self._shared
+        for name, weight in under_names(_tensors(model), names).items():
+            weight.masked_fill_(~self._tensors[names[name]].to(weight.device), 0.0)
+
+    def hold(self, model: nn.Module, *optimizers: Optimizer) -> Hold:
+        """Keep the pruned weights of a model at 0.0: now, and after every step of its optimizers.
+
+        Call it once, before training; `remove()` of what it returns ends it. It works with every `torch.optim`
+        optimizer, with `GradScaler`, and inside the wrappers of Accelerate and Lightning. Surviving weights keep their
+        bits, and pruned ones are never -0.0. A pruned weight that a step made NaN or infinite is set to 0.0 as well,
+        with a `RuntimeWarning` that names its layer (once; off the processor it is looked for every 100 steps). The
+        mask lies on the weights' device, in integers of their size, and moves with them.
+
+        Raises `ValueError` where a weight is missing, has another shape, or is in none of the optimizers.
+        """
+        return Hold(self._tensors, self.fitting(model), optimizers)
 
     def save(self, path: str | Path) -> None:
         """Write the mask as a safetensors file."""
-        save_file(self._tensors, str(path), metadata={"order": "\n".join(self._tensors)})
+        shared = {"shared": json.dumps(self._shared)} if self._shared else {}
+        save_file(self._tensors, str(path), metadata={"order": "\n".join(self._tensors)} | shared)
 
     @classmethod
     def load(cls, path: str | Path) -> Mask:
         """Read a mask written by `save`. Raises `ValueError`, naming the file, if it is not one."""
         try:
             with safe_open(str(path), "pt") as file:
-                names = (file.metadata() or {}).get("order", "\n".join(file.keys()))
+                metadata = file.metadata() or {}
+                names = metadata.get("order", "\n".join(file.keys()))
                 tensors = {name: file.get_tensor(name) for name in names.split("\n") if name}
-        except SafetensorError as error:
+                shared = json.loads(metadata.get("shared", "{}"))
+        except (SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a readable safetensors file ({error}); delete it and save again") from None
-        return cls(tensors)
+        return cls(tensors, shared=shared)
+
+
+def _tensors(state: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What a state holds; of a model, every parameter by all of its names."""
+    return dict(state.named_parameters(remove_duplicate=False)) if isinstance(state, nn.Module) else state
+
+
+def _tensor(name: str, given: npt.NDArray[Any]) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(given, order="C"))  # a copy: torch takes no negative strides
+    except TypeError:
+        raise ValueError(f"mask of {name!r}: expected a tensor or an array of numbers, got {given!r}") from None

@@ -35,7 +35,9 @@ def prune_global(scores: Mapping[str, Tensor], mask: Mask, rate: float) -> Mask:
         rate,
     )
     pieces = flat.split([mask[name].numel() for name in names])
-    return Mask({name: piece.view(mask[name].shape) for name, piece in zip(names, pieces, strict=True)})
+    return Mask(
+        {name: piece.view(mask[name].shape) for name, piece in zip(names, pieces, strict=True)}, shared=mask.shared
+    )
 
 
 def prune_layerwise(scores: Mapping[str, Tensor], mask: Mask, rate: float | Mapping[str, float]) -> Mask:
@@ -53,7 +55,8 @@ def prune_layerwise(scores: Mapping[str, Tensor], mask: Mask, rate: float | Mapp
         {
             name: _drop_lowest(scores[name].flatten(), mask[name].flatten(), rates[name]).view(mask[name].shape)
             for name in mask
-        }
+        },
+        shared=mask.shared,
     )
 
 
@@ -64,7 +67,7 @@ def shuffle_within_layers(mask: Mask, seed: int | torch.Generator) -> Mask:
     for name in mask:
         flat = mask[name].flatten()
         shuffled[name] = flat[torch.randperm(flat.numel(), generator=generator)].view(mask[name].shape)
-    return Mask(shuffled)
+    return Mask(shuffled, shared=mask.shared)
 
 
 def _check_rate(rate: float) -> None:
@@ -73,15 +76,11 @@ def _check_rate(rate: float) -> None:
 
 
 def _matching(scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
-    matching = {}
-    for name in mask:
-        if name not in scores:
-            raise ValueError(f"no score for layer {name!r}; scores are given for {sorted(scores)}")
-        if scores[name].shape != mask[name].shape:
-            raise ValueError(f"{name!r}: scores have shape {tuple(scores[name].shape)}, mask {tuple(mask[name].shape)}")
-        if bool(scores[name].isnan().any()):
+    matching = mask.fitting(scores)
+    for name, score in matching.items():
+        if bool(score.isnan().any()):
             raise ValueError(f"{name!r}: scores hold NaN, which has no order; was the training diverging?")
-        matching[name] = scores[name].detach().cpu()
+        matching[name] = score.detach().cpu()
     return matching
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lth_core.masks import Mask
+from lth_core.weights import under_names
 
 Weights = Mapping[str, Tensor]
 
@@ -105,6 +106,7 @@ def error_barrier(
     """The barrier between two sets of weights: the error of a network along the straight line between them.
 
     `a` and `b` map names to tensors of the same shapes and types; state dicts do, with the statistics of batch norm.
+    Where wrappers gave one of them prefixes, `a`'s names are used.
     `evaluate(weights)` is called once for each of `points` evenly spaced points, the first being `a` and the last `b`.
     It returns the error of these weights, in percent say, or several errors by name, and may change the weights.
     Several errors give a barrier each, by the same names.
@@ -115,11 +117,13 @@ def error_barrier(
     """
     if points < 2:
         raise ValueError(f"points={points} is not valid; expected 2 (the two ends alone) or more")
-    if a.keys() != b.keys():
+    fitting = under_names(b, a)
+    if not len(a) == len(b) == len(fitting):
         raise ValueError(
             f"the two sets of weights differ in their names: only one of them has {sorted(a.keys() ^ b.keys())}; "
             "give state dicts of one architecture"
         )
+    b = fitting
     for name in a:
         (shape, dtype), (other, other_dtype) = ((tuple(w[name].shape), w[name].dtype) for w in (a, b))
         if (shape, dtype) != (other, other_dtype):
@@ -169,10 +173,5 @@ def _heights(errors: Sequence[float]) -> ErrorBarrier:
 
 
 def _surviving(weights: Weights, mask: Mask) -> Tensor:
-    for name in mask:
-        if weights[name].shape != mask[name].shape:
-            raise ValueError(
-                f"{name!r}: weights {tuple(weights[name].shape)} do not fit mask {tuple(mask[name].shape)}"
-            )
-    pieces = [weights[name].detach().to("cpu", torch.float64)[mask[name]] for name in mask]
+    pieces = [w.detach().to("cpu", torch.float64)[mask[name]] for name, w in mask.fitting(weights).items()]
     return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.float64)

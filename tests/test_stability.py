@@ -220,7 +220,7 @@ def test_stability_needs_two_ends_to_compare():
 
 def test_stability_of_weights_that_do_not_fit_the_mask_is_refused():
     a, b, _ = vectors([1.0, 2.0], [3.0, 4.0])
-    with pytest.raises(ValueError, match=r"'w': weights \(2,\) do not fit mask \(3,\)"):
+    with pytest.raises(ValueError, match=r"'w': mask has shape \(3,\), not \(2,\)"):
         stability_to_data_order([a, b], Mask({"w": torch.ones(3, dtype=torch.bool)}))
 
 

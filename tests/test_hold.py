@@ -1,0 +1,452 @@
+"""Pruned weights stay at +0.0 under every optimiser, as in a float64 loop that masks by hand after every step."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+from torch.optim import SGD, Adam, Optimizer
+
+from lth_core import Mask, prunable
+
+CLASSES = [
+    kind
+    for _, kind in sorted(vars(torch.optim).items())
+    if inspect.isclass(kind) and issubclass(kind, Optimizer) and kind not in (Optimizer, torch.optim.SparseAdam)
+]
+"""Every optimiser of this torch; `SparseAdam` takes sparse gradients alone."""
+FLAGS: dict[str, Any] = {
+    "weight_decay": 0.1,
+    "momentum": 0.9,
+    "amsgrad": True,
+    "centered": True,
+    "nesterov": True,
+    "maximize": True,
+    "decoupled_weight_decay": True,
+    "foreach": True,
+    "fused": True,
+    "line_search_fn": "strong_wolfe",
+}
+NEEDED = {"nesterov": {"momentum": 0.9}}
+
+
+def variants() -> list[Any]:
+    """Every optimiser as it is, with each flag that it has, and with decay and momentum together."""
+    found = []
+    for kind in CLASSES:
+        has = inspect.signature(kind).parameters
+        options: list[dict[str, Any]] = [{}]
+        options += [{flag: value} | NEEDED.get(flag, {}) for flag, value in FLAGS.items() if flag in has]
+        options += [{flag: FLAGS[flag] for flag in ("weight_decay", "momentum", "amsgrad") if flag in has}]
+        found += [pytest.param(kind, chosen, id=f"{kind.__name__} {chosen}") for chosen in options]
+    return found
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Matrices alone, as Muon takes nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model.to(dtype)
+
+
+def ticket(model: nn.Module) -> Mask:
+    return Mask({name: torch.arange(w.numel()).view(w.shape) % 3 == 0 for name, w in prunable(model).items()})
+
+
+def batch(model: nn.Module, step: int) -> Tensor:
+    """The loss of a step's batch, which is the same for every model."""
+    generator = torch.Generator().manual_seed(step)
+    dtype = next(model.parameters()).dtype
+    images, labels = torch.randn(8, 6, generator=generator).to(dtype), torch.randint(3, (8,), generator=generator)
+    return F.cross_entropy(model(images), labels)
+
+
+def update(model: nn.Module, optimizer: Any, step: int) -> None:
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = batch(model, step)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+def mask_by_hand(model: nn.Module, mask: Mask) -> int:
+    """Set every pruned weight to 0.0, one by one; returns how many of them were below 0."""
+    below = 0
+    for name, kept in mask.items():
+        weight = model.get_parameter(name).data.view(-1)
+        for place in range(weight.numel()):
+            if not kept.view(-1)[place]:
+                below += weight[place].item() < 0
+                weight[place] = 0.0
+    return below
+
+
+def assert_positive_zeros(model: nn.Module, mask: Mask) -> None:
+    for name, weight in mask.fitting(dict(model.named_parameters())).items():
+        pruned = weight.detach()[~mask[name]].double()
+        assert len(pruned) > 0
+        assert (pruned == 0).all()
+        assert not pruned.signbit().any()
+
+
+@pytest.mark.filterwarnings("ignore:.*non-deterministic:UserWarning")
+@pytest.mark.parametrize(("kind", "options"), variants())
+def test_every_optimiser_ends_where_masking_by_hand_ends(
+    kind: Callable[..., Optimizer], options: dict[str, Any]
+) -> None:
+    held, by_hand = network(), network()
+    mask = ticket(held)
+    ours, theirs = kind(held.parameters(), **options), kind(by_hand.parameters(), **options)
+    mask.hold(held, ours)
+    mask_by_hand(by_hand, mask)
+    below = 0
+    for step in range(6):
+        update(held, ours, step)
+        update(by_hand, theirs, step)
+        below += mask_by_hand(by_hand, mask)
+        assert_positive_zeros(held, mask)
+    assert below > 0  # there was something to hold, and a product with 0 would have made -0.0 of it
+    for name, weight in held.named_parameters():
+        assert torch.equal(weight, by_hand.get_parameter(name))
+
+
+def test_the_table_has_every_usual_optimiser() -> None:
+    assert {"SGD", "Adam", "AdamW", "LBFGS", "RMSprop"} <= {kind.__name__ for kind in CLASSES}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_survivors_move_as_they_would_and_zeros_are_positive_in_every_type(dtype: torch.dtype) -> None:
+    model = network(dtype)
+    mask = ticket(model)
+    optimizer = SGD(model.parameters(), lr=1.0)
+    mask.hold(model, optimizer)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for name, weight in model.named_parameters():
+        weight.grad = torch.where(mask[name], 0.5, 2.0).to(dtype)
+    optimizer.step()
+    assert_positive_zeros(model, mask)
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight[mask[name]], (before[name] - 0.5)[mask[name]])
+
+
+def test_convolutions_in_channels_last_are_held() -> None:
+    model = nn.Conv2d(4, 3, 3, bias=False).to(memory_format=torch.channels_last)
+    mask = ticket(model)
+    optimizer = SGD(model.parameters(), lr=1.0)
+    mask.hold(model, optimizer)
+    model.weight.grad = torch.ones_like(model.weight)
+    optimizer.step()
+    assert_positive_zeros(model, mask)
+    assert (model.weight[mask["weight"]] != 0).all()
+    assert model.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_pruned_weights_are_zero_from_the_start_until_they_are_let_go() -> None:
+    model = network()
+    mask = ticket(model)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    hold = mask.hold(model, optimizer)
+    assert_positive_zeros(model, mask)
+    hold.remove()
+    update(model, optimizer, 0)
+    assert all((model.get_parameter(name)[~mask[name]] != 0).any() for name in mask)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_in_a_pruned_weight_is_named_once_and_becomes_zero(value: float) -> None:
+    model = network(torch.float32)
+    mask = ticket(model)
+    optimizer = SGD(model.parameters(), lr=1.0)
+    mask.hold(model, optimizer)
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    survivor = model[0].weight[0, 0].item()
+    model[2].weight.grad[0, 1:3] = value
+    with pytest.warns(RuntimeWarning, match=r"after step 2 .*\(2 of 2\.weight\)"):
+        optimizer.step()
+    assert_positive_zeros(model, mask)
+    optimizer.step()  # said once: another warning would be an error
+    assert_positive_zeros(model, mask)
+    assert model[0].weight[0, 0].item() == survivor
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.0])
+def test_a_surviving_weight_keeps_its_value_whatever_it_is(value: float) -> None:
+    model = network(torch.float32)
+    mask = ticket(model)
+    optimizer = SGD(model.parameters(), lr=1.0)
+    mask.hold(model, optimizer)
+    with torch.no_grad():
+        model[0].weight[0, 0] = value
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    assert torch.equal(model[0].weight[0, 0].view(torch.int32), torch.tensor(value).view(torch.int32))
+    assert_positive_zeros(model, mask)
+
+
+def test_a_step_that_the_scaler_skips_moves_nothing_and_the_next_is_held() -> None:
+    model = network(torch.float32)
+    mask = ticket(model)
+    optimizer = Adam(model.parameters(), lr=0.1)
+    mask.hold(model, optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = copy.deepcopy(model.state_dict())
+    for step in range(3):
+        optimizer.zero_grad()
+        scaler.scale(batch(model, step)).backward()
+        if step == 0:
+            model[0].weight.grad[0, 1] = math.inf
+        scaler.step(optimizer)
+        scaler.update()
+        assert_positive_zeros(model, mask)
+        moved = any(not torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+        assert moved == (step > 0)
+
+
+class WithoutHooks(Optimizer):
+    """As Accelerate's wrapper: an `Optimizer` that never called its base's `__init__`."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel, torch.compile])
+def test_wrapped_models_and_optimisers_are_held(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = network()
+    wrapped = wrap(model)
+    mask = ticket(wrapped)
+    optimizer = WithoutHooks(WithoutHooks(SGD(wrapped.parameters(), lr=0.1, momentum=0.9)))
+    torch.optim.lr_scheduler.StepLR(optimizer.optimizer.optimizer, 1)  # it wraps `step`
+    mask.hold(wrapped, optimizer)
+    for step in range(3):
+        update(model, optimizer, step)
+        assert_positive_zeros(model, mask)
+
+
+def test_what_makes_a_normed_weight_is_held() -> None:
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 3, bias=False)))
+    mask = ticket(model)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    mask.hold(model, optimizer)
+    update(model, optimizer, 0)
+    assert torch.equal(model[0].weight != 0, mask["0.parametrizations.weight.original1"])
+
+
+def test_a_shared_weight_is_held_once() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    mask = ticket(model)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    mask.hold(model, optimizer)
+    F.mse_loss(model(torch.ones(1, 3)), torch.zeros(1, 3)).backward()
+    optimizer.step()
+    assert torch.equal(model[1].weight != 0, mask["0.weight"])
+
+
+def test_a_weight_that_was_moved_in_memory_is_held_where_it_is() -> None:
+    model = network()
+    mask = ticket(model)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    mask.hold(model, optimizer)
+    for weight in model.parameters():
+        weight.data = weight.data.clone()
+    update(model, optimizer, 0)
+    assert_positive_zeros(model, mask)
+
+
+def test_several_optimisers_hold_together_and_one_that_is_missing_is_said() -> None:
+    model = network()
+    mask = ticket(model)
+    first, last = SGD(model[0].parameters(), lr=0.1), Adam(model[2].parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"'2\.weight' is in the mask, but no optimizer given has it"):
+        mask.hold(model, first)
+    mask.hold(model, first, last)
+    batch(model, 0).backward()
+    for optimizer in (first, last):
+        optimizer.step()
+        assert_positive_zeros(model, mask)
+    model[2].weight.requires_grad_(False)
+    mask.hold(model, first)  # nothing moves a frozen weight
+
+
+def test_a_model_that_does_not_fit_is_refused_and_keeps_its_weights() -> None:
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"'fc\.weight' is in the mask"):
+        Mask({"0.weight": torch.zeros(5, 6), "fc.weight": torch.zeros(3, 5)}).hold(model, optimizer)
+    with pytest.raises(ValueError, match=r"'2\.weight': mask has shape \(5, 3\)"):
+        Mask({"0.weight": torch.zeros(5, 6), "2.weight": torch.zeros(5, 3)}).hold(model, optimizer)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_masks_lie_on_the_weights_device_and_follow_them() -> None:
+    model = network(torch.float32)
+    mask = ticket(model)
+    optimizer = SGD(model.parameters(), lr=1.0)
+    mask.hold(model, optimizer)
+    model.cuda()
+    for step in range(101):
+        for weight in model.parameters():
+            weight.grad = torch.ones_like(weight)
+        if step == 99:
+            model[0].weight.grad[0, 1] = math.nan
+            with pytest.warns(RuntimeWarning, match=r"after step 100 .*\(1 of 0\.weight\)"):
+                optimizer.step()
+        else:
+            optimizer.step()
+    assert_positive_zeros(model.cpu(), mask)
+
+
+class Images(torch.utils.data.Dataset[Any]):
+    """Eight vectors with their classes, as every library here takes them."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.inputs, self.labels = torch.randn(8, 6, generator=generator), torch.randint(3, (8,), generator=generator)
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        return {"inputs": self.inputs[i], "labels": self.labels[i]}
+
+
+class Model(nn.Module):
+    """A model as Hugging Face's Trainer wants it: it computes its own loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network(torch.float32)
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"loss": F.cross_entropy(self.network(inputs), labels)}
+
+
+def trained_by_hand(mask: Mask) -> dict[str, Tensor]:
+    """Four steps of Adam over all images, masked by hand after every step."""
+    model, images = Model(), Images()
+    optimizer = Adam(model.parameters(), lr=0.1)
+    mask_by_hand(model, mask)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(images.inputs, images.labels)["loss"].backward()
+        optimizer.step()
+        mask_by_hand(model, mask)
+    return model.state_dict()
+
+
+def assert_trained_by_hand(model: nn.Module, mask: Mask) -> None:
+    assert_positive_zeros(model, mask)
+    expected = trained_by_hand(mask)
+    for name, weight in mask.fitting(model.state_dict()).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("default")
+def test_accelerate() -> None:
+    accelerate = pytest.importorskip("accelerate", reason="needs accelerate")
+    accelerator = accelerate.Accelerator(cpu=True)
+    model = Model()
+    mask = ticket(model)
+    loader = torch.utils.data.DataLoader(Images(), 8)
+    model, optimizer, loader = accelerator.prepare(model, Adam(model.parameters(), lr=0.1), loader)
+    mask.hold(model, optimizer)
+    for _ in range(4):
+        for images in loader:
+            optimizer.zero_grad()
+            accelerator.backward(model(**images)["loss"])
+            optimizer.step()
+            assert_positive_zeros(accelerator.unwrap_model(model), mask)
+    assert_trained_by_hand(accelerator.unwrap_model(model), mask)
+
+
+@pytest.mark.filterwarnings("default")
+def test_hugging_faces_trainer(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    pytest.importorskip("accelerate", reason="needs accelerate")
+    model = Model()
+    mask = ticket(model)
+
+    class Callback(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        def on_train_begin(self, *_: Any, model: nn.Module, optimizer: Optimizer, **__: Any) -> None:
+            mask.hold(model, optimizer)
+
+        def on_step_end(self, *_: Any, model: nn.Module, **__: Any) -> None:
+            assert_positive_zeros(model, mask)
+
+    arguments = transformers.TrainingArguments(
+        str(tmp_path),
+        num_train_epochs=4,
+        per_device_train_batch_size=8,
+        learning_rate=0.1,
+        weight_decay=0.0,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    transformers.Trainer(model, arguments, train_dataset=Images(), callbacks=[Callback()]).train()
+    assert_trained_by_hand(model, mask)
+
+
+@pytest.mark.filterwarnings("default")
+def test_lightning(tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning", reason="needs lightning")
+    mask = ticket(Model())
+
+    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network(torch.float32)
+
+        def training_step(self, images: dict[str, Tensor]) -> Tensor:
+            return F.cross_entropy(self.network(images["inputs"]), images["labels"])
+
+        def configure_optimizers(self) -> Optimizer:
+            return Adam(self.parameters(), lr=0.1)
+
+        def on_train_start(self) -> None:
+            mask.hold(self, self.optimizers())
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            assert_positive_zeros(self, mask)
+
+    model = Module()
+    trainer = lightning.Trainer(
+        max_epochs=4,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(model, torch.utils.data.DataLoader(Images(), 8))
+    assert trainer.global_step == 4
+    assert_trained_by_hand(model, mask)

@@ -1,0 +1,577 @@
+"""Which weights of real models are pruned, against lists and counts made by hand; wrappers change no name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.utils import parametrizations, prune
+from torch.optim.swa_utils import AveragedModel
+
+from lth_core import (
+    Level,
+    Mask,
+    angle,
+    error_barrier,
+    iterative_magnitude_pruning,
+    l2_distance,
+    magnitude,
+    prunable,
+    prune_global,
+    prune_layerwise,
+    shuffle_within_layers,
+    subnetwork,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process() -> Iterator[None]:
+    """A process group of this process alone, for `DistributedDataParallel`."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def distributed_data_parallel(model: nn.Module) -> nn.Module:
+    if any(parameter.is_meta for parameter in model.parameters()):
+        model = model.to_empty(device="cpu")
+    return nn.parallel.DistributedDataParallel(model)
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "bare": lambda model: model,
+    "DataParallel": nn.DataParallel,
+    "DistributedDataParallel": distributed_data_parallel,
+    "compiled": torch.compile,
+    "compiled in DistributedDataParallel": lambda model: distributed_data_parallel(torch.compile(model)),
+}
+wrappers = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+
+
+def from_torchvision(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        models = pytest.importorskip("torchvision.models")
+        with torch.device("meta"):
+            model: nn.Module = getattr(models, name)()
+        return model
+
+    return build
+
+
+RESNET18 = [
+    "conv1",
+    *("layer1.0.conv1", "layer1.0.conv2", "layer1.1.conv1", "layer1.1.conv2"),
+    *("layer2.0.conv1", "layer2.0.conv2", "layer2.0.downsample.0", "layer2.1.conv1", "layer2.1.conv2"),
+    *("layer3.0.conv1", "layer3.0.conv2", "layer3.0.downsample.0", "layer3.1.conv1", "layer3.1.conv2"),
+    *("layer4.0.conv1", "layer4.0.conv2", "layer4.0.downsample.0", "layer4.1.conv1", "layer4.1.conv2"),
+    "fc",
+]
+VIT = [f"encoder.layers.encoder_layer_{i}" for i in range(12)]
+VIT_LAYER = ["self_attention.in_proj_weight", "self_attention.out_proj.weight", "mlp.0.weight", "mlp.3.weight"]
+# Stages of Swin-T, and the layers between them that merge patches.
+SWIN = [(1, 2, 96), (3, 2, 192), (5, 6, 384), (7, 2, 768)]
+SWIN_BLOCK = ["attn.qkv.weight", "attn.proj.weight", "mlp.0.weight", "mlp.3.weight"]
+SWIN_NAMES = [
+    f"features.{stage}.{block}.{name}" for stage, blocks, _ in SWIN for block in range(blocks) for name in SWIN_BLOCK
+]
+REAL: dict[str, tuple[list[str], int]] = {
+    # 11,689,512 parameters, less 4,800 channels of batch norm and the output's biases
+    "resnet18": ([f"{name}.weight" for name in RESNET18], 11_689_512 - 2 * 4_800 - 1_000),
+    "vit_b_16": (
+        ["conv_proj.weight", *(f"{layer}.{name}" for layer in VIT for name in VIT_LAYER), "heads.head.weight"],
+        768 * 3 * 16 * 16 + 12 * (4 + 8) * 768**2 + 768 * 1000,
+    ),
+    "swin_t": (
+        ["features.0.0.weight", *SWIN_NAMES, *(f"features.{i}.reduction.weight" for i in (2, 4, 6)), "head.weight"],
+        96 * 3 * 4 * 4
+        + sum(blocks * (4 + 8) * width**2 for _, blocks, width in SWIN)
+        + sum(8 * width**2 for _, _, width in SWIN[:3])
+        + 768 * 1000,
+    ),
+}
+
+
+@wrappers
+@pytest.mark.parametrize("name", REAL)
+def test_networks_of_torchvision(name: str, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    names, count = REAL[name]
+    mask = Mask.ones(wrap(from_torchvision(name)()))
+    assert sorted(mask) == sorted(names)
+    assert mask.size == mask.survivors == count
+
+
+@wrappers
+def test_mobilenet_with_its_depthwise_and_squeezing_convolutions(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = from_torchvision("mobilenet_v3_small")()
+    matrices = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.dim() > 1}
+    mask = Mask.ones(wrap(model))
+    assert {name: tensor.numel() for name, tensor in mask.items()} == matrices
+    # 11 blocks with 10 expansions, 11 depthwise, 18 squeezing and 11 projecting ones; first, last, two output layers
+    assert len(mask) == 10 + 11 + 18 + 11 + 2 + 2
+    # 2,542,856 parameters, less 6,048 channels of batch norm (scale and bias) and 4,928 biases
+    assert mask.size == 2_542_856 - 2 * 6_048 - (2_904 + 1_024 + 1_000)
+
+
+class Conv1D(nn.Module):
+    """GPT-2's linear layer: its weight has inputs first."""
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.c_attn, self.c_proj = Conv1D(3 * width, width), Conv1D(width, width)
+
+
+class Gpt2(nn.Module):
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(11, width), nn.Embedding(7, width)
+        self.h = nn.ModuleList([Block(width), Block(width)])
+        self.ln_f = nn.LayerNorm(width)
+        self.lm_head = nn.Linear(width, 11, bias=False)
+        self.lm_head.weight = self.wte.weight
+
+
+GPT2 = {
+    "h.0.c_attn.weight": (4, 12),
+    "h.0.c_proj.weight": (4, 4),
+    "h.1.c_attn.weight": (4, 12),
+    "h.1.c_proj.weight": (4, 4),
+}
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 3)
+        self.lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True)
+        self.head = nn.Linear(8, 2)
+
+
+CLASSIFIER = {
+    "lstm.weight_ih_l0": (16, 3),
+    "lstm.weight_hh_l0": (16, 4),
+    "lstm.weight_ih_l0_reverse": (16, 3),
+    "lstm.weight_hh_l0_reverse": (16, 4),
+    "lstm.weight_ih_l1": (16, 8),
+    "lstm.weight_hh_l1": (16, 4),
+    "lstm.weight_ih_l1_reverse": (16, 8),
+    "lstm.weight_hh_l1_reverse": (16, 4),
+    "head.weight": (2, 8),
+}
+
+
+def half_frozen() -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 5, 3), nn.Flatten(), nn.Linear(5, 2))
+    return model.requires_grad_(False).append(nn.Linear(2, 2))
+
+
+def images(**options: object) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(8, 2)).to(**options)
+
+
+OTHERS: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[int, ...]]]] = {
+    "recurrent": (Classifier, CLASSIFIER),
+    "frozen in part": (half_frozen, {"4.weight": (2, 2)}),
+    "bfloat16": (lambda: images(dtype=torch.bfloat16), {"0.weight": (4, 3, 3, 3), "3.weight": (2, 8)}),
+    "channels last": (
+        lambda: images(memory_format=torch.channels_last),
+        {"0.weight": (4, 3, 3, 3), "3.weight": (2, 8)},
+    ),
+    "weight norm": (
+        lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 4)), nn.Linear(4, 2)),
+        {"0.parametrizations.weight.original1": (4, 3), "1.weight": (2, 4)},
+    ),
+    "spectral norm": (
+        lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(3, 4)), nn.Linear(4, 2)),
+        {"0.parametrizations.weight.original": (4, 3), "1.weight": (2, 4)},
+    ),
+    "older spectral norm": (
+        lambda: nn.Sequential(nn.utils.spectral_norm(nn.Linear(3, 4)), nn.Linear(4, 2)),
+        {"1.weight": (2, 4), "0.weight_orig": (4, 3)},
+    ),
+    "separate projections": (
+        lambda: nn.MultiheadAttention(4, 2, kdim=3, vdim=5, add_bias_kv=True),
+        {
+            "q_proj_weight": (4, 4),
+            "k_proj_weight": (4, 3),
+            "v_proj_weight": (4, 5),
+            "out_proj.weight": (4, 4),
+        },
+    ),
+}
+
+
+@wrappers
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_networks(name: str, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    build, expected = OTHERS[name]
+    assert {name: tuple(tensor.shape) for name, tensor in Mask.ones(wrap(build())).items()} == expected
+
+
+@wrappers
+def test_an_output_layer_that_an_embedding_shares_is_left_out_and_that_is_said(
+    wrap: Callable[[nn.Module], nn.Module],
+) -> None:
+    model = wrap(Gpt2())
+    with pytest.warns(UserWarning, match=r"wte\.weight is left out of the mask: an embedding shares it with lm_head"):
+        weights = prunable(model)
+    assert {name: tuple(weight.shape) for name, weight in weights.items()} == GPT2
+    assert weights.left_out["wte.weight"] == "an embedding shares it with lm_head.weight"
+    assert set(prunable(model, exclude="lm_head")) == set(GPT2)  # and no warning, which would be an error
+    both = prunable(model, include="lm_head.weight")
+    assert set(both) == set(GPT2) | {"wte.weight"}
+    assert both.shared == {"lm_head.weight": "wte.weight"}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "normed",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        lambda layer: parametrizations.spectral_norm(parametrizations.weight_norm(layer)),
+        lambda layer: prune.identity(layer, "weight"),
+    ],
+    ids=["weight_norm", "spectral_norm", "parametrized weight", "parametrized spectral", "both", "torch's pruning"],
+)
+@pytest.mark.parametrize("layer", [lambda: nn.Linear(6, 5), lambda: nn.Conv2d(2, 5, 3)], ids=["linear", "convolution"])
+def test_what_is_pruned_under_a_norm_makes_zeros_of_the_weight(normed, layer) -> None:
+    model = nn.Sequential(normed(layer()))
+    ones = Mask.ones(model)
+    assert ones.size == math.prod(model[0].weight.shape)  # one entry of the weight's shape, and no scales
+    (name,) = ones
+    kept = torch.arange(ones.size).view(ones[name].shape) % 3 != 0
+    Mask({name: kept}).apply_(model)
+    for hook in model[0]._forward_pre_hooks.values():  # older norms compute the weight before a forward pass
+        hook(model[0], None)
+    assert torch.equal(model[0].weight != 0, kept)
+
+
+def test_a_parametrization_whose_zeros_are_others_is_left_out() -> None:
+    left_out = prunable(nn.Sequential(parametrizations.orthogonal(nn.Linear(3, 3)), nn.Linear(3, 3))).left_out
+    assert "_Orthogonal" in left_out["0.parametrizations.weight.original"]
+
+
+def test_what_was_left_out_and_why_can_be_asked_for_and_is_printed() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Linear(2, 3), nn.Linear(3, 3), nn.PReLU(2))
+    model[3].weight.requires_grad_(False)
+    weights = prunable(model, exclude="2")
+    assert list(weights) == ["0.weight"]
+    assert weights["0.weight"] is model[0].weight
+    assert weights.left_out == {
+        "0.bias": "a bias",
+        "1.weight": "normalisation",
+        "1.bias": "normalisation",
+        "2.weight": "excluded",
+        "2.bias": "excluded",
+        "3.weight": "frozen: requires_grad is False",
+        "3.bias": "a bias",
+        "4.weight": "fewer than two dimensions",
+    }
+    printed = str(weights).splitlines()
+    assert printed[0].split() == ["to", "prune,", "18", "weights:"]
+    assert printed[1].split() == ["0.weight", "2", "x", "1", "x", "3", "x", "3"]
+    assert [line.split()[0] for line in printed[3:]] == list(weights.left_out)
+    assert "3.weight  frozen: requires_grad is False" in str(weights)
+
+
+def own(kind: str, key: str, *shape: int, base: type[nn.Module] = nn.Module) -> nn.Module:
+    """A layer of somebody's own class with one parameter."""
+    made: nn.Module = type(kind, (base,), {})()
+    made.register_parameter(key, nn.Parameter(torch.ones(shape)))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "shape", "pruned"),
+    [
+        ("Mixer", "weight", (2, 3), True),
+        ("Mixer", "weight_up", (2, 3), True),
+        ("Mixer", "up_weight", (2, 3, 4), True),
+        ("Mixer", "weight", (3,), False),
+        ("Mixer", "weights", (2, 3), False),
+        ("Mixer", "kernel", (2, 3), False),
+        ("Mixer", "cls_token", (1, 1, 3), False),
+        ("Mixer", "pos_embed", (1, 2, 3), False),
+        ("Mixer", "pos_embed_weight", (2, 3), False),
+        ("WeightNormLinear", "weight", (2, 3), True),
+        ("NormalizedLinear", "weight", (2, 3), True),
+        ("PositionwiseLayer", "weight", (2, 3), True),
+        ("RMSNorm2d", "weight", (2, 1, 1), False),
+        ("LayerNormalization", "weight", (2, 3), False),
+        ("LearnedPositions", "weight", (2, 3), False),
+        ("VocabularyEmbedding", "weight", (2, 3), False),
+    ],
+)
+def test_layers_of_ones_own_are_known_by_their_names(kind: str, key: str, shape: tuple[int, ...], pruned: bool) -> None:
+    model = nn.Sequential(own(kind, key, *shape), nn.Linear(1, 1))
+    assert list(prunable(model)) == [f"0.{key}"] * pruned + ["1.weight"]
+
+
+def test_a_subclass_of_a_layer_of_torch_is_pruned_whatever_it_is_called() -> None:
+    class PositionEmbeddingNorm(nn.Linear):
+        pass
+
+    assert list(prunable(PositionEmbeddingNorm(2, 2))) == ["weight"]
+
+
+def test_a_mixin_that_speaks_of_embeddings_makes_no_embedding() -> None:
+    class EmbeddingAccessMixin(nn.Module):
+        """As in transformers, where every model has it."""
+
+    assert list(prunable(own("Model", "weight", 2, 3, base=EmbeddingAccessMixin))) == ["weight"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"exclude": "head.weight", "include": "embedding.weight"}, ["embedding", "stem.0", "stem.1"]),
+        ({"exclude": "head"}, ["stem.0", "stem.1"]),
+        ({"exclude": "stem"}, ["head"]),
+        ({"exclude": "*.0.weight"}, ["stem.1", "head"]),
+        ({"exclude": nn.Conv2d}, ["stem.1", "head"]),
+        ({"exclude": nn.Sequential}, ["head"]),
+        ({"exclude": lambda name, module: not isinstance(module, nn.Conv2d)}, ["stem.0"]),
+        ({"exclude": lambda name, module: name == "stem.0.weight"}, ["stem.1", "head"]),
+        ({"exclude": ["head", nn.Conv2d]}, ["stem.1"]),
+        ({"include": nn.Embedding}, ["embedding", "stem.0", "stem.1", "head"]),
+        ({"include": "embedding"}, ["embedding", "stem.0", "stem.1", "head"]),
+        ({"include": "*"}, ["embedding", "stem.0", "stem.1", "head"]),  # no vectors and nothing that is frozen
+        ({"include": nn.Embedding, "exclude": lambda name, module: "stem" in name}, ["embedding", "head"]),
+        ({"include": "embedding", "exclude": "embedding"}, ["stem.0", "stem.1", "head"]),
+    ],
+    ids=str,
+)
+def test_include_and_exclude(options: dict[str, object], expected: list[str]) -> None:
+    model = nn.Module()
+    model.embedding = nn.Embedding(5, 2)
+    model.stem = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model.head, model.frozen = nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
+    assert list(Mask.ones(model, **options)) == [f"{name}.weight" for name in expected]
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+@pytest.mark.parametrize("nothing", ["haed", nn.Conv3d])
+def test_a_choice_that_matches_nothing_is_refused(option: str, nothing: object) -> None:
+    with pytest.raises(ValueError, match=rf"{option}=.*(haed|Conv3d).* matches none"):
+        Mask.ones(nn.Linear(2, 2), **{option: nothing})
+
+
+def test_choices_are_for_models() -> None:
+    with pytest.raises(ValueError, match="include and exclude"):
+        Mask.ones({"w": torch.ones(2)}, exclude="w")
+
+
+class Chosen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+        self.third.weight = self.first.weight
+
+    def prunable(self) -> list[str]:
+        return ["second.weight", "third.weight"]
+
+
+@wrappers
+def test_a_models_own_choice_holds_in_every_wrapper_in_its_order(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = wrap(Chosen())
+    assert list(Mask.ones(model)) == ["second.weight", "first.weight"]
+    assert list(Mask.ones(model, exclude="second")) == ["first.weight"]
+    assert prunable(model).left_out["first.bias"] == "not named by the model's prunable()"
+
+
+def test_a_models_own_choice_of_something_else_is_refused() -> None:
+    class Mistaken(nn.Linear):
+        def prunable(self) -> list[str]:
+            return ["wieght"]
+
+    with pytest.raises(ValueError, match=r"prunable\(\) names \['wieght'\]"):
+        Mask.ones(Mistaken(2, 2))
+
+
+def test_wrappers_are_seen_wherever_they_are_and_modules_of_that_name_are_no_wrappers() -> None:
+    model = nn.Module()
+    model.module = nn.Linear(2, 3)
+    model.compiled = torch.compile(nn.Sequential(nn.Linear(3, 4)))
+    names = ["module.weight", "compiled.0.weight"]
+    for wrapped in (model, AveragedModel(model), torch.compile(nn.DataParallel(model))):
+        mask = Mask(checkerboard(Mask.ones(wrapped)))
+        assert list(mask) == names
+        mask.apply_(wrapped)
+        state = mask.fitting(wrapped.state_dict())
+        assert all(torch.equal(state[name] != 0, mask[name]) for name in names)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel, torch.compile])  # the other refuses by itself
+def test_a_lazy_layer_is_refused_by_name(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.LazyConv2d(3, 3))
+    with pytest.raises(ValueError, match=r"'1\.weight' has no shape yet.*LazyConv2d.*one batch"):
+        Mask.ones(wrap(model))
+
+
+def network() -> nn.Module:
+    """Two layers that share a weight, and one of its own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Linear(4, 2))
+    model[2].weight = model[0].weight
+    return model
+
+
+def checkerboard(mask: Mask) -> dict[str, Tensor]:
+    return {name: torch.arange(kept.numel()).view(kept.shape) % 2 == 0 for name, kept in mask.items()}
+
+
+@wrappers
+def test_every_function_takes_states_with_and_without_prefixes(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    bare = network()
+    model, other = wrap(network()), network()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.5)
+    mask = Mask(checkerboard(Mask.ones(model)))
+    assert list(mask) == ["0.weight", "3.weight"]
+    state = model.state_dict()
+    # 8 + 4 of the weights survive, and each is 0.5 away
+    assert l2_distance(state, other.state_dict(), mask) == pytest.approx(0.5 * math.sqrt(12))
+    assert angle(state, bare.state_dict(), mask) == 0.0
+    assert error_barrier(lambda weights: float(weights.keys() == state.keys()), state, bare.state_dict()).over_mean == 0
+    assert error_barrier(lambda weights: float(weights.keys() == state.keys()), bare.state_dict(), state).over_mean == 0
+    for select in (prune_global, prune_layerwise):
+        assert select(magnitude(state), mask, 0.5) == select(magnitude(bare.state_dict()), mask, 0.5)
+    copied = {name: tensor.clone() for name, tensor in state.items()}
+    mask.apply_(copied)
+    mask.apply_(model)
+    for name in mask:
+        assert torch.equal(bare.get_parameter(name) != 0, torch.ones_like(mask[name]))
+        assert torch.equal(mask.fitting(copied)[name] != 0, mask[name])
+        assert torch.equal(mask.fitting(model.state_dict())[name] != 0, mask[name])
+
+
+@wrappers
+@pytest.mark.parametrize("start", ["bare", "wrapped"])
+@pytest.mark.parametrize("rewind", [0, 1])
+def test_a_search_takes_a_training_of_a_wrapped_model(wrap, start: str, rewind: int) -> None:
+    model = network()
+    wrapped = wrap(model)
+    loaded, initial = (wrapped, wrapped.state_dict()) if start == "wrapped" else (model, model.state_dict())
+    initial = {name: tensor.clone() for name, tensor in initial.items()}
+
+    def train(ticket, stop):
+        loaded.load_state_dict(ticket.weights)
+        for _ in range(ticket.iteration, 2 if stop is None else stop):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(1.5)
+            ticket.mask.apply_(wrapped)
+        return (model if start == "wrapped" else wrapped).state_dict(), None
+
+    *_, last = iterative_magnitude_pruning(train, initial, Mask.ones(wrapped), levels=2, rewind=rewind)
+    assert last.mask.survivors == 24 - round(0.2 * 24) - round(0.2 * 19)
+    assert last.trained.keys() == initial.keys()
+    for name, weight in last.mask.fitting(last.trained).items():
+        expected = torch.where(last.mask[name], last.mask.fitting(initial)[name] * 1.5**2, 0.0)
+        assert torch.allclose(weight, expected)
+
+
+def test_a_pruning_of_ones_own_finds_the_masks_names_in_a_wrapped_state() -> None:
+    model = nn.DataParallel(nn.Linear(2, 2))
+    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def smallest(weights, mask):
+        return prune_global({name: weights[name].abs() for name in mask}, mask, 0.25)
+
+    ones = Mask.ones(model)
+    *_, last = iterative_magnitude_pruning(lambda t, stop: (t.weights, None), initial, ones, levels=1, prune=smallest)
+    assert last.mask["weight"].sum() == 3
+    assert last.trained.keys() == initial.keys()
+
+
+def test_a_name_that_two_prefixes_give_twice_is_refused() -> None:
+    twice = {"module.weight": torch.ones(2), "_orig_mod.weight": torch.zeros(2)}
+    with pytest.raises(
+        ValueError, match=r"'weight' is in the mask, but not in what is given, which has module\.weight"
+    ):
+        Mask({"weight": torch.ones(2)}).apply_(twice)
+
+
+def test_a_weight_that_layers_share_is_one_weight_however_the_state_was_copied(tmp_path) -> None:
+    model = network()
+    ones = Mask.ones(model)
+    assert ones.shared == {"2.weight": "0.weight"}
+    pruned = prune_global(magnitude(ones.fitting(model.state_dict())), ones, 0.5)
+    pruned.save(tmp_path / "mask.safetensors")
+    for mask in (
+        pruned,
+        prune_layerwise(magnitude(model.state_dict()), ones, 0.5),
+        shuffle_within_layers(pruned, 0),
+        Mask.load(tmp_path / "mask.safetensors"),
+        Mask(pruned),
+    ):
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        ticket = subnetwork(state, mask, 0, 1)
+        other = network()
+        other.load_state_dict(ticket.weights)
+        assert torch.equal(other[2].weight != 0, mask["0.weight"])
+        assert torch.equal(ticket.weights["0.weight"], ticket.weights["2.weight"])
+
+
+def test_a_search_with_a_pruning_of_ones_own_keeps_shared_weights_one() -> None:
+    model = network()
+    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def train(ticket, stop):
+        model.load_state_dict(ticket.weights)
+        return model.state_dict(), None
+
+    *_, last = iterative_magnitude_pruning(
+        train, initial, Mask.ones(model), levels=1, prune=lambda weights, mask: Mask(checkerboard(mask))
+    )
+    assert int((last.trained["2.weight"] == 0).sum()) == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_in_channels_last_are_pruned_where_they_are_small(dtype: torch.dtype) -> None:
+    model = nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last, dtype=dtype)
+    smallest = sorted(range(144), key=lambda i: abs(float(model.weight.detach().flatten()[i])))[:72]
+    mask = prune_global(magnitude(prunable(model)), Mask.ones(model), 0.5)
+    mask.apply_(model)
+    assert set((model.weight.flatten() == 0).nonzero().flatten().tolist()) == set(smallest)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int64, np.float32, np.float64])
+def test_arrays_of_numpy_make_a_mask(dtype: type) -> None:
+    array = np.array([[1, 0, 1], [0, 0, 1]], dtype)
+    for given in (array, np.asfortranarray(array), array[::-1][::-1]):
+        assert Mask({"w": given})["w"].tolist() == [[True, False, True], [False, False, True]]
+    assert Mask({"w": array[:, ::-1]})["w"].tolist() == [[True, False, True], [True, False, False]]
+    mask = Mask({"w": array})
+    array[:] = 0
+    assert mask.survivors == 3
+    with pytest.raises(ValueError, match=r"'w'.*zeros and ones"):
+        Mask({"w": np.array([0.5])})
+    with pytest.raises(ValueError, match=r"'w'.*array of numbers"):
+        Mask({"w": np.array(["kept"])})
+
+
+def test_masks_levels_and_tickets_print_as_a_line() -> None:
+    weights = {"w": torch.randn(300, 300)}
+    mask = Mask.ones(weights)
+    level = Level(mask, weights, weights, {"history": torch.randn(1000), "text": "a\nb" * 100})
+    for printed in map(repr, (mask, level, subnetwork(weights, mask, 20, 3))):
+        assert len(printed) < 300
+        assert "\n" not in printed
+        assert re.search(r"90,000 of 90,000 weights", printed)
