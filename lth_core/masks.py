@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from lth_core.states import read_state, write_state
 
 
 def prunable(model: nn.Module) -> dict[str, Tensor]:
@@ -37,11 +38,15 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
 
 
 class Mask(Mapping[str, Tensor]):
-    """An immutable mapping from weight name to a bool tensor: True where the weight survives."""
+    """An immutable mapping from weight name to a bool tensor: True where the weight survives.
 
-    def __init__(self, mapping: Mapping[str, Tensor]) -> None:
+    It is made of tensors or numpy arrays of bool, or of zeros and ones.
+    """
+
+    def __init__(self, mapping: Mapping[str, Tensor | np.ndarray]) -> None:
         tensors = {}
-        for name, value in mapping.items():
+        for name, given in mapping.items():
+            value = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
             if value.dtype != torch.bool and not bool(((value == 0) | (value == 1)).all()):
                 raise ValueError(f"mask of {name!r}: expected bool, or only zeros and ones, got {value.dtype} values")
             tensors[name] = value.detach().to("cpu", torch.bool, copy=True).contiguous()
@@ -108,16 +113,14 @@ class Mask(Mapping[str, Tensor]):
             weights[name].masked_fill_(~tensor.to(weights[name].device), 0.0)
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as a safetensors file."""
-        save_file(self._tensors, str(path), metadata={"order": "\n".join(self._tensors)})
+        """Write the mask as packed bits in a safetensors file, with a checksum."""
+        write_state(Path(path), self)
 
     @classmethod
     def load(cls, path: str | Path) -> Mask:
-        """Read a mask written by `save`. Raises `ValueError`, naming the file, if it is not one."""
+        """Read a mask written by `save` (others: `load_mask`). Raises `ValueError`, naming the file."""
+        state = read_state(Path(path))[0]
         try:
-            with safe_open(str(path), "pt") as file:
-                names = (file.metadata() or {}).get("order", "\n".join(file.keys()))
-                tensors = {name: file.get_tensor(name) for name in names.split("\n") if name}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file ({error}); delete it and save again") from None
-        return cls(tensors)
+            return cls(state)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{path} holds no mask ({error})") from None

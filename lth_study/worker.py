@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lth_core.imp import (
+from lth_core import (
     Level,
+    Mask,
     Ticket,
     iterative_magnitude_pruning,
     one_shot_pruning,
@@ -21,7 +22,6 @@ from lth_core.imp import (
     random_reinitialisation,
     subnetwork,
 )
-from lth_core.masks import Mask
 from lth_study import __version__, barriers, data, ranks, records, seeds
 from lth_study.data.parts import Dataset
 from lth_study.devices import compute_device, device_name
@@ -267,7 +267,7 @@ class Worker:
 
 
 class _StoredChain:
-    """The levels of a chain that a store has, for a search to go on from (`lth_core.imp.Saved`).
+    """The levels of a chain that a store has, for a search to go on from (`lth_core.Saved`).
 
     `chain` names the training of every level, by its number in the search. `level_0` is what the first of them gave.
     """
