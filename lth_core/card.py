@@ -80,7 +80,7 @@ def _section(title: str, keys: tuple[str, ...], about: Mapping[str, Any]) -> lis
 
 
 def _entry(key: str, value: Any) -> str:
-    name = key.replace("_", " ").capitalize()
+    name = _line(key).replace("_", " ").capitalize()
     if key in _CODE:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", str(value))), default=0))
         return f"{name}:\n\n{fence}{_CODE[key]}\n{value}\n{fence}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def load_state(path: Source) -> dict[str, Tensor]:
     try:
         found = _read(file)
     except Exception as error:  # each of the three readers has errors of its own
-        reason = str(error).split("\n")[0]
+        unsafe = isinstance(error, pickle.UnpicklingError)  # torch's own message advises to run the file's code
+        reason = "it may hold objects that are not tensors" if unsafe else str(error).split("\n")[0]
         raise ValueError(
             f"{file} cannot be read safely ({reason}); expected safetensors, numpy's .npz without objects, or a state "
             "dict of tensors that torch.save wrote"
@@ -106,7 +108,7 @@ def load_state(path: Source) -> dict[str, Tensor]:
 
 def _read(file: Path) -> Mapping[Any, Any]:
     if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as arrays:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     if file.suffix == ".safetensors":
         with safe_open(file, "pt") as tensors:

@@ -162,5 +162,5 @@ def _downloaded(source: str) -> Path:
     try:
         return Path(hub.snapshot_download(named[1], revision=named[2], allow_patterns=files))
     except (OSError, hub.errors.HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         raise ValueError(f"{source} cannot be downloaded ({reason}); check its name and the network") from None
