@@ -1,7 +1,7 @@
-"""States as files: nested dictionaries, lists and tensors in one safetensors file each.
+"""States as files: nested dictionaries, lists and tensors, each state in one safetensors file.
 
-The tensors are stored as safetensors stores them. A JSON tree in the file's header says where each belongs. There is no
-pickle, so reading runs no code. There is one file, so one rename makes all of it valid.
+A JSON tree in the file's header says where each tensor belongs. There is no pickle, so reading runs no code. There is
+one file, so one rename makes all of it valid.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ def read_state(path: Path, mask: Mapping[str, Tensor] | None = None) -> tuple[di
         about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         if about["sha256"] != _checksum(tensors, about["tree"]):
             raise ValueError("its content does not match its checksum")
-        state = _decoded(json.loads(about["tree"]), tensors, dict(mask or {}))
-        if not isinstance(state, dict):
-            raise ValueError("it holds no names")
+        state = dict(_decoded(json.loads(about["tree"]), tensors, dict(mask or {})))
     except _DAMAGE as error:  # RecursionError is a RuntimeError
         reason = f"lacks {error}" if isinstance(error, LookupError) else error
         raise ValueError(
@@ -111,7 +109,7 @@ def _memory(tensor: Tensor) -> object:
 
 
 def _raw(tensor: Tensor) -> Tensor:
-    """The same memory as integers: comparing and copying these keeps -0.0 and the payload of NaN."""
+    """The same memory as integers: these tell -0.0 from 0.0, and keep the payload of NaN."""
     return tensor.view(_INTEGERS[tensor.element_size()])
 
 

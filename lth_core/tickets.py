@@ -161,6 +161,6 @@ def _downloaded(source: str) -> Path:
     files = ["ticket.json", "mask.safetensors", "rewound.safetensors", "trained.safetensors", "README.md"]
     try:
         return Path(hub.snapshot_download(named[1], revision=named[2], allow_patterns=files))
-    except (OSError, hub.errors.HfHubHTTPError) as error:
+    except Exception as error:  # of the Hub, of its client's own client, of the disk
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         raise ValueError(f"{source} cannot be downloaded ({reason}); check its name and the network") from None

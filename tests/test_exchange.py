@@ -171,7 +171,7 @@ def test_no_code_of_a_file_is_run(name: str, tmp_path: Path) -> None:
     torch.save({"w": Hostile(escaped)}, tmp_path / "saved")
     np.savez(tmp_path / "objects.npz", w=np.array([Hostile(escaped)], dtype=object))
     contents = [(tmp_path / "saved").read_bytes(), (tmp_path / "objects.npz").read_bytes()]
-    for content in (*contents, pickle.dumps({"w": Hostile(escaped)})):
+    for content in (*contents, pickle.dumps({"w": Hostile(escaped)}, protocol=2)):
         file.write_bytes(content)
         with pytest.raises(
             ValueError, match=rf"{re.escape(name)} cannot be read safely \(.*\); expected safetensors"
