@@ -1,7 +1,6 @@
-"""States as files: nested dictionaries, lists and tensors, each state in one safetensors file.
+"""States as files: nested dictionaries, lists and tensors, a safetensors file each, so one rename makes all of it valid.
 
-A JSON tree in the file's header says where each tensor belongs. There is no pickle, so reading runs no code. There is
-one file, so one rename makes all of it valid.
+A JSON tree in the header says where each tensor belongs. There is no pickle, so reading runs no code.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ Weights = Mapping[str, Any]
 """A state: tensors by name, and whatever else training goes on from (a nested state dict of an optimiser, a number)."""
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError)
 
 
 def copied(state: Any, copies: dict[object, Tensor] | None = None) -> Any:
@@ -44,25 +42,22 @@ def copied(state: Any, copies: dict[object, Tensor] | None = None) -> Any:
 
 
 def fingerprint(state: Weights) -> str:
-    """The SHA-256 of every name, value and bit of a state."""
+    """The SHA-256 of all that a state holds."""
     return _checksum(*_encoded(state, {}))
 
 
 def write_state(path: Path, state: Weights, mask: Mapping[str, Tensor] | None = None) -> str:
     """Write a state, whole or not at all, and return its fingerprint.
 
-    A tensor of a mask's shape that is 0.0 wherever that mask prunes is stored as its other values. Its own name's mask
-    is tried first. A -0.0 there is kept, and makes the tensor dense. Boolean tensors are stored as bits.
-
-    Raises `ValueError` for a value that a file cannot keep.
+    A tensor of a mask's shape that is 0.0 wherever that mask prunes is stored as its other values: a -0.0 there is
+    kept, and makes the tensor dense. Boolean tensors are stored as bits. Raises `ValueError` for what cannot be kept.
     """
     tensors, tree = _encoded(state, dict(mask or {}))
     checksum = _checksum(tensors, tree)
     try:
-        content = save(tensors, {"tree": tree, "sha256": checksum})
+        write_atomic(path, save(tensors, {"tree": tree, "sha256": checksum}))
     except KeyError as error:
         raise ValueError(f"{path}: tensors of {error} cannot be written; convert them first") from None
-    write_atomic(path, content)
     return checksum
 
 
@@ -80,7 +75,7 @@ def read_state(path: Path, mask: Mapping[str, Tensor] | None = None) -> tuple[di
         if about["sha256"] != _checksum(tensors, about["tree"]):
             raise ValueError("its content does not match its checksum")
         state = dict(_decoded(json.loads(about["tree"]), tensors, dict(mask or {})))
-    except _DAMAGE as error:  # RecursionError is a RuntimeError
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = f"lacks {error}" if isinstance(error, LookupError) else error
         raise ValueError(
             f"{path} is damaged, or not a file of lth_core ({reason}); delete it, and make or download it again"
@@ -116,12 +111,11 @@ def _raw(tensor: Tensor) -> Tensor:
 def _encoded(state: Any, mask: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """The tensors to store by key, and the JSON tree.
 
-    JSON's own values and lists stand for themselves. Everything else is an object: `{"tensor": key}`, with `"mask"`
-    (values where that mask is True) or `"bits"` (a shape; packed, the first in the highest bit); `{"dict": pairs}`;
-    `{"tuple": items}`; `{"bytes": text}`.
+    JSON's values and lists stand for themselves. Objects stand for the rest: `{"tensor": key}`, with the name of the
+    `"mask"` that it survives, or its shape as `"bits"`, the first in the highest; `"dict"`; `"tuple"`; `"bytes"`.
     """
     tensors: dict[str, Tensor] = {}
-    leaves: dict[object, dict[str, Any]] = {}
+    leaves: dict[object, dict[str, Any]] = {}  # by memory: what is one tensor is stored once
 
     def leaf(tensor: Tensor, path: Sequence[str]) -> dict[str, Any]:
         key = "/".join(path)
@@ -144,10 +138,9 @@ def _encoded(state: Any, mask: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
         if value is None or type(value) in (bool, int, float, str):
             return value
         if isinstance(value, Tensor) and value.layout == torch.strided:
-            at = _memory(value)
-            if at not in leaves:
-                leaves[at] = leaf(value.detach().cpu().contiguous(), path)
-            return leaves[at]
+            if _memory(value) not in leaves:
+                leaves[_memory(value)] = leaf(value.detach().cpu().contiguous(), path)
+            return leaves[_memory(value)]
         if isinstance(value, Mapping):
             return {"dict": [[node(key, path), node(item, [*path, str(key)])] for key, item in value.items()]}
         if type(value) is bytes:
@@ -156,8 +149,8 @@ def _encoded(state: Any, mask: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
             items = [node(item, [*path, str(i)]) for i, item in enumerate(value)]
             return items if type(value) is list else {"tuple": items}
         raise ValueError(
-            f"{'/'.join(path)}: a file cannot keep a {type(value).__name__}; it keeps dictionaries, lists, tuples, "
-            "dense tensors, numbers, strings, bytes, True, False and None"
+            f"{'/'.join(path)}: a file cannot keep a {type(value).__name__}; give dictionaries, lists, tuples, dense "
+            "tensors, numbers, strings, bytes, booleans or None"
         )
 
     return tensors, json.dumps(node(state, []))
@@ -172,10 +165,9 @@ def _decoded(tree: Any, tensors: Mapping[str, Tensor], mask: Mapping[str, Tensor
         if not isinstance(node, dict):
             return node
         if "tensor" in node:
-            key = node["tensor"]
-            if key not in built:
-                built[key] = _tensor(tensors[key], node, mask)
-            return built[key]
+            if node["tensor"] not in built:
+                built[node["tensor"]] = _tensor(tensors[node["tensor"]], node, mask)
+            return built[node["tensor"]]
         if "dict" in node:
             return {value(key): value(item) for key, item in node["dict"]}
         return node["bytes"].encode("latin-1") if "bytes" in node else tuple(map(value, node["tuple"]))

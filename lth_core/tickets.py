@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lth_core.card import card
@@ -50,8 +51,8 @@ class Ticket:
         `trained` is the state at the end of training, to keep beside the rewound one. `about` is what the card tells,
         as JSON can hold it: the keys of `lth_core.card.SECTIONS`, and any others.
 
-        All bits are kept. A pruned weight takes one bit: at a density of 10%, float32 weights take 13% of their bytes.
-        An optimiser's moments are small too if they are 0.0 where their weight is pruned.
+        All bits are kept. A weight takes one bit, and its own bytes beside it if it survives: at a density of 10%,
+        float32 weights take 13% of their bytes. An optimiser's moments do if they are 0.0 where weights are pruned.
 
         Raises `ValueError` where the mask does not fit, a pruned weight is not 0, or a file cannot keep a value.
         """
@@ -123,7 +124,10 @@ def _opened(source: Source) -> tuple[Path, dict[str, Any], Mask]:
     for key, kind in (("level", int), ("iteration", int), ("density", float), ("checksums", dict), ("about", dict)):
         if type(facts.get(key)) is not kind or (kind is int and facts[key] < 0):
             raise ValueError(f"{file}: {key} is {facts.get(key)!r}; save or download the ticket again")
-    mask = Mask(_state(folder, facts, {}, "mask"))
+    kept = _state(folder, facts, {}, "mask")
+    if not all(isinstance(layer, Tensor) and layer.dtype == torch.bool for layer in kept.values()):
+        raise ValueError(f"{folder / 'mask.safetensors'} holds no mask; save or download the ticket again")
+    mask = Mask(kept)
     if mask.density != facts["density"]:
         raise ValueError(f"{file}: density is {facts['density']}, its mask's {mask.density}; download the ticket again")
     return folder, facts, mask

@@ -171,7 +171,7 @@ def test_what_a_file_cannot_keep_is_said_with_its_place(tmp_path: Path) -> None:
     def train(ticket: Ticket, stop: int | None) -> tuple[dict[str, Any], Any]:
         return {**ticket.weights, "scheduler": {"drawn": [object()]}}, None
 
-    with pytest.raises(ValueError, match=r"^trained/scheduler/drawn/0: a file cannot keep a object; it keeps dict"):
+    with pytest.raises(ValueError, match=r"^trained/scheduler/drawn/0: a file cannot keep a object; give dict"):
         search(tmp_path, train, rewind=0)
     assert not list(tmp_path.glob("level*"))
 

@@ -316,6 +316,8 @@ def leaf(**of: Any) -> Any:
         ("mask", torch.zeros(4, dtype=torch.uint8), leaf(bits="xx")),
         ("mask", torch.zeros(4), leaf(bits=[32])),
         ("mask", torch.zeros(4), leaf(tensor="/etc/passwd")),
+        ("mask", torch.zeros(4), leaf()),
+        ("mask", torch.zeros(4), {"dict": [["fc", "text"]]}),
         ("mask", torch.zeros(4), [1]),
         ("mask", torch.zeros(4), {"pickle": "x"}),
         ("mask", torch.zeros(4), {"dict": [[["fc"], 1]]}),
