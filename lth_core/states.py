@@ -1,4 +1,4 @@
-"""States as files: nested dictionaries, lists and tensors, a safetensors file each, so one rename makes all of it valid.
+"""States as files: nested dictionaries, lists and tensors, one safetensors file each, so one rename makes all valid.
 
 A JSON tree in the header says where each tensor belongs. There is no pickle, so reading runs no code.
 """

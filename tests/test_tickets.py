@@ -377,6 +377,13 @@ def test_what_is_not_written_as_the_hubs_is_a_path(
     assert Ticket.load("owner/name").level == 9
 
 
+def test_nothing_is_saved_to_the_hub(ticket: Ticket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^hf://a/b is no folder here; save into one, then huggingface_hub\.upload"):
+        ticket.save("hf://a/b")
+    assert not (tmp_path / "hf:").exists()
+
+
 def test_the_hubs_client_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModuleNotFoundError, match=r"^hf://a/b needs huggingface_hub; pip install 'lth-core\[hub\]'$"):
