@@ -57,9 +57,7 @@ class Ticket:
         Raises `ValueError` where the mask does not fit, a pruned weight is not 0, or a file cannot keep a value.
         """
         if str(folder).startswith("hf:"):
-            raise ValueError(
-                f"{folder} is no folder here; save into one, then use huggingface_hub.upload_folder"
-            )
+            raise ValueError(f"{folder} is no folder here; save into one, then use huggingface_hub.upload_folder")
         folder, about = Path(folder), dict(about or {})
         states = {"rewound": self.weights, **({} if trained is None else {"trained": trained})}
         for name, state in states.items():

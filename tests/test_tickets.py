@@ -379,7 +379,7 @@ def test_what_is_not_written_as_the_hubs_is_a_path(
 
 def test_nothing_is_saved_to_the_hub(ticket: Ticket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"^hf://a/b is no folder here; save into one, then huggingface_hub\.upload"):
+    with pytest.raises(ValueError, match=r"^hf://a/b is no folder here; save into one, then use huggingface_hub"):
         ticket.save("hf://a/b")
     assert not (tmp_path / "hf:").exists()
 
