@@ -3,16 +3,15 @@
 For any network and any training loop. It needs torch, numpy and safetensors; the study itself is `lth_study`.
 """
 
+from lth_core.exchange import load_mask, load_state, mask_from_torch_prune, save_open_lth, to_numpy, to_torch_prune
 from lth_core.imp import (
-    Level,
-    Saved,
-    Ticket,
     iterative_magnitude_pruning,
     one_shot_pruning,
     random_pruning,
     random_reinitialisation,
     subnetwork,
 )
+from lth_core.levels import Level, LevelFolder, Saved
 from lth_core.masks import Mask
 from lth_core.pruning import magnitude, prune_global, prune_layerwise, shuffle_within_layers
 from lth_core.stability import (
@@ -24,6 +23,7 @@ from lth_core.stability import (
     stability_to_data_order,
     stability_to_pruning,
 )
+from lth_core.tickets import Ticket, load_about, load_trained
 from lth_core.weights import Prunable, prunable
 
 __version__ = "0.1.0"
@@ -31,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ErrorBarrier",
     "Level",
+    "LevelFolder",
     "Mask",
     "Prunable",
     "Saved",
@@ -40,15 +41,23 @@ __all__ = [
     "error_barrier",
     "iterative_magnitude_pruning",
     "l2_distance",
+    "load_about",
+    "load_mask",
+    "load_state",
+    "load_trained",
     "magnitude",
+    "mask_from_torch_prune",
     "one_shot_pruning",
     "prunable",
     "prune_global",
     "prune_layerwise",
     "random_pruning",
     "random_reinitialisation",
+    "save_open_lth",
     "shuffle_within_layers",
     "stability_to_data_order",
     "stability_to_pruning",
     "subnetwork",
+    "to_numpy",
+    "to_torch_prune",
 ]

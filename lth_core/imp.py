@@ -8,72 +8,28 @@ It trains the network that `ticket` describes from iteration `ticket.iteration` 
 of training when `stop` is None, and never lets a pruned weight move from 0.0: one that has moved is a `ValueError`.
 `ticket.mask.hold(model, optimizer)` sees to that.
 It returns the weights it ended with, a mapping from name to tensor (a state dict: biases and batch-norm buffers belong
-in it, optimiser state may), and anything else worth keeping, such as the accuracy. A wrapped network's prefixes
+in it), and anything else worth keeping, such as the accuracy. The mapping may hold more than tensors, such as the
+optimiser's own state dict: `{**model.state_dict(), "optimizer": optimizer.state_dict()}`. A wrapped network's prefixes
 (`module.`, `_orig_mod.`) do no harm: weights keep the names that they had in W_0.
 
-A search that is broken off goes on where it was if it is given a `Saved`, an object that keeps levels and loads them.
+A search that is broken off goes on where it was if it is given a folder, or a `Saved` that keeps levels and loads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from reprlib import repr as shortened
-from typing import Any, NamedTuple, Protocol
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from lth_core.levels import Level, LevelFolder, Saved
 from lth_core.masks import Mask
 from lth_core.pruning import magnitude, prune_global, shuffle_within_layers
+from lth_core.states import Weights, copied
+from lth_core.tickets import Ticket
 from lth_core.weights import under_names
-
-Weights = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """A subnetwork to train: a mask, the weights it starts from (pruned ones at 0.0), and where it starts.
-
-    The weights are the ticket's own copies: training may change them freely.
-    """
-
-    mask: Mask
-    weights: Weights = field(repr=False)
-    iteration: int
-    level: int
-
-
-class Level(NamedTuple):
-    """One level: the mask, W_k (unmasked), the trained weights, and what `train` returned beside them."""
-
-    mask: Mask
-    rewound: Weights
-    trained: Weights
-    result: Any
-
-    def __repr__(self) -> str:
-        result = " ".join(shortened(self.result).split())
-        return f"Level({self.mask}, rewound and trained: {len(self.trained)} tensors each, result={result})"
-
-
-class Saved(Protocol):
-    """Levels that outlive a search: any object with these two methods, over a dictionary or a folder of files.
-
-    One object serves one search: the same weights, masks, `rewind`, and densities or pruning. The search changes no
-    tensor that it keeps or loads, and yields copies.
-    """
-
-    def load(self, level: int) -> Level | None:
-        """The level of this number as it was kept, or None where there is none. A level that is loaded is not trained.
-
-        The names in its mask must be in the order of the mask that the search was given: it decides ties in pruning,
-        and random controls are drawn in it. A file may not keep it.
-        """
-
-    def keep(self, level: int, found: Level) -> None:
-        """Keep a level that was just trained. It is yielded afterwards."""
-
 
 Train = Callable[[Ticket, int | None], tuple[Weights, Any]]
 Prune = Callable[[Weights, Mask], Mask]
@@ -92,7 +48,7 @@ def iterative_magnitude_pruning(
     levels: int,
     rewind: int = 0,
     prune: Prune = prune_lowest,
-    saved: Saved | None = None,
+    saved: Saved | str | os.PathLike[str] | None = None,
     first: int = 0,
 ) -> Iterator[Level]:
     """Find tickets by iterative magnitude pruning with rewinding to iteration `rewind` (Algorithm 1).
@@ -106,24 +62,27 @@ def iterative_magnitude_pruning(
     before `first` are not yielded. The search goes on from the deepest level up to `first` that `saved` has, with that
     level's W_k; earlier levels need not be there. Without such a level it starts at W_0.
 
-    Raises `ValueError` for negative `levels` or `rewind`, for `first` outside 0 to `levels`, and for a pruned weight
-    that training moved.
+    `saved` may be a folder's path (`LevelFolder`): killed at any moment and called again with the same arguments, the
+    search gives the same bits. `levels` may grow. The folder is checked against W_0, `mask`, `rewind`, and level by
+    level against `prune`, not against `train`: choose a folder for each way of training.
+
+    Raises `ValueError` for negative `levels` or `rewind`, for `first` outside 0 to `levels`, for a pruned weight that
+    training moved, and for a folder that holds another search or a damaged file.
     """
     if levels < 0:
         raise ValueError(f"cannot prune {levels} times; choose 0 (the dense network alone) or more levels")
     if not 0 <= first <= levels:
         raise ValueError(f"cannot start at level {first}; choose from 0 (the dense network) to levels={levels}")
     _check_rewind(rewind)
-    start = first
+    saved = _opened(saved, weights, mask, rewind)
+    start = 0 if isinstance(saved, LevelFolder) else first  # a folder has every level, and each is checked
     while (found := _load(saved, start)) is None and start:
         start -= 1
     if found is None:
         found = _dense(train, weights, mask, rewind, saved)
     for level in range(start, levels + 1):
         if level > start:
-            found = _load(saved, level) or _trained(
-                train, found.rewound, _pruned(prune, found.trained, found.mask), rewind, level, saved
-            )
+            found = _next(train, found, partial(_pruned, prune, found.trained, found.mask), rewind, level, saved)
         if level >= first:
             yield _own(found)
 
@@ -135,27 +94,28 @@ def one_shot_pruning(
     *,
     densities: Sequence[float],
     rewind: int = 0,
-    saved: Saved | None = None,
+    saved: Saved | str | os.PathLike[str] | None = None,
 ) -> Iterator[Level]:
     """Train once, prune once to each density by global magnitude, rewind to iteration `rewind` and retrain.
 
     Yields the dense network, then one level for each density (a fraction of the weights that `mask` keeps), numbered
     from 1 in the order of `densities`. A level that `saved` has is yielded and not trained; one that is trained is kept
-    in it before it is yielded. W_k is that of the saved dense network, if there is one.
+    in it before it is yielded. W_k is that of the saved dense network, if there is one. `saved` may be a folder's path,
+    as in `iterative_magnitude_pruning`; `densities` may grow at its end.
 
-    Raises `ValueError` for densities outside 0 to 1, a negative `rewind`, and for a pruned weight that training moved.
+    Raises `ValueError` for densities outside 0 to 1, a negative `rewind`, for a pruned weight that training moved, and
+    for a folder that holds another search or a damaged file.
     """
     for density in densities:
         if not 0 <= density <= 1:
             raise ValueError(f"cannot keep {density} of the weights; choose densities between 0 and 1")
     _check_rewind(rewind)
+    saved = _opened(saved, weights, mask, rewind)
     dense = _load(saved, 0) or _dense(train, weights, mask, rewind, saved)
     yield _own(dense)
     for level, density in enumerate(densities, start=1):
-        found = _load(saved, level) or _trained(
-            train, dense.rewound, prune_lowest(dense.trained, dense.mask, 1 - density), rewind, level, saved
-        )
-        yield _own(found)
+        pruned = partial(prune_lowest, dense.trained, dense.mask, 1 - density)
+        yield _own(_next(train, dense, pruned, rewind, level, saved))
 
 
 def random_pruning(mask: Mask, rewound: Weights, seed: int | torch.Generator, iteration: int, level: int) -> Ticket:
@@ -170,7 +130,7 @@ def random_reinitialisation(mask: Mask, fresh: Weights, iteration: int, level: i
 
 def subnetwork(weights: Weights, mask: Mask, iteration: int, level: int) -> Ticket:
     """The ticket (mask . weights) that starts at `iteration`."""
-    copies = _copied(weights)
+    copies = copied(weights)
     mask.apply_(copies)
     return Ticket(mask, copies, iteration, level)
 
@@ -178,6 +138,10 @@ def subnetwork(weights: Weights, mask: Mask, iteration: int, level: int) -> Tick
 def _check_rewind(rewind: int) -> None:
     if rewind < 0:
         raise ValueError(f"cannot rewind to iteration {rewind}; choose 0 (initialisation) or a later one")
+
+
+def _opened(saved: Saved | str | os.PathLike[str] | None, weights: Weights, mask: Mask, rewind: int) -> Saved | None:
+    return LevelFolder(saved, weights, mask, rewind) if isinstance(saved, str | os.PathLike) else saved
 
 
 def _load(saved: Saved | None, level: int) -> Level | None:
@@ -188,7 +152,19 @@ def _dense(train: Train, weights: Weights, mask: Mask, rewind: int, saved: Saved
     """Level 0, from W_0: W_k, and the dense network trained from it."""
     rewound = _named_as(weights, train(subnetwork(weights, mask, 0, 0), rewind)[0]) if rewind else weights
     # copied: a training loop may go on using the tensors that it returned
-    return _trained(train, _copied(rewound), mask, rewind, 0, saved)
+    return _trained(train, copied(rewound), mask, rewind, 0, saved)
+
+
+def _next(
+    train: Train, before: Level, pruned: Callable[[], Mask], rewind: int, level: int, saved: Saved | None
+) -> Level:
+    """A level that is saved, or trained under the mask that `pruned` gives."""
+    found = _load(saved, level)
+    if found is None:
+        return _trained(train, before.rewound, pruned(), rewind, level, saved)
+    if isinstance(saved, LevelFolder):
+        saved.check(level, found.mask, pruned())
+    return found
 
 
 def _trained(train: Train, rewound: Weights, mask: Mask, rewind: int, level: int, saved: Saved | None) -> Level:
@@ -202,7 +178,7 @@ def _trained(train: Train, rewound: Weights, mask: Mask, rewind: int, level: int
                 f"{name}: pruned weights are not 0 after training; call ticket.mask.apply_(model) after every update, "
                 "or ticket.mask.hold(model, optimizer) once before the first"
             )
-    found = Level(mask, rewound, _copied(trained), result)
+    found = Level(mask, rewound, copied(trained), result)
     if saved is not None:
         saved.keep(level, found)
     return found
@@ -221,14 +197,4 @@ def _named_as(weights: Weights, returned: Weights) -> Weights:
 
 def _own(level: Level) -> Level:
     """A level to hand out: whoever gets it may change its weights, and the search goes on with its own."""
-    return level._replace(rewound=_copied(level.rewound), trained=_copied(level.trained))
-
-
-def _copied(weights: Weights) -> dict[str, Tensor]:
-    """Copies that share memory where the originals do: a weight of two layers stays one weight."""
-    copies: dict[tuple[int, torch.Size, tuple[int, ...]], Tensor] = {}
-    memory = {name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in weights.items()}
-    for name, tensor in weights.items():
-        if memory[name] not in copies:
-            copies[memory[name]] = tensor.detach().clone()
-    return {name: copies[memory[name]] for name in weights}
+    return level._replace(rewound=copied(level.rewound), trained=copied(level.trained))

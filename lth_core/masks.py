@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lth_core.hold import Hold
+from lth_core.states import read_state, write_state
 from lth_core.weights import Choice, prunable, under_names
 
 
@@ -118,7 +116,7 @@ class Mask(Mapping[str, Tensor]):
         for name, tensor in self._tensors.items():
             if name not in found:
                 raise ValueError(
-                    f"{name!r} is in the mask, but not in what is given, which has {', '.join(_tensors(state))}"
+                    f"{name!r} is in the mask, but not in what is given: {', '.join(_tensors(state)) or 'nothing'}"
                 )
             if found[name].shape != tensor.shape:
                 raise ValueError(f"{name!r}: mask has shape {tuple(tensor.shape)}, not {tuple(found[name].shape)}")
@@ -150,22 +148,29 @@ class Mask(Mapping[str, Tensor]):
         return Hold(self._tensors, self.fitting(model), optimizers)
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as a safetensors file."""
-        shared = {"shared": json.dumps(self._shared)} if self._shared else {}
-        save_file(self._tensors, str(path), metadata={"order": "\n".join(self._tensors)} | shared)
+        """Write the mask as packed bits in a safetensors file, with a checksum."""
+        write_state(Path(path), self.by_every_name())
 
     @classmethod
     def load(cls, path: str | Path) -> Mask:
-        """Read a mask written by `save`. Raises `ValueError`, naming the file, if it is not one."""
+        """Read a mask written by `save` (others: `load_mask`). Raises `ValueError`, naming the file."""
+        state = read_state(Path(path))[0]
         try:
-            with safe_open(str(path), "pt") as file:
-                metadata = file.metadata() or {}
-                names = metadata.get("order", "\n".join(file.keys()))
-                tensors = {name: file.get_tensor(name) for name in names.split("\n") if name}
-                shared = json.loads(metadata.get("shared", "{}"))
-        except (SafetensorError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a readable safetensors file ({error}); delete it and save again") from None
-        return cls(tensors, shared=shared)
+            return cls.of_state(state)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{path} holds no mask ({error})") from None
+
+    def by_every_name(self) -> dict[str, Tensor]:
+        """The mask as a state: its tensors, those of shared weights under all of their names."""
+        return self._tensors | {other: self._tensors[name] for other, name in self._shared.items()}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Tensor]) -> Mask:
+        """The mask that `by_every_name` gave. Names of one and the same tensor are those of a shared weight."""
+        first: dict[int, str] = {}
+        names = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
+        tensors = {name: tensor for name, tensor in state.items() if names[name] == name}
+        return cls(tensors, shared={other: name for other, name in names.items() if other != name})
 
 
 def _tensors(state: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lth_core.imp import (
+from lth_core import (
     Level,
+    Mask,
     Ticket,
     iterative_magnitude_pruning,
     one_shot_pruning,
@@ -20,7 +21,6 @@ from lth_core.imp import (
     random_reinitialisation,
     subnetwork,
 )
-from lth_core.masks import Mask
 from lth_study import seeds
 from lth_study.files import Damaged
 from lth_study.networks import build, initial_weights
@@ -134,7 +134,7 @@ class Chain:
 
 
 class _StoredChain:
-    """The levels of a chain that a store has, for a search to go on from (`lth_core.imp.Saved`).
+    """The levels of a chain that a store has, for a search to go on from (`lth_core.Saved`).
 
     `chain` names the training of every level, by its number in the search. `level_0` is what the first of them gave.
     """

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lth_core.imp import Ticket
+from lth_core import Ticket
 from lth_study import __version__, data, ranks, records
 from lth_study.data.parts import Dataset
 from lth_study.devices import compute_device, device_name

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, distribution, requires
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -45,3 +47,21 @@ def with_what_they_need(lines: list[str]) -> dict[str, str]:
         extras = [{"extra": extra} for extra in ("", *requirement.extras)]
         waiting += [(n, name) for n in needed if n.marker is None or any(map(n.marker.evaluate, extras))]
     return found
+
+
+def link_packages(folder: Path, names: list[str], without: frozenset[str] = frozenset()) -> Path:
+    """A folder that holds these distributions and what they need: links to the installed ones."""
+    folder.mkdir()
+    for name in with_what_they_need(names).keys() - without:
+        installed = distribution(name)
+        for top in {file.parts[0] for file in installed.files or []} - {"..", "__pycache__"}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(Path(str(installed.locate_file(top))))
+    return folder
+
+
+def python(packages: Path, code: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run code where only the standard library and one folder can be imported: -S leaves out site-packages."""
+    start = f"import sys; sys.path.insert(0, {str(packages)!r})\n{code}"
+    command = [sys.executable, "-I", "-S", "-c", start, *arguments]
+    return subprocess.run(command, cwd=cwd or packages.parent, capture_output=True, text=True, check=False)

@@ -7,12 +7,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from project import EXTRAS, PRINTED, PROJECT, ROOT, example, with_what_they_need
+from project import EXTRAS, PRINTED, PROJECT, ROOT, example, link_packages, python
 
 MODULES = {
     package: {str(file.relative_to(ROOT)) for file in (ROOT / package).rglob("*.py")}
@@ -23,21 +22,7 @@ MODULES = {
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
     """A folder that holds torch, numpy, safetensors and what they need: links to the installed ones."""
-    folder = tmp_path / "packages"
-    folder.mkdir()
-    for name in with_what_they_need(["torch", "numpy", "safetensors"]):
-        installed = distribution(name)
-        for top in {file.parts[0] for file in installed.files or []} - {"..", "__pycache__"}:
-            if not (folder / top).exists():
-                (folder / top).symlink_to(Path(str(installed.locate_file(top))))
-    return folder
-
-
-def python(packages: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run code where only the standard library and one folder can be imported: -S leaves out site-packages."""
-    start = f"import sys; sys.path.insert(0, {str(packages)!r})\n{code}"
-    command = [sys.executable, "-I", "-S", "-c", start, *arguments]
-    return subprocess.run(command, cwd=packages.parent, capture_output=True, text=True, check=False)
+    return link_packages(tmp_path / "packages", ["torch", "numpy", "safetensors"])
 
 
 def test_the_core_imports_and_runs_the_readmes_example(packages: Path) -> None:

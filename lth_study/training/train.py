@@ -18,9 +18,10 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from lth_core.imp import Prune, Ticket, Train, prune_lowest
+from lth_core.imp import Prune, Train, prune_lowest
 from lth_core.masks import Mask
 from lth_core.pruning import magnitude, prune_layerwise
+from lth_core.tickets import Ticket
 from lth_study.data.image_files import dead_readers_explained
 from lth_study.data.parts import Dataset, Part
 from lth_study.networks import build

@@ -1,0 +1,93 @@
+"""The card of a ticket: a README.md that says what the ticket is, what it scores, and how to load it without us."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Network": ("network", "build"),
+    "Data": ("data", "fingerprint"),
+    "Training": ("recipe", "iterations", "seed", "order", "precision", "device", "versions", "digest"),
+    "Results": ("accuracy", "dense_accuracy", "control_accuracy", "stability_to_pruning", "stability_to_data_order"),
+    "Make it again": ("command",),
+    "Licence": ("licence",),
+    "How to cite": ("citation",),
+}
+"""What a card says about a ticket, by section: keys of `about` in `Ticket.save`. Any other key is told under Other."""
+
+_CODE = {"build": "python", "command": "bash", "citation": "bibtex"}
+
+LOADER = """\
+import json, torch
+from safetensors import safe_open
+
+def read(file, mask={}):  # the tensors of a file by name, pruned weights as 0.0
+    tensors = {}
+    with safe_open(file, "pt") as f:
+        for name, at in json.loads(f.metadata()["tree"])["dict"]:
+            if isinstance(at, dict) and "tensor" in at:
+                value, kept = f.get_tensor(at["tensor"]), mask.get(at.get("mask"))
+                if "bits" in at:
+                    bits = value[:, None] >> torch.arange(7, -1, -1) & 1
+                    value = bits.bool().flatten()[: torch.Size(at["bits"]).numel()].view(at["bits"])
+                if kept is not None:
+                    value = torch.zeros(kept.shape, dtype=value.dtype).masked_scatter(kept, value)
+                tensors[name] = value
+    return tensors
+
+mask = read("mask.safetensors")
+weights = read("rewound.safetensors", mask)  # for model.load_state_dict(weights)
+"""
+"""What a card tells its reader to run in the ticket's folder. It gives the tensors at the top of the state."""
+
+
+def card(facts: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """The text of README.md, for the facts of ticket.json and what the maker of the ticket says about it."""
+    other = [key for key in about if not any(key in keys for keys in SECTIONS.values())]
+    sections = {**SECTIONS, **({"Other": tuple(other)} if other else {})}
+    head = {"library_name": "lth-core", "tags": ["lottery-ticket-hypothesis", "pruning"]}
+    if "licence" in about:
+        head["license"] = str(about["licence"]).lower()
+    iterations = f" of {about['iterations']}" if "iterations" in about else ""
+    return "\n".join(
+        [
+            "---",
+            *(f"{key}: {json.dumps(value)}" for key, value in head.items()),
+            "---",
+            f"# Lottery ticket: {_line(about.get('network', 'a network'))}, level {facts['level']}",
+            "",
+            f"{facts['density']:.4%} of the weights under the mask are left after {facts['level']} prunings. Training "
+            f"starts from the rewound weights at iteration {facts['iteration']}{iterations}.",
+            "",
+            "| layer | density |",
+            "|---|---|",
+            *(f"| `{name}` | {density:.4%} |" for name, density in facts["density_by_layer"].items()),
+            *(line for title, keys in sections.items() for line in _section(title, keys, about)),
+            "\n## Load it\n",
+            "`lth_core.Ticket.load(folder)` checks every file. Without lth_core, run this in the folder:\n",
+            f"```python\n{LOADER}```",
+            "",
+        ]
+    )
+
+
+def _section(title: str, keys: tuple[str, ...], about: Mapping[str, Any]) -> list[str]:
+    lines = [_entry(key, about[key]) for key in keys if key in about]
+    return [f"\n## {title}\n", *(lines or ["Not given."])]
+
+
+def _entry(key: str, value: Any) -> str:
+    name = _line(key).replace("_", " ").capitalize()
+    if key in _CODE:
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", str(value))), default=0))
+        return f"{name}:\n\n{fence}{_CODE[key]}\n{value}\n{fence}\n"
+    return f"- {name}: {_line(value)}"
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_line(item)}" for key, item in value.items())
+    return " ".join(str(value).split())

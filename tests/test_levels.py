@@ -1,0 +1,312 @@
+"""A folder of levels: killed anywhere, a search goes on with the same bits; another search's folder is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from project import ROOT
+from safetensors.torch import save
+from torch import nn
+
+from lth_core import Level, Mask, Ticket, iterative_magnitude_pruning, one_shot_pruning, prune_layerwise
+from lth_core.imp import prune_lowest
+from lth_core.states import copied, read_state, write_state
+
+LEVELS = 3
+
+
+@pytest.mark.parametrize("procedure", ["iterative", "one_shot"])
+@pytest.mark.parametrize("rewind", [0, 4])
+def test_a_search_that_is_killed_at_any_moment_gives_the_same_bits_and_trains_no_level_twice(
+    procedure: str, rewind: int, tmp_path: Path
+) -> None:
+    command = [sys.executable, "tests/killed_search.py", str(tmp_path / "levels"), str(tmp_path / "log")]
+    ran = subprocess.run(
+        [*command, procedure, str(rewind)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+class Trainer:
+    """Adds one to the survivors at every iteration, and notes its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int | None]] = []
+
+    def __call__(self, ticket: Ticket, stop: int | None) -> tuple[dict[str, Any], Any]:
+        self.calls.append((ticket.level, stop))
+        for _ in range(ticket.iteration, 5 if stop is None else stop):
+            ticket.weights["w"].add_(1).mul_(ticket.mask["w"])
+        return {**ticket.weights, "level": ticket.level}, {"calls": len(self.calls)}
+
+
+def weights() -> dict[str, torch.Tensor]:
+    return {"w": torch.arange(20.0) - 7.5, "bias": torch.ones(2)}
+
+
+def ones() -> Mask:
+    return Mask({"w": torch.ones(20, dtype=torch.bool)})
+
+
+def search(folder: Path, train: Callable[..., Any] | None = None, **other: Any) -> list[Level]:
+    asked = {"weights": weights(), "mask": ones(), "levels": LEVELS, "rewind": 2, "saved": folder, **other}
+    return list(iterative_magnitude_pruning(train or Trainer(), **asked))
+
+
+def plain(level: Level) -> list[Any]:
+    values = [{n: v.tolist() if isinstance(v, torch.Tensor) else v for n, v in part.items()} for part in level[:3]]
+    return [*values, level.result]
+
+
+@pytest.mark.parametrize("named", [str, Path], ids=["text", "path"])
+def test_what_is_kept_is_not_trained_and_a_search_may_grow(tmp_path: Path, named: type) -> None:
+    folder = named(tmp_path / "new" / "levels")
+    first, second, third = Trainer(), Trainer(), Trainer()
+    found = search(folder, first)
+    assert [list(map(plain, search(folder, second)))] == [list(map(plain, found))]
+    grown = search(folder, third, levels=LEVELS + 2)
+    assert second.calls == []
+    assert third.calls == [(LEVELS + 1, None), (LEVELS + 2, None)]
+    assert list(map(plain, grown[: LEVELS + 1])) == list(map(plain, found))
+    assert [level.mask.survivors for level in grown] == [20, 16, 13, 10, 8, 6]
+    assert [type(level.trained["level"]) for level in grown] == [int] * 6
+
+
+def test_levels_before_first_are_kept_and_not_yielded(tmp_path: Path) -> None:
+    undisturbed = search(tmp_path / "one")
+    train = Trainer()
+    assert plain(search(tmp_path / "two", first=2)[0])[:3] == plain(undisturbed[2])[:3]
+    assert plain(search(tmp_path / "two", train, first=1)[0])[:3] == plain(undisturbed[1])[:3]
+    assert train.calls == []
+
+
+def test_one_shot_densities_may_grow_and_not_change(tmp_path: Path) -> None:
+    def one_shot(train: Trainer, *densities: float) -> list[int]:
+        levels = one_shot_pruning(train, weights(), ones(), densities=densities, saved=tmp_path)
+        return [level.mask.survivors for level in levels]
+
+    train = Trainer()
+    assert one_shot(train, 0.5, 0.2) == [20, 10, 4]
+    assert one_shot(train, 0.5, 0.2, 0.9) == [20, 10, 4, 18]
+    assert train.calls == [(level, None) for level in range(4)]
+    with pytest.raises(ValueError, match=r"level_02\.safetensors is of another search: it keeps 4 weights, and .* 6"):
+        one_shot(train, 0.5, 0.3)
+
+
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "W_0": ({"weights": {**weights(), "bias": torch.tensor([1.0, 1.1])}}, "W_0 is "),
+    "type of W_0": ({"weights": {n: w.double() for n, w in weights().items()}}, "W_0 is "),
+    "mask": ({"mask": Mask({"w": torch.arange(20) > 0})}, "the first mask is "),
+    "rewind": ({"rewind": 3}, "rewind is 2 there and 3 here"),
+    "no rewinding": ({"rewind": 0}, "rewind is 2 there and 0 here"),
+    "rate": ({"prune": partial(prune_lowest, rate=0.3)}, r"keeps 16 weights, and the pruning asked for keeps 14"),
+    "scores": (
+        {"prune": lambda trained, mask: prune_layerwise({"w": -trained["w"].abs()}, mask, 0.2)},
+        r"keeps 16 weights, and the pruning asked for keeps 16 or others; prune as before",
+    ),
+}
+
+
+@pytest.mark.parametrize("first", [0, LEVELS])
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_folder_of_another_search_is_refused_by_name_and_left_as_it_was(
+    name: str, first: int, tmp_path: Path
+) -> None:
+    other, said = OTHERS[name]
+    search(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.glob("*.safetensors")}
+    train = Trainer()
+    with pytest.raises(ValueError, match=said) as refused:
+        search(tmp_path, train, first=first, **other)
+    assert str(tmp_path) in str(refused.value)
+    assert "choose another folder" in str(refused.value)
+    assert train.calls == []
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize("name", ["rewound", "level_00", "level_02"])
+@pytest.mark.parametrize("fault", ["cut off", "a bit", "empty", "of another program"])
+def test_a_damaged_level_is_refused_by_name(name: str, fault: str, tmp_path: Path) -> None:
+    search(tmp_path)
+    file = tmp_path / f"{name}.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    damaged = {
+        "cut off": bytes(content[:-5]),
+        "a bit": bytes(content),
+        "empty": b"",
+        "of another program": save({"w": torch.zeros(2)}),
+    }
+    file.write_bytes(damaged[fault])
+    with pytest.raises(ValueError, match=rf"{name}\.safetensors is damaged, or not a file of lth_core .*; delete it"):
+        search(tmp_path)
+
+
+def test_a_level_that_was_deleted_is_trained_again(tmp_path: Path) -> None:
+    undisturbed, train = search(tmp_path), Trainer()
+    (tmp_path / "level_02.safetensors").unlink()
+    assert [plain(level)[:3] for level in search(tmp_path, train)] == [plain(level)[:3] for level in undisturbed]
+    assert train.calls == [(2, None)]
+
+
+def test_what_a_file_cannot_keep_is_said_with_its_place(tmp_path: Path) -> None:
+    def train(ticket: Ticket, stop: int | None) -> tuple[dict[str, Any], Any]:
+        return {**ticket.weights, "scheduler": {"drawn": [object()]}}, None
+
+    with pytest.raises(ValueError, match=r"^trained/scheduler/drawn/0: a file cannot keep a object; give dict"):
+        search(tmp_path, train, rewind=0)
+    assert not list(tmp_path.glob("level*"))
+
+
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, partial(torch.optim.SGD, momentum=0.9)], ids=["adam", "sgd"])
+def test_a_state_holds_the_optimisers_own(kind: str, optimizer: Any, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    torch.manual_seed(3)
+    images, labels = torch.randn(12, 6), torch.randint(0, 2, (12,))
+    started = []
+
+    def train(ticket: Ticket, stop: int | None) -> tuple[dict[str, Any], None]:
+        state = dict(ticket.weights)
+        moments = state.pop("optimizer", None)
+        model.load_state_dict(state)
+        update = optimizer(model.parameters(), lr=0.01)
+        if moments is not None:
+            started.append(moments["state"][0].keys())
+            update.load_state_dict(moments)
+        for _ in range(ticket.iteration, 6 if stop is None else stop):
+            update.zero_grad()
+            nn.functional.cross_entropy(model(images), labels).backward()
+            update.step()
+            ticket.mask.apply_(model)
+        return {**model.state_dict(), "optimizer": update.state_dict()}, None
+
+    initial = copied(model.state_dict())
+    saved = tmp_path if kind == "folder" else None
+    start = train, initial, Mask.ones(model)
+    list(islice(iterative_magnitude_pruning(*start, levels=2, rewind=2, saved=saved), 2))
+    *_, last = iterative_magnitude_pruning(*start, levels=2, rewind=2, saved=saved)
+    assert all("exp_avg" in names or "momentum_buffer" in names for names in started)
+    assert len(started) == (3 if kind == "folder" else 5)
+    # by hand: the third training from W_k, once more in torch alone
+    state = {name: value.clone() for name, value in last.rewound.items() if name != "optimizer"}
+    model.load_state_dict(state)
+    update = optimizer(model.parameters(), lr=0.01)
+    update.load_state_dict(last.rewound["optimizer"])
+    for layer in ("0", "2"):
+        model.get_parameter(f"{layer}.weight").data[~last.mask[f"{layer}.weight"]] = 0
+    for _ in range(2, 6):
+        update.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        update.step()
+        for layer in ("0", "2"):
+            model.get_parameter(f"{layer}.weight").data[~last.mask[f"{layer}.weight"]] = 0
+    assert all(torch.equal(value, last.trained[name]) for name, value in model.state_dict().items())
+    moments = update.state_dict()["state"]
+    assert all(
+        torch.equal(moments[i][n], last.trained["optimizer"]["state"][i][n]) for i in moments for n in moments[i]
+    )
+
+
+def test_a_copy_keeps_what_is_shared_and_shares_nothing_with_the_original() -> None:
+    weight, listed = torch.ones(3), [1]
+    state = OrderedDict(a=weight, nested={"b": [weight, (weight, listed)], 1: np.ones(2)})
+    copy = copied(state)
+    assert copy["a"] is copy["nested"]["b"][0] is copy["nested"]["b"][1][0]
+    weight.zero_()
+    listed.clear()
+    state["nested"][1][:] = 0
+    assert copy["a"].tolist() == [1, 1, 1]
+    assert copy["nested"]["b"][1][1] == [1]
+    assert copy["nested"][1].tolist() == [1, 1]
+
+
+TYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.int16, torch.bool]
+
+
+@st.composite
+def any_tensors(draw: st.DrawFn) -> torch.Tensor:
+    """Any bits: -0.0, infinities, and NaN with a payload among them."""
+    dtype = draw(st.sampled_from(TYPES))
+    shape = draw(st.lists(st.integers(0, 3), max_size=3))
+    size = dtype.itemsize * int(np.prod(shape))
+    raw = torch.tensor(list(draw(st.binary(min_size=size, max_size=size))), dtype=torch.uint8)
+    return (raw % 2 == 1 if dtype == torch.bool else raw.view(dtype)).view(shape)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
+STATES = st.recursive(
+    SCALARS | any_tensors(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text() | st.integers() | st.booleans(), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+def described(state: Any) -> Any:
+    """Types, order of keys, and bits."""
+    if isinstance(state, torch.Tensor):
+        return str(state.dtype), tuple(state.shape), state.flatten().view(torch.uint8).tolist()
+    if isinstance(state, dict):
+        return "dict", [(type(key), key, described(value)) for key, value in state.items()]
+    if isinstance(state, list | tuple):
+        return type(state), [described(value) for value in state]
+    return type(state), repr(state)
+
+
+@given(st.dictionaries(st.text(), STATES, max_size=4))
+def test_a_state_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, state: dict[str, Any]) -> None:
+    file = tmp_path_factory.mktemp("states") / "state.safetensors"
+    written = write_state(file, state)
+    assert (described(read_state(file)[0]), read_state(file)[1]) == (described(state), written)
+    assert described(copied(state)) == described(state)
+
+
+def test_names_that_could_be_taken_for_each_other_stay_apart(tmp_path: Path) -> None:
+    one, two, three, four, five = (torch.tensor(i) for i in range(5))
+    state = {"a/b": one, "a": {"b": two}, "__metadata__": three, "c": {1: four, "1": five}}
+    write_state(tmp_path / "state", state)
+    assert described(read_state(tmp_path / "state")[0]) == described(state)
+
+
+def test_shared_tensors_are_stored_once_and_shared_again(tmp_path: Path) -> None:
+    weight = torch.rand(5000)
+    write_state(tmp_path / "state", {"a": weight, "b": weight, "other": {"of": [weight]}})
+    assert (tmp_path / "state").stat().st_size < 1.1 * 4 * 5000
+    state, _ = read_state(tmp_path / "state")
+    assert state["a"] is state["b"] is state["other"]["of"][0]
+
+
+def test_a_number_of_numpy_is_read_as_a_number(tmp_path: Path) -> None:
+    write_state(tmp_path / "state", {"loss": np.float32(0.5), "step": np.int64(3)})
+    assert read_state(tmp_path / "state")[0] == {"loss": 0.5, "step": 3}
+
+
+@pytest.mark.parametrize("value", [np.ones(2), {1, 2}, 1j, torch.zeros(2).to_sparse(), torch.Size([1])], ids=repr)
+def test_other_values_are_refused(value: object, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"^a/x: a file cannot keep a {type(value).__name__}"):
+        write_state(tmp_path / "state", {"a": {"x": value}})
+    with pytest.raises(ValueError, match=r"state: tensors of torch.complex128 cannot be written; convert them"):
+        write_state(tmp_path / "state", {"a": torch.zeros(2, dtype=torch.complex128)})
+    assert list(tmp_path.iterdir()) == [tmp_path / "data"]
