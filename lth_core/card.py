@@ -83,7 +83,7 @@ def _entry(key: str, value: Any) -> str:
     name = _line(key).replace("_", " ").capitalize()
     if key in _CODE:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", str(value))), default=0))
-        return f"{name}:\n\n{fence}{_CODE[key]}\n{value}\n{fence}\n"
+        return f"\n{name}:\n\n{fence}{_CODE[key]}\n{value}\n{fence}\n"
     return f"- {name}: {_line(value)}"
 
 

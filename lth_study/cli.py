@@ -1,4 +1,4 @@
-"""The command line: `lth run`, `lth status`, `lth agenda`, `lth export`, `lth import`.
+"""The command line: `lth run`, `lth status`, `lth agenda`, `lth export`, `lth import`, `lth tickets`.
 
 `__main__` starts it. Each command imports what it needs when it runs: torch, pandas and pydantic take long to import.
 Commands call the functions that notebooks call: `runner` trains, `records` reads and merges, `agenda` ranks.
@@ -214,6 +214,29 @@ def import_command(
     for folder in records.import_folder(source, destination or records.results_folder(), keep_recorded):
         print(folder)
     _carry(weights, store or records.store_folder())
+
+
+@app.command("tickets")
+def tickets_command(
+    network: Network,
+    destination: Annotated[Path, typer.Option(help="Folder for the tickets.")] = Path("tickets"),
+    recipe: Recipe = "standard",
+    profile: Profile = "paper",
+    rewinds: Rewinds = None,
+    levels: Levels = None,
+    replicates: Replicates = None,
+    dataset: DataSet = None,
+    settings: Set = None,
+    store: Store = None,
+) -> None:
+    """Pack tickets of the run store: mask, rewound weights and a card each. torch and safetensors can load them."""
+    from lth_study.options import study_of
+    from lth_study.records import store_folder
+    from lth_study.tickets import pack
+
+    study = study_of(network, recipe, profile, "stability", rewinds, levels, replicates, None, dataset, settings)
+    for folder in pack(study, store or store_folder(), destination):
+        print(folder)
 
 
 def _carry(source: Path | None, destination: Path | None) -> None:

@@ -81,10 +81,10 @@ class FlatNetwork:
         self.mask = torch.ones(sum(sizes), device=device)
         keep = self.mask.split(sizes)
         for (name, parameter), (weight, gradient), kept in zip(parameters.items(), pieces, keep, strict=True):
-            parameter.data = _shaped(weight, parameter)
-            self.gradients[name] = _shaped(gradient, parameter)
+            parameter.data = shaped(weight, parameter)
+            self.gradients[name] = shaped(gradient, parameter)
             if name in mask:
-                _shaped(kept, parameter).copy_(mask[name])
+                shaped(kept, parameter).copy_(mask[name])
         by_hand = getattr(model, "backward", None)
         self.by_hand = None if by_hand is None else by_hand(self.gradients)
         self._parameters, self._gradients = list(parameters.values()), list(self.gradients.values())
@@ -212,9 +212,14 @@ def _statistics(model: nn.Module) -> list[Tensor]:
     return [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
 
 
-def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
+def shaped(flat: Tensor, parameter: Tensor) -> Tensor:
     """A view of a flat vector in a parameter's shape. Filters are stored channels last, as images are."""
     if parameter.dim() != 4:
         return flat.view_as(parameter)
     filters, channels, height, width = parameter.shape
     return flat.view(filters, height, width, channels).permute(0, 3, 1, 2)
+
+
+def flattened(tensor: Tensor) -> Tensor:
+    """The flat vector that `shaped` gives a tensor of."""
+    return (tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor).flatten()

@@ -1,0 +1,154 @@
+"""Tickets of a run store as folders that anyone can load, each with a card, for `lth tickets`.
+
+`lth_core.tickets` has the format. Here are the study's own facts, and the optimiser's moments by parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lth_core import Mask, Ticket, subnetwork
+from lth_core.tickets import Source
+from lth_study import plan, seeds
+from lth_study.commands import command_for
+from lth_study.data import TITLES
+from lth_study.extents import Study
+from lth_study.files import StoreError, read_json
+from lth_study.measure import FILES
+from lth_study.networks import build, initial_weights
+from lth_study.plan import Distance
+from lth_study.report import METHOD_NAMES, NETWORK_NAMES
+from lth_study.settings import Setting
+from lth_study.store import StudyStore, Training, dense
+from lth_study.training.updates import AVERAGE, MOMENTS, UPDATES, flattened, shaped
+
+LICENCE = "MIT"
+CITATION = """\
+@misc{frankle2019stabilizing,
+  title = {Stabilizing the Lottery Ticket Hypothesis},
+  author = {Frankle, Jonathan and Dziugaite, Gintare Karolina and Roy, Daniel M. and Carbin, Michael},
+  year = {2019},
+  eprint = {1903.01611},
+  archivePrefix = {arXiv}
+}"""
+
+
+def pack(study: Study, store: Path, destination: Path) -> list[Path]:
+    """Write a folder for every ticket, and every random subnetwork, at the compared levels of a study.
+
+    The folder is `<study>/<method>_rewind_<k>_level_<n>_replicate_<r>`. It holds the mask and the rewound state with
+    the optimiser's moments; pruned weights and their moments are 0.0. A training that diverged is left out. Returns the
+    folders. Raises `StoreError` if the run store has no such training.
+    """
+    kept = StudyStore(store, study.setting)
+    found = []
+    for training in plan.trainings(study):
+        here = training.method in ("imp", "random_pruning") and not training.order and not training.again
+        if not here or training.level not in study.extent.compared or not kept.saves(training).complete:
+            continue
+        if kept.saves(training).result()["diverged_at"] is not None:
+            continue
+        name = f"{training.method}_rewind_{training.rewind}_level_{training.level:02d}_replicate_{training.replicate}"
+        folder = destination / study.setting.name / name
+        _ticket(kept, training).save(folder, about=_about(study, kept, training))
+        found.append(folder)
+    if not found:
+        raise StoreError(
+            f"{kept.folder} has no finished ticket at levels {list(study.extent.compared)}; train them with: "
+            f"{command_for(study)}"
+        )
+    return found
+
+
+def load(source: Source, setting: Setting) -> Ticket:
+    """A packed ticket to train with `trainer(setting, ...)`: the moments are again one vector of all parameters."""
+    ticket = Ticket.load(source)
+    state = dict(ticket.weights)
+    moments = state.pop("optimizer", {})
+    parameters = [name for name, _ in build(setting).named_parameters()]
+    for name, by_parameter in moments.items():
+        whole = isinstance(by_parameter, Tensor)
+        flat = by_parameter if whole else torch.cat([flattened(by_parameter[each]) for each in parameters])
+        state[f"{MOMENTS}{name}"] = flat
+    return Ticket(ticket.mask, state, ticket.iteration, ticket.level)
+
+
+def _ticket(kept: StudyStore, training: Training) -> Ticket:
+    """The ticket of a finished training, with the moments by parameter."""
+    setting, model = kept.setting, build(kept.setting)
+    mask = kept.saves(training).load_mask()
+    mask = Mask({name: mask[name] for name in Mask.ones(model)})  # in the network's order; files do not keep it
+    rewound: Mapping[str, Any] = initial_weights(setting, seeds.stream(training.replicate, "init"))
+    if training.rewind:
+        rewound = kept.saves(dense(training.replicate)).load_state(training.rewind)
+        fresh = setting.rewind_optimizer == "fresh"
+        rewound = {name: tensor for name, tensor in rewound.items() if not (fresh and name.startswith(MOMENTS))}
+    ticket = subnetwork(rewound, mask, training.rewind, training.level)
+    parameters = dict(model.named_parameters())
+    weights = {name: tensor for name, tensor in ticket.weights.items() if not name.startswith(MOMENTS)}
+    moments = {}
+    for name in ticket.weights.keys() - weights.keys():
+        vector = ticket.weights[name]
+        if name not in (AVERAGE, UPDATES):
+            pieces = vector.split([parameter.numel() for parameter in parameters.values()])
+            vector = {each: shaped(piece, parameters[each]) for each, piece in zip(parameters, pieces, strict=True)}
+            mask.apply_(vector)
+        moments[name.removeprefix(MOMENTS)] = vector
+    weights |= {"optimizer": moments} if moments else {}
+    return Ticket(mask, weights, training.rewind, training.level)
+
+
+def _about(study: Study, kept: StudyStore, training: Training) -> dict[str, Any]:
+    """What the card tells: the training, its accuracy beside the dense network's and the control's, the stabilities."""
+    setting, replicate = kept.setting, training.replicate
+    result = kept.saves(training).result()
+    made = result["provenance"]
+    control = Training(replicate, "random_pruning", training.rewind, training.level, 0)
+    others = {"dense_accuracy": dense(replicate), "control_accuracy": control}
+    chosen = f"preset({setting.network!r}, {setting.recipe!r}, {setting.profile!r})"
+    alone = study.only("stability").updated(
+        rewinds=(training.rewind,), levels=training.level, compared_levels=None, replicates=(replicate,)
+    )
+    about: dict[str, Any] = {
+        "network": f"{NETWORK_NAMES[setting.network]}, {METHOD_NAMES[training.method]}",
+        "build": f"from lth_study import networks, preset\n\nmodel = networks.build({chosen}.setting)",
+        "data": TITLES[setting.dataset],
+        "fingerprint": made["data_fingerprint"],
+        "recipe": f"{setting.recipe} at the scale of the profile {setting.profile}",
+        "iterations": setting.iterations,
+        "seed": replicate,
+        "order": training.order,
+        "precision": setting.precision,
+        "device": made["device"],
+        "versions": {name: made[name] for name in ("lth_core", "torch", "python")},
+        "digest": setting.digest(),
+        "accuracy": result["metrics"]["test_accuracy"],
+        **{name: _accuracy(kept, other) for name, other in others.items() if _accuracy(kept, other) is not None},
+        **_stabilities(kept, training),
+        "command": command_for(alone),
+        "licence": LICENCE,
+        "citation": CITATION,
+    }
+    return about
+
+
+def _accuracy(kept: StudyStore, training: Training) -> float | None:
+    folder = kept.saves(training)
+    return folder.result()["metrics"].get("test_accuracy") if folder.complete else None
+
+
+def _stabilities(kept: StudyStore, training: Training) -> dict[str, Mapping[str, float]]:
+    """L2 distances and angles (degrees): to the dense network, and between data orders 0 and 1."""
+    file = kept.folder / Path(training.folder).parent / FILES[Distance]
+    measured = read_json(file) if file.exists() else {}
+    pairs = {"stability_to_pruning": "0", "stability_to_data_order": "0-1"}
+    return {
+        name: {metric: round(value, 4) for metric, value in measured[pair].items()}
+        for name, pair in pairs.items()
+        if pair in measured
+    }
