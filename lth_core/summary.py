@@ -125,7 +125,7 @@ def _multiply_adds(model: nn.Module, weights: Mapping[str, Tensor], example: Exa
     training = {module: module.training for module in model.modules()}
     enabled, fast = [library.enabled for library in _LIBRARIES], torch.backends.mha.get_fastpath_enabled()
     counter = FlopCounterMode(display=False)
-    uses = _Uses(counter, weights, enabled)
+    uses = _Uses(counter, model, weights)
     try:
         for module in training:
             module.training = False  # not eval(), as a class may make that do more
@@ -156,14 +156,14 @@ class _Uses(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, counter: FlopCounterMode, weights: Mapping[str, Tensor], enabled: Sequence[bool]) -> None:
+    def __init__(self, counter: FlopCounterMode, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.flops: dict[str, int] = {}
-        self._counter, self._enabled = counter, enabled
+        self._counter, self._enabled = counter, [library.enabled for library in _LIBRARIES]
         self._made: list[Tensor] = []
         self._ranges: dict[int, list[tuple[int, int, str]]] = {}
-        for name, weight in weights.items():
-            self._add(name, weight)
+        for name, tensor in [*weights.items(), *(("", t) for t in [*model.parameters(), *model.buffers()])]:
+            self._add(name, tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = self._counter.get_total_flops()
@@ -172,22 +172,26 @@ class _Uses(TorchDispatchMode):
         _enable([False, False])
         flops = self._counter.get_total_flops() - before
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        names = [name for name in map(self._name, tensors) if name]
-        if flops and names:
-            self.flops[names[-1]] = self.flops.get(names[-1], 0) + flops
-        elif names and names[0] == self._name(tensors[0]):
+        names = [self._name(tensor) for tensor in tensors]
+        if flops:
+            for name in [name for name in names if name][-1:]:
+                self.flops[name] = self.flops.get(name, 0) + flops
+        elif names and None not in names:
             # What weight norm, a cast or pruning makes of a weight stands for it: as many numbers, in other memory.
             for leaf in tree_leaves(out):
-                if isinstance(leaf, Tensor) and leaf.numel() == tensors[0].numel() and not self._name(leaf):
-                    self._add(names[0], leaf)
+                if isinstance(leaf, Tensor) and self._name(leaf) is None:
+                    like = (name for name, t in zip(names, tensors, strict=True) if t.numel() == leaf.numel())
+                    self._add(next(filter(None, like), ""), leaf)
         return out
 
     def _add(self, name: str, tensor: Tensor) -> None:
-        self._made.append(tensor)  # kept alive, as another tensor could get its memory
-        start = int(tensor.storage_offset())
-        self._ranges.setdefault(tensor.untyped_storage()._cdata, []).append((start, start + tensor.numel(), name))
+        if tensor.layout == torch.strided:
+            self._made.append(tensor)  # kept alive, as another tensor could get its memory
+            start = int(tensor.storage_offset())
+            ranges = self._ranges.setdefault(tensor.untyped_storage()._cdata, [])
+            ranges.append((start, start + tensor.numel(), name))
 
     def _name(self, tensor: Tensor) -> str | None:
-        """The weight that a tensor is, views or stands for."""
+        """The masked weight that a tensor is, views or stands for; "" for what else is the model's; None for data."""
         ranges = self._ranges.get(tensor.untyped_storage()._cdata, []) if tensor.layout == torch.strided else []
         return next((name for start, stop, name in ranges if start <= tensor.storage_offset() < stop), None)
