@@ -24,6 +24,7 @@ from lth_core.stability import (
     stability_to_data_order,
     stability_to_pruning,
 )
+from lth_core.summary import Summary
 from lth_core.weights import Prunable, prunable
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ __all__ = [
     "Prunable",
     "Saved",
     "Stability",
+    "Summary",
     "Ticket",
     "angle",
     "error_barrier",
