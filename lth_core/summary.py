@@ -103,10 +103,8 @@ def summarise(
     """The summary of a bare model, whose weights of these names are kept where a bool tensor of that name is True."""
     total, uses = (0, {}) if example is None else _multiply_adds(model, weights, example)
     counts = {}
-    state = {
-        id(value): value.nbytes for value in model.state_dict(keep_vars=True).values() if isinstance(value, Tensor)
-    }
-    dense_bytes = sparse_bytes = sum(state.values())
+    state = {id(value): value for value in model.state_dict(keep_vars=True).values() if isinstance(value, Tensor)}
+    dense_bytes = sparse_bytes = sum(value.numel() * value.element_size() for value in state.values())
     for name, weight in weights.items():
         size, nonzero, dense = weight.numel(), int(kept[name].sum()), uses.get(name, 0)
         counts[name] = size, nonzero, dense, dense * nonzero // max(size, 1)

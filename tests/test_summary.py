@@ -232,6 +232,23 @@ def test_weights_that_a_class_uses_by_itself_and_the_three_forms_of_an_example(e
     assert multiply_adds(keep(model, 0.5), model, example) == {"weight": (240, 120), "": (240, 120)}
 
 
+class OnAGraph(nn.Module):
+    """A linear layer whose outputs are added up along the edges of a graph of three nodes, a sparse buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+        self.register_buffer("edges", torch.eye(3).to_sparse())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sparse.mm(self.edges, self.linear(x))
+
+
+def test_a_sparse_buffer_is_no_obstacle() -> None:
+    counts = multiply_adds(keep(OnAGraph(), 0.5), OnAGraph(), torch.randn(3, 6))
+    assert counts["linear.weight"] == (3 * 24, 3 * 12)
+
+
 @pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel, torch.compile])
 def test_resnet18(wrap: Callable[[nn.Module], nn.Module]) -> None:
     model = pytest.importorskip("torchvision.models").resnet18()
