@@ -23,6 +23,7 @@ from lth_core.stability import (
     stability_to_data_order,
     stability_to_pruning,
 )
+from lth_core.summary import Summary
 from lth_core.tickets import Ticket, load_about, load_trained
 from lth_core.weights import Prunable, prunable
 
@@ -36,6 +37,7 @@ __all__ = [
     "Prunable",
     "Saved",
     "Stability",
+    "Summary",
     "Ticket",
     "angle",
     "error_barrier",

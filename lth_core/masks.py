@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from lth_core.hold import Hold
 from lth_core.states import read_state, write_state
-from lth_core.weights import Choice, prunable, under_names
+from lth_core.summary import Example, Summary, summarise
+from lth_core.weights import Choice, bare, prunable, under_names
 
 
 class Mask(Mapping[str, Tensor]):
@@ -146,6 +147,24 @@ class Mask(Mapping[str, Tensor]):
         Raises `ValueError` where a weight is missing, has another shape, or is in none of the optimizers.
         """
         return Hold(self._tensors, self.fitting(model), optimizers)
+
+    def summary(self, model: nn.Module, example: Example | None = None) -> Summary:
+        """What the mask leaves of a model: parameters, bytes, and with an example multiply-adds.
+
+        The example is what the model is called with: a tensor, a tuple of arguments or a mapping of keyword arguments,
+        on the model's device. Multiply-adds are for all of it; take a batch of one for those of one input. The model
+        is called once, in evaluation and without gradients. It need not be pruned, and stays as it is.
+
+        Multiply-adds are those of matrix products, convolutions, attention and recurrent layers, by the formulas of
+        torch's `FlopCounterMode`. Positions of padding and masked attention count; biases and activations do not. A
+        masked weight needs its dense multiply-adds x density. That is exact for linear, convolutional and recurrent
+        layers. Where one weight holds several matrices (attention's), it assumes that all are used equally often. It
+        also assumes that zeros stay zeros in whatever is made of a weight, as under weight and spectral norm.
+        They are no measure of time: a masked model computes with its zeros.
+
+        Raises `ValueError` where a weight is missing or has another shape.
+        """
+        return summarise(self._tensors, self.fitting(model), bare(model), example)
 
     def save(self, path: str | Path) -> None:
         """Write the mask as packed bits in a safetensors file, with a checksum."""

@@ -77,7 +77,7 @@ def prunable(
     Raises `ValueError` for a parameter without a shape yet (lazy modules), a name of the model's `prunable()` that is
     no parameter, and a pattern or type that matches nothing.
     """
-    model = _bare(model)
+    model = bare(model)
     places: dict[int, list[_Place]] = {}
     for place in _places(model):
         if is_lazy(place.parameter):
@@ -147,7 +147,7 @@ class _Place(NamedTuple):
     """The modules around it, itself among them."""
 
 
-def _bare(model: nn.Module) -> nn.Module:
+def bare(model: nn.Module) -> nn.Module:
     """The network inside wrappers."""
     while True:
         inner = next((model._modules[name] for name in _PREFIXES if name in model._modules), None)
