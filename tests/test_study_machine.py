@@ -6,6 +6,7 @@ nothing; and a fault is named.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,12 +29,14 @@ from lth_study.data.parts import Dataset
 from lth_study.files import write_atomic
 from lth_study.training.updates import FlatNetwork
 
-SMALL = preset("lenet_300_100", profile="smoke").updated(
-    iterations=6, rewinds=(0,), curve_rewinds=None, levels=1, orders=1, methods=("imp",), barriers=False
+SMALL = preset("lenet_300_100", profile="smoke").only("stability").updated(
+    iterations=6, rewinds=(0,), levels=1, orders=1, methods=("imp",), barriers=False
 )
 ALL = SMALL.updated(rewinds=(0, 2), levels=2, orders=2)
 UPDATES = 40
 """More updates than there are in the first chain, fewer than in everything."""
+PATH = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+"""Where another process finds this file and the packages."""
 WITHOUT_CHECKSUM = ("result", "distances")
 
 
@@ -63,7 +66,7 @@ def values(records: pd.DataFrame) -> pd.DataFrame:
 
 
 class Killed(BaseException):
-    """The process ends here, as under SIGKILL: nothing is saved on the way out."""
+    """The process ends here, as under SIGKILL: nothing is saved on the way out. The last checkpoint is there."""
 
 
 @contextmanager
@@ -75,7 +78,7 @@ def killed_after(updates: int) -> Iterator[None]:
             raise Killed
         return update(self, *arguments)
 
-    with patch.object(FlatNetwork, "update", counted):
+    with patch.object(FlatNetwork, "update", counted), patch("lth_study.training.train.CHECKPOINT_SECONDS", 0.0):
         yield
 
 
@@ -128,7 +131,7 @@ class StudyUnderway(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["rewinds", "levels", "orders"]))
     def ask_for_more(self, name: str) -> None:
-        self.asked = self.asked.updated(**{name: getattr(ALL, name)})
+        self.asked = self.asked.updated(**{name: getattr(ALL.extent, name)})
         self.check()
 
     @precondition(lambda self: self.asked != ALL)
@@ -193,19 +196,16 @@ class StudyUnderway(RuleBasedStateMachine):
     def have_company(self) -> None:
         """Another process does the same at the same time."""
         self.asked, self.helped = ALL, True
-        program = (
-            "import sys; from lth_study import run; from lth_study.settings import Setting\n"
-            "run(Setting.from_json(sys.argv[1]), store=sys.argv[2], workers=1)"
-        )
-        command = [sys.executable, "-c", program, self.asked.to_json(), str(self.store)]
-        with subprocess.Popen(command) as other:
+        program = "import sys; from test_study_machine import ALL, run; run(ALL, store=sys.argv[1], workers=1)"
+        command = [sys.executable, "-c", program, str(self.store)]
+        with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": PATH}) as other:
             self.run()
         assert other.returncode == 0
         self.check()
 
 
 def test_missing_records_are_named_and_reading_makes_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(MissingRecords, match="replicate 1, dense"):
+    with pytest.raises(MissingRecords, match=r"2 of 2 trainings .*: replicate 1, dense;.*missing='train'"):
         run(SMALL, store=tmp_path / "store", missing="error")
     assert list(tmp_path.glob("store*")) == []
 
