@@ -57,9 +57,7 @@ def read_once(monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
     monkeypatch.setattr(
         data,
         "load",
-        lambda name, **shape: (
-            dataset if name == "mnist_embedded" and not shape.get("color") else load(name, **shape)
-        ),
+        lambda name, **shape: dataset if name == "mnist_embedded" and not shape.get("color") else load(name, **shape),
     )
 
 
@@ -76,7 +74,9 @@ def states(folder: Path) -> dict[str, bytes]:
 
 def comparisons(folder: Path) -> dict[str, Any]:
     """All that was measured between them, in whatever order."""
-    return {name: json.loads(file.read_text()) for name, file in files(folder, "distances.json", "barriers.json").items()}
+    return {
+        name: json.loads(file.read_text()) for name, file in files(folder, "distances.json", "barriers.json").items()
+    }
 
 
 def assert_same_records(one: pd.DataFrame, other: pd.DataFrame) -> None:

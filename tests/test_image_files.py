@@ -25,8 +25,10 @@ from lth_study.settings import Setting, SettingError
 from lth_study.training.batches import evaluation_batches, training_batches
 
 CLASSES = ("n1", "n2", "n3")
-STUDY = preset("squeezenet1_0", profile="smoke").only("stability").updated(
-    dataset="imagenet", classes=3, batch_size=4, augment=True, smallest_crop=0.3, image_size=24
+STUDY = (
+    preset("squeezenet1_0", profile="smoke")
+    .only("stability")
+    .updated(dataset="imagenet", classes=3, batch_size=4, augment=True, smallest_crop=0.3, image_size=24)
 )
 DENSE = STUDY.updated(levels=0, orders=1)
 SETTING = STUDY.setting

@@ -24,8 +24,10 @@ from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training, dense
 from lth_study.training.train import Job, accuracies, train
 
-STUDY = preset("lenet_300_100", profile="smoke").only("stability").updated(
-    optimizer="momentum", learning_rate=0.1, levels=1, rewinds=(20,), orders=1
+STUDY = (
+    preset("lenet_300_100", profile="smoke")
+    .only("stability")
+    .updated(optimizer="momentum", learning_rate=0.1, levels=1, rewinds=(20,), orders=1)
 )
 """With momentum, since Adam would not notice a gradient that is the sum over processes instead of the mean."""
 OPTIONS = ["--profile", "smoke", "--levels", "1", "--rewinds", "20", "--orders", "1", "--figure", "stability",

@@ -394,9 +394,10 @@ def kill_before_distances(study: Study, store: Path) -> None:
     def kill(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "measure_distance", kill)
-        run(study, store=store, workers=1)
+        with pytest.raises(KeyboardInterrupt):
+            run(study, store=store, workers=1)
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["finished", "killed"])

@@ -29,8 +29,10 @@ from lth_study.data.parts import Dataset
 from lth_study.files import write_atomic
 from lth_study.training.updates import FlatNetwork
 
-SMALL = preset("lenet_300_100", profile="smoke").only("stability").updated(
-    iterations=6, rewinds=(0,), levels=1, orders=1, methods=("imp",), barriers=False
+SMALL = (
+    preset("lenet_300_100", profile="smoke")
+    .only("stability")
+    .updated(iterations=6, rewinds=(0,), levels=1, orders=1, methods=("imp",), barriers=False)
 )
 ALL = SMALL.updated(rewinds=(0, 2), levels=2, orders=2)
 UPDATES = 40
