@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from hypothesis import settings
-from studies import SMOKE, TINY, Done, finished
+from studies import SMOKE, TINY, Done, finished, read_once
 
 from lth_study import data, preset, records
 from lth_study.data.parts import Dataset
@@ -108,3 +108,8 @@ def copy(tiny: Done, tmp_path: Path) -> Done:
     """A finished smallest study to change."""
     shutil.copytree(tiny.store, tmp_path / "store")
     return tiny._replace(store=tmp_path / "store")
+
+
+@pytest.fixture
+def images_read_once(monkeypatch: pytest.MonkeyPatch, embedded_mnist: Dataset) -> None:
+    read_once(monkeypatch, embedded_mnist)

@@ -1,6 +1,5 @@
 """Small studies of LeNet for tests (`conftest` finishes two of them), and what tests look at in a run store."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,13 +69,6 @@ def states(folder: Path) -> dict[str, bytes]:
     """Every state and mask in a store."""
     found = files(folder, "end.safetensors", "mask.safetensors", "iteration_*.safetensors")
     return {name: file.read_bytes() for name, file in found.items()}
-
-
-def comparisons(folder: Path) -> dict[str, Any]:
-    """All that was measured between them, in whatever order."""
-    return {
-        name: json.loads(file.read_text()) for name, file in files(folder, "distances.json", "barriers.json").items()
-    }
 
 
 def assert_same_records(one: pd.DataFrame, other: pd.DataFrame) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from studies import SMOKE, TINY, Done, assert_same_records, files, finished, flip_a_bit, read_once
+from studies import SMOKE, TINY, Done, assert_same_records, files, finished
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
@@ -34,16 +34,13 @@ SUBNETWORK = {"0-1": ["data_order"], "0": ["pruning"]}
 KINDS = {"imp": {**SUBNETWORK, "0": ["pruning", "level", "level_masked"]}, "random_pruning": SUBNETWORK}
 HEIGHTS = {f"{images}_{height}" for images in ("train", "test") for height in ("mean", "line")}
 
+pytestmark = pytest.mark.usefixtures("images_read_once")
+
 
 @pytest.fixture(scope="module")
 def done(smoke: Done, tmp_path_factory: pytest.TempPathFactory, embedded_mnist: Dataset) -> dict[str, Done]:
     """Finished studies of two networks; not to be changed."""
     return {"lenet_300_100": smoke, "resnet20": finished(RESNET, tmp_path_factory.mktemp("resnet20"), embedded_mnist)}
-
-
-@pytest.fixture(autouse=True)
-def quick_data(monkeypatch: pytest.MonkeyPatch, embedded_mnist: Dataset) -> None:
-    read_once(monkeypatch, embedded_mnist)
 
 
 @pytest.fixture
@@ -280,34 +277,12 @@ def test_recorded_barriers_are_not_measured_again(tiny: Done, unmeasured: Done, 
     assert not files(unmeasured.store, "barriers.json")
 
 
-def test_barriers_go_round_through_export_and_import(
-    done: dict[str, Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    for _ in range(2):  # nothing disagrees
-        records.export_store(done["resnet20"].store, tmp_path / "exported")
-    records.import_folder(tmp_path / "exported", tmp_path / "imported")
-    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "imported"))
-    back = run(RESNET, store=tmp_path / "none", missing="error")
-    pd.testing.assert_frame_equal(back, done["resnet20"].records, rtol=1e-6)
-
-
-def test_barriers_whose_ends_are_elsewhere_are_not_missing(unmeasured: Done, tmp_path: Path, trains_nothing: None):
-    """Records made before barriers were."""
-    records.export_store(unmeasured.store, records.results_folder())
-    assert len(rows_of(run(TINY, store=tmp_path / "empty"))) == 0
+def test_comparisons_whose_ends_are_elsewhere_are_not_missing(tiny: Done, tmp_path: Path, trains_nothing: None):
+    """Records made before barriers were, and of data orders that two stores trained."""
+    values, provenance = records.of_store(StudyStore(tiny.store, TINY.setting))
+    others = values[~values["metric"].str.startswith("barrier_") & (values["order"] != "0-1")]
+    records.add(records.results_folder(), TINY.setting, others, provenance)
+    table = run(TINY, store=tmp_path / "empty")
+    assert len(table) == len(others)
+    assert [c.kind for c in plan.unmeasured(table, TINY)] == ["data_order", *(b.kind for b in plan.barriers(TINY))]
     assert not (tmp_path / "empty").exists()
-
-
-def test_barriers_are_not_measured_on_a_stand_in_for_the_images_of_the_trainings(
-    unmeasured: Done, monkeypatch: pytest.MonkeyPatch, measured: list[Any], recwarn: pytest.WarningsRecorder
-):
-    monkeypatch.setattr(data, "resolve", lambda name: "cifar10")
-    assert len(run(TINY, store=unmeasured.store)) > 0
-    assert measured == []
-    assert len(recwarn) == 0
-
-
-def test_a_damaged_end_is_trained_again_before_it_is_compared(unmeasured: Done, measured: list[Any]):
-    flip_a_bit(unmeasured.folder / "replicate_1/imp/rewind_5/level_01/order_1/end.safetensors")
-    assert_same_records(run(TINY, store=unmeasured.store, workers=1), unmeasured.records)
-    assert len(measured) == 3

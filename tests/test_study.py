@@ -8,10 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,18 +22,7 @@ import pytest
 import torch
 from doubles import write_imagenette
 from safetensors.numpy import load_file
-from studies import (
-    SMOKE,
-    TINY,
-    Done,
-    assert_same_records,
-    comparisons,
-    count_trainings,
-    files,
-    flip_a_bit,
-    read_once,
-    states,
-)
+from studies import SMOKE, TINY, Done, assert_same_records, count_trainings, files, flip_a_bit, states
 
 from lth_core.imp import Ticket
 from lth_core.masks import Mask
@@ -56,11 +43,9 @@ from lth_study.worker import Worker
 PROJECT = Path(__file__).resolve().parents[1]
 LAYERS = ("fc1.weight", "fc2.weight", "output.weight")
 LEVEL_1 = "imp/rewind_5/level_01"
+OPTIONS = ("lenet_300_100", "--profile", "smoke", "--figure", "stability")
 
-
-@pytest.fixture(autouse=True)
-def quick_data(monkeypatch: pytest.MonkeyPatch, embedded_mnist: Dataset) -> None:
-    read_once(monkeypatch, embedded_mnist)
+pytestmark = pytest.mark.usefixtures("images_read_once")
 
 
 def times(folder: Path, *patterns: str) -> dict[str, int]:
@@ -160,30 +145,23 @@ def test_tickets_and_controls_have_the_masks_of_their_methods(smoke: Done):
             assert random.sum() == second.sum()
             assert (random != second).any()
             assert (reinitialised == second).all()
-    for file in files(smoke.folder, "end.safetensors").values():
-        end, mask = load_file(file), load_file(file.with_name("mask.safetensors"))
-        assert all((end[name][~mask[name]] == 0).all() for name in LAYERS), file
 
 
-def assert_trained_from(ticket: Ticket, done: Done, path: str, dataset: Dataset) -> None:
-    expected = train(done.study.setting, dataset, ticket, replicate=1, order=0).state
-    end = load_file(done.folder / path / "end.safetensors")
-    assert all(np.array_equal(end[name], expected[name].numpy()) for name in end)
-
-
-def test_a_ticket_starts_from_the_weights_of_the_dense_run_at_its_rewind(smoke: Done, embedded_mnist: Dataset):
-    path = "replicate_1/imp/rewind_20/level_02/order_0"
-    kept = load_file(smoke.folder / "replicate_1" / "dense" / "iteration_20.safetensors")
-    mask = load_file(smoke.folder / path / "mask.safetensors")
-    weights = {name: torch.from_numpy(np.asarray(value * mask.get(name, True))) for name, value in kept.items()}
-    ticket = Ticket(Mask({name: torch.from_numpy(mask[name]) for name in LAYERS}), weights, 20, 2)
-    assert_trained_from(ticket, smoke, path, embedded_mnist)
-
-
-def test_the_dense_run_is_one_training_from_the_initial_weights(smoke: Done, embedded_mnist: Dataset):
+@pytest.mark.parametrize(("path", "rewind", "level"), [("dense", 0, 0), ("imp/rewind_20/level_02/order_0", 20, 2)])
+def test_a_training_starts_from_the_weights_of_its_replicate_at_its_rewinding_iteration(
+    path: str, rewind: int, level: int, smoke: Done, embedded_mnist: Dataset
+):
+    folder = smoke.folder / "replicate_1"
     weights = initial_weights(SMOKE.setting, seeds.stream(1, "init"))
-    ticket = Ticket(Mask.ones({name: weights[name] for name in LAYERS}), weights, 0, 0)
-    assert_trained_from(ticket, smoke, "replicate_1/dense", embedded_mnist)
+    if rewind:
+        kept = load_file(folder / "dense" / f"iteration_{rewind}.safetensors")
+        weights = {name: torch.from_numpy(np.asarray(value)) for name, value in kept.items()}
+    mask = Mask({name: torch.from_numpy(kept) for name, kept in load_file(folder / path / "mask.safetensors").items()})
+    under_mask = {name: value * mask[name] if name in mask else value for name, value in weights.items()}
+    ticket = Ticket(Mask({name: mask[name] for name in LAYERS}), under_mask, rewind, level)
+    expected = train(SMOKE.setting, embedded_mnist, ticket, replicate=1, order=0).state
+    end = load_file(folder / path / "end.safetensors")
+    assert all(np.array_equal(end[name], expected[name].numpy()) for name in end)
 
 
 def test_a_subnetwork_without_weights_has_distances_but_no_angles(tmp_path: Path):
@@ -249,15 +227,8 @@ def test_ends_that_only_other_stores_have_are_trained_here_and_compared(
     assert table.loc[table["metric"] == "l2_data_order", "order"].tolist() == ["0-1", "0-2", "1-2"]
     assert len(trained) == 4  # the dense network and three orders of its ticket
     assert plan.unmeasured(table, wider) == []
+    assert table.groupby("level")["density"].nunique().eq(1).all()  # be a row committed or of the store
     assert_same_records(table, run(wider, store=copy.store, workers=1))
-
-
-def test_a_distance_whose_ends_are_elsewhere_is_no_reason_to_train(tiny: Done, tmp_path: Path):
-    values, provenance = records.of_store(store_of(tiny))
-    records.add(records.results_folder(), TINY.setting, values[values["order"] != "0-1"], provenance)
-    table = run(TINY, store=tmp_path / "elsewhere")
-    assert {c.order for c in plan.unmeasured(table, TINY)} == {"0-1"}
-    assert not (tmp_path / "elsewhere").exists()
 
 
 def count_helpers(monkeypatch: pytest.MonkeyPatch, alone: float) -> list[tuple[int, int]]:
@@ -339,13 +310,6 @@ def test_a_gpu_trains_as_many_networks_as_are_missing_and_never_none(
     assert counts == recorded == [1, 4]
 
 
-def test_a_level_has_one_density_whether_its_records_are_committed_or_of_the_store(copy: Done):
-    record_elsewhere(copy)
-    table = run(TINY.updated(replicates=2), store=copy.store, workers=1)
-    assert len(table[table["level"] > 0].groupby(["level", "density"])) == 1
-    assert set(table["replicate"]) == {1, 2}
-
-
 def test_a_later_rewind_is_reached_in_several_goes_with_the_same_bits_by_one_process_alone(
     copy: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -424,8 +388,7 @@ def test_reading_leaves_a_store_byte_for_byte_as_it_is(
     with pytest.raises(MissingRecords, match="again") if killed else contextlib.nullcontext():
         run(TINY, store=store, missing="error")
     assert content() == before
-    tiny_options = ("--figure", "stability", "--rewinds", "5", "--levels", "1", "--set", "iterations=70")
-    lth("status", "lenet_300_100", "--profile", "smoke", *tiny_options, "--set", 'methods=["imp"]')
+    lth("status", *OPTIONS, "--rewinds", "5", "--levels", "1", "--set", "iterations=70", "--set", 'methods=["imp"]')
     assert content() == before
     lth("export")
     assert content() == before
@@ -479,45 +442,6 @@ def test_a_damaged_file_is_noticed_when_it_is_needed_and_only_it_is_made_again(
     assert expected.items() <= states(copy.folder).items()
 
 
-# Stopping
-
-
-def test_a_run_out_of_time_says_how_far_it_came_and_goes_on_with_the_same_bits(tiny: Done, tmp_path: Path):
-    with pytest.raises(Stopped, match="0 of 4 trainings"):
-        run(TINY, store=tmp_path / "store", seconds=0)
-    assert files(tmp_path / "store", "checkpoint.safetensors")
-    run(TINY, store=tmp_path / "store", workers=1)
-    assert states(tmp_path / "store") == states(tiny.store)
-    assert not files(tmp_path / "store", "checkpoint.safetensors")
-
-
-OPTIONS = ("lenet_300_100", "--profile", "smoke", "--figure", "stability")
-
-
-def start_lth_run(*options: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([*filter(None, [os.environ.get("LTH_TEST_SPY")]), str(PROJECT)])
-    return subprocess.Popen(
-        [sys.executable, "-m", "lth_study", "run", *OPTIONS, *options],
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_sigterm_stops_a_run_with_a_checkpoint_a_message_and_status_3(tmp_path: Path):
-    store = tmp_path / "store"
-    with start_lth_run("--store", str(store)) as process:
-        while not files(store, ".lock") and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 3, err
-    assert "of 14 trainings done; the same command goes on from here" in out
-    assert "Traceback" not in err
-    assert files(store, "checkpoint.safetensors")
-
-
 # Several processes
 
 SPY = """
@@ -539,22 +463,22 @@ def test_two_processes_do_everything_once_with_the_same_bits(
 ):
     (tmp_path / "spy").mkdir()
     (tmp_path / "spy" / "sitecustomize.py").write_text(SPY)
-    monkeypatch.setenv("LTH_TEST_SPY", str(tmp_path / "spy"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "spy"), str(PROJECT)]))
     monkeypatch.setenv("LTH_TEST_LOG", str(tmp_path / "log"))
     store = tmp_path / "store"
-    for process in [start_lth_run("--workers", str(count), "--store", str(store)) for count in workers]:
-        with process:
-            _, err = process.communicate(timeout=300)
-            assert process.returncode == 0, err
+    command = [sys.executable, "-m", "lth_study", "run", *OPTIONS, "--store", str(store), "--workers"]
+    for process in [subprocess.Popen([*command, str(count)]) for count in workers]:
+        assert process.wait(timeout=300) == 0
     written = Counter(Path(line) for line in (tmp_path / "log").read_text().splitlines())
     trained = [count for file, count in written.items() if file.name == "result.json"]
     assert trained == [1] * len(smoke.trained)
     for name, planned in (("distances.json", plan.distances(SMOKE)), ("barriers.json", plan.barriers(SMOKE))):
         assert sum(count for file, count in written.items() if file.name == name) == len(planned)  # one at a time
     assert states(store) == states(smoke.store)
-    assert comparisons(store) == comparisons(smoke.store)
     assert not files(store, "checkpoint.safetensors")
-    assert_same_records(run(SMOKE, store=store, missing="error"), smoke.records)
+    table = run(SMOKE, store=store, missing="error")
+    assert_same_records(table, smoke.records)
+    assert table["value"].equals(smoke.records["value"])  # to the last bit
     assert set(workers_of(store, SMOKE)) == {max(workers)}
 
 
@@ -611,39 +535,23 @@ def test_a_diverged_dense_run_is_a_record_and_nothing_is_missing_after_it(
 
 
 @pytest.mark.parametrize(
-    ("changes", "diverged", "accurate"),
-    [
-        ({"levels": 2, "compared_levels": ()}, {("imp", 1, "0")}, {"dense"}),
-        ({"levels": 2, "compared_levels": (1,)}, {("imp", 1, "0"), ("imp", 1, "1")}, {"dense"}),
-        ({"levels": 2, "compared_levels": (2,)}, {("imp", 1, "0")}, {"dense"}),
-        ({"levels": 2, "compared_levels": (1, 2)}, {("imp", 1, "0"), ("imp", 1, "1")}, {"dense"}),
-        (
-            {"methods": ("imp", "random_pruning")},
-            {("random_pruning", 1, "0"), ("random_pruning", 1, "1")},
-            {"dense", "imp"},
-        ),
-    ],
-    ids=str,
+    ("method", "compared"), [("imp", ()), ("imp", (1,)), ("imp", (2,)), ("imp", (1, 2)), ("random_pruning", (1,))]
 )
 def test_a_subnetwork_that_diverges_is_a_record_and_nothing_is_missing_after_it(
-    changes: dict[str, Any],
-    diverged: set[tuple[str, int, str]],
-    accurate: set[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    method: str, compared: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    ((method, *_), *_) = diverged
-
     def diverging(setting: Any, dataset: Dataset, ticket: Ticket, **options: Any) -> Trained:
         end = train(setting, dataset, ticket, **options)
         return Trained(end.state, {}, 66, end.seconds) if f"/{method}/" in str(options["saves"].folder) else end
 
     monkeypatch.setattr(worker, "train", diverging)
-    study = TINY.updated(**changes)
+    study = TINY.updated(levels=2, compared_levels=compared, methods=tuple(dict.fromkeys(["imp", method])))
     table = run(study, store=tmp_path / "store", workers=1, seconds=100)
     gone = table[table["metric"] == "diverged"]
-    assert {*zip(gone["method"], gone["level"], gone["order"], strict=True)} == diverged
-    assert set(table[table["metric"] == "test_accuracy"]["method"]) == accurate
+    orders = {"0", "1"} if 1 in compared else {"0"}
+    assert {*zip(gone["method"], gone["level"], gone["order"], strict=True)} == {(method, 1, n) for n in orders}
+    accurate = set(table[table["metric"] == "test_accuracy"]["method"])
+    assert accurate == ({"dense"} if method == "imp" else {"dense", "imp"})
     assert ("l2_data_order" in set(table["metric"])) == ("imp" in accurate)
     assert plan.missing(table, study) == plan.unmeasured(table, study) == []
     pd.testing.assert_frame_equal(run(study, store=tmp_path / "store", missing="error"), table)
@@ -665,7 +573,7 @@ def test_a_training_begun_on_other_images_is_not_ended(
 ):
     if recorded:
         record_elsewhere(tiny)
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped, match=f"0 of {4 if recorded else 5} trainings done"):
         run(TINY.updated(orders=3), store=tmp_path / "begun", seconds=0)
     (begun,) = (tmp_path / "begun").glob("*/images.json")
     begun.write_text('{"fingerprint": "fedcba9876543210"}')
