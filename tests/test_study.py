@@ -214,23 +214,6 @@ def test_a_dense_network_alone_keeps_what_later_chains_start_from(tmp_path: Path
     assert before.items() <= times(tmp_path, "*.safetensors").items()
 
 
-def test_ends_that_only_other_stores_have_are_trained_here_and_compared(
-    tiny: Done, copy: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Two stores recorded data orders 0 and 1: neither could measure their distance."""
-    values, provenance = records.of_store(store_of(tiny))
-    apart = values[values["order"] != "0-1"]
-    assert len(apart) < len(values)
-    records.add(records.results_folder(), TINY.setting, apart, provenance)
-    wider, trained = TINY.updated(orders=3), count_trainings(monkeypatch)
-    table = run(wider, store=tmp_path / "elsewhere", workers=1)
-    assert table.loc[table["metric"] == "l2_data_order", "order"].tolist() == ["0-1", "0-2", "1-2"]
-    assert len(trained) == 4  # the dense network and three orders of its ticket
-    assert plan.unmeasured(table, wider) == []
-    assert table.groupby("level")["density"].nunique().eq(1).all()  # be a row committed or of the store
-    assert_same_records(table, run(wider, store=copy.store, workers=1))
-
-
 def count_helpers(monkeypatch: pytest.MonkeyPatch, alone: float) -> list[tuple[int, int]]:
     """How many trainings there are for other processes and how many are started, on two cores, each time some are."""
     started: list[tuple[int, int]] = []
@@ -245,22 +228,22 @@ def count_helpers(monkeypatch: pytest.MonkeyPatch, alone: float) -> list[tuple[i
     return started
 
 
-def test_what_deeper_levels_build_on_is_trained_again_and_counted_where_only_its_records_are(
-    tiny: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_ends_that_only_other_stores_have_are_trained_here_and_compared(
+    tiny: Done, copy: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """How many are trained at once, and what progress is told of, depends on all that there is to do."""
-    record_elsewhere(tiny)
-    deeper = TINY.updated(levels=2, compared_levels=(1,))
-    absent = plan.missing(records.known(deeper.setting)[0], deeper)
-    below = [dense(1), Training(1, "imp", 5, 1, 0)]
-    assert absent == [Training(1, "imp", 5, 2, 0)]
-    assert plan.needed(absent, [], deeper) == [*below, *absent]
-    started = count_helpers(monkeypatch, alone=0)
-    run(deeper, store=tmp_path / "elsewhere")
-    trained = count_trainings(monkeypatch)
-    run(deeper.updated(levels=3), store=tmp_path / "elsewhere")
-    assert started == [(3, 1)]
-    assert len(trained) == 1
+    """Two stores recorded data orders 0 and 1: neither could measure their distance."""
+    values, provenance = records.of_store(store_of(tiny))
+    apart = values[values["order"] != "0-1"]
+    assert len(apart) < len(values)
+    records.add(records.results_folder(), TINY.setting, apart, provenance)
+    wider, trained, helped = TINY.updated(orders=3), count_trainings(monkeypatch), count_helpers(monkeypatch, alone=0)
+    table = run(wider, store=tmp_path / "elsewhere")
+    assert table.loc[table["metric"] == "l2_data_order", "order"].tolist() == ["0-1", "0-2", "1-2"]
+    assert len(trained) == 4  # the dense network and three orders of its ticket
+    assert helped == [(4, 1)]  # all of them are shared out, not only the one without a record
+    assert plan.unmeasured(table, wider) == []
+    assert table.groupby("level")["density"].nunique().eq(1).all()  # be a row committed or of the store
+    assert_same_records(table, run(wider, store=copy.store, workers=1))
 
 
 def test_one_shot_levels_build_on_the_dense_run_alone():
