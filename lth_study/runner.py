@@ -11,7 +11,6 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -122,8 +121,10 @@ def _complete(study: Study, folder: Path, **options: Any) -> Study:
             )
         before = absent, ready
         distances = [comparison for comparison in ready if isinstance(comparison, Distance)]
-        if distances and not absent:  # an interrupted run left them; they need no images
-            _measure(store, distances)
+        # An interrupted run left them. They need no images. A repetition is absent until its distance is measured.
+        if distances and store.count(absent) == len(absent):
+            for distance in distances:
+                _measure(store, distance)
             continue
         from lth_study import data
 
@@ -142,13 +143,12 @@ def _complete(study: Study, folder: Path, **options: Any) -> Study:
             study, before = study.updated(dataset=resolved), None
 
 
-def _measure(store: StudyStore, distances: Sequence[Distance]) -> None:
-    """Measure distances. Waits for other processes that measure at the same level."""
-    for distance in distances:
-        while measurable(store, distance):
-            with suppress(Busy):
-                measure_distance(store, distance)
-                break
+def _measure(store: StudyStore, distance: Distance) -> None:
+    """Measure a distance. Waits for another process that measures at the same level."""
+    while True:
+        try:
+            return measure_distance(store, distance)
+        except Busy:
             time.sleep(1.0)
 
 

@@ -1,12 +1,14 @@
 """Shared by all tests: none of them reads or writes the project's own folders, and none reaches the network."""
 
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from hypothesis import settings
+from studies import SMOKE, TINY, Done, finished, read_once
 
 from lth_study import data, preset, records
 from lth_study.data.parts import Dataset
@@ -87,3 +89,27 @@ def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU: a recorded update stands for the graph made of it."""
     monkeypatch.setattr("lth_study.training.steps.recorded", lambda update: SimpleNamespace(replay=update))
     monkeypatch.setattr("lth_study.training.steps._wait_for_gpu", lambda: None)
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory, embedded_mnist: Dataset) -> Done:
+    """LeNet's smoke study, done once; not to be changed."""
+    return finished(SMOKE, tmp_path_factory.mktemp("smoke"), embedded_mnist)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, embedded_mnist: Dataset) -> Done:
+    """The smallest study, done once; not to be changed."""
+    return finished(TINY, tmp_path_factory.mktemp("tiny"), embedded_mnist)
+
+
+@pytest.fixture
+def copy(tiny: Done, tmp_path: Path) -> Done:
+    """A finished smallest study to change."""
+    shutil.copytree(tiny.store, tmp_path / "store")
+    return tiny._replace(store=tmp_path / "store")
+
+
+@pytest.fixture
+def images_read_once(monkeypatch: pytest.MonkeyPatch, embedded_mnist: Dataset) -> None:
+    read_once(monkeypatch, embedded_mnist)

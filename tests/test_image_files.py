@@ -25,9 +25,13 @@ from lth_study.settings import Setting, SettingError
 from lth_study.training.batches import evaluation_batches, training_batches
 
 CLASSES = ("n1", "n2", "n3")
-CONFIG = preset("squeezenet1_0", profile="smoke").setting.updated(
-    dataset="imagenet", classes=3, batch_size=4, augment=True, smallest_crop=0.3, image_size=24
+STUDY = (
+    preset("squeezenet1_0", profile="smoke")
+    .only("stability")
+    .updated(dataset="imagenet", classes=3, batch_size=4, augment=True, smallest_crop=0.3, image_size=24)
 )
+DENSE = STUDY.updated(levels=0, orders=1)
+SETTING = STUDY.setting
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ def test_any_number_of_reading_processes_gives_the_same_samples(root: Path, monk
     epochs = []
     for readers in ("0", "1", "4"):
         monkeypatch.setenv("LTH_READERS", readers)
-        epochs.append(epoch(CONFIG, part))
+        epochs.append(epoch(SETTING, part))
     assert len(epochs[0]) == len(part) // 4 == 14
     for others in epochs[1:]:
         for (images, labels), (same_images, same_labels) in zip(epochs[0], others, strict=True):
@@ -58,7 +62,7 @@ def test_any_number_of_reading_processes_gives_the_same_samples(root: Path, monk
 def test_an_epoch_goes_on_where_it_was_interrupted(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_READERS", "1")
     part = load_imagenet(root, 24).train
-    whole, rest = epoch(CONFIG, part), epoch(CONFIG, part, first=9)
+    whole, rest = epoch(SETTING, part), epoch(SETTING, part, first=9)
     assert len(rest) == 5
     assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[9:], rest, strict=True))
 
@@ -66,7 +70,7 @@ def test_an_epoch_goes_on_where_it_was_interrupted(root: Path, monkeypatch: pyte
 def test_samples_are_torchvisions_crops_of_the_files(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_READERS", "0")
     part = load_imagenet(root, 24).train
-    images = torch.cat([images for images, _ in epoch(CONFIG, part)])
+    images = torch.cat([images for images, _ in epoch(SETTING, part)])
     draws = epoch_crops(1, 2, 3, len(part))
     for ours, index in zip(images, epoch_order(1, 2, 3, len(part)).tolist(), strict=False):
         with Image.open(part.files[index]) as file:
@@ -117,8 +121,8 @@ def test_every_network_trains_on_the_files_and_leaves_top_5_to_more_classes(
 ):
     monkeypatch.setenv("LTH_READERS", "0")
     files = {"dataset": "imagenet", "classes": 3, "batch_size": 4, "augment": True, "smallest_crop": 0.3}
-    extent = {"iterations": 2, "rewinds": (1,), "curve_rewinds": None, "compared_levels": ()}
-    records = run(preset(network, profile="smoke").setting.updated(**files, **extent))
+    extent = {"iterations": 2, "rewinds": (1,), "compared_levels": ()}
+    records = run(preset(network, profile="smoke").only("stability").updated(**files, **extent))
     assert set(records["dataset"]) == {"imagenet"}
     assert set(records["method"]) == {"dense", "imp"}
     assert records.loc[records["method"] == "imp", "density"].unique() == pytest.approx([0.5], abs=1e-4)
@@ -128,13 +132,13 @@ def test_every_network_trains_on_the_files_and_leaves_top_5_to_more_classes(
 
 def test_a_network_of_another_number_of_classes_is_refused(root: Path):
     with pytest.raises(SettingError, match="classes: the network has 10, and ImageNet has 3"):
-        run(CONFIG.updated(classes=10))
+        run(STUDY.updated(classes=10))
 
 
 def test_crops_of_padded_images_are_for_images_in_memory(root: Path):
     part = load_imagenet(root, 24).train
     with pytest.raises(SettingError, match="smallest_crop: None is for images in memory"):
-        epoch(CONFIG.updated(smallest_crop=None), part)
+        epoch(SETTING.updated(smallest_crop=None), part)
 
 
 def test_damaged_images_empty_classes_and_strangers_are_listed_before_training(root: Path):
@@ -181,12 +185,12 @@ def test_a_reading_process_that_is_killed_ends_the_training_with_a_message(root:
     monkeypatch.setenv("LTH_READERS", "2")
     monkeypatch.setattr(image_files, "_Reader", Deadly)
     with pytest.raises(DataError, match=r"a process that reads images has died .*LTH_READERS to fewer than 2"):
-        run(CONFIG.updated(levels=0, compared_levels=(), orders=1))
+        run(DENSE)
 
 
 def test_what_a_group_of_processes_is_told_does_not_reach_those_that_read(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_READERS", "1")
-    batches = training_batches(CONFIG, load_imagenet(root, 24).train, replicate=1, order=2, epoch=3)
+    batches = training_batches(SETTING, load_imagenet(root, 24).train, replicate=1, order=2, epoch=3)
     next(batches)
     (reader,) = multiprocessing.active_children()
     assert os.getpgid(reader.pid) != os.getpgid(0)
@@ -202,18 +206,17 @@ def test_a_reading_process_that_is_killed_during_an_update_is_explained_too(
     monkeypatch.setenv("LTH_READERS", "2")
     monkeypatch.setattr("lth_study.training.updates.FlatNetwork.update", interrupted)
     with pytest.raises(DataError, match=r"has died \(DataLoader worker \(pid 4711\).*LTH_READERS to fewer than 2"):
-        run(CONFIG.updated(levels=0, compared_levels=(), orders=1))
+        run(DENSE)
 
 
 def test_a_killed_reading_process_leaves_a_store_that_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_READERS", "1")
-    setting = CONFIG.updated(levels=0, compared_levels=(), orders=1)
     with monkeypatch.context() as patch:
         patch.setattr(image_files, "_Reader", Deadly)
         with pytest.raises(DataError, match="finished trainings are kept") as raised:
-            run(setting)
+            run(DENSE)
     assert str(raised.value).count("has died") == 1
-    assert len(run(setting)) > 0
+    assert len(run(DENSE)) > 0
 
 
 def test_a_reading_process_that_gives_nothing_ends_the_training_with_a_message(
@@ -228,7 +231,7 @@ def test_a_reading_process_that_gives_nothing_ends_the_training_with_a_message(
     monkeypatch.setattr(image_files, "_Reader", Stuck)
     monkeypatch.setattr(image_files, "PATIENCE", 1)
     with pytest.raises(DataError, match=r"no images have come for 1 seconds .*finished trainings are kept"):
-        run(CONFIG.updated(levels=0, compared_levels=(), orders=1))
+        run(DENSE)
 
 
 def test_reading_processes_import_nothing_of_their_own(root: Path):
@@ -265,7 +268,7 @@ def test_an_image_that_can_no_longer_be_read_is_named(readers: str, root: Path, 
     lost = part.files[3]
     lost.unlink()
     with pytest.raises(DataError) as refused:
-        epoch(CONFIG, part)
+        epoch(SETTING, part)
     assert str(refused.value).startswith(f"{lost}: not a readable image")
     assert "\n" not in str(refused.value)
 
@@ -281,4 +284,4 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(root: Path, monkey
 def test_a_wrong_number_of_readers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_READERS", "-1")
     with pytest.raises(SettingError, match="LTH_READERS: '-1' must be the number of processes"):
-        epoch(CONFIG, load_imagenet(root, 24).train)
+        epoch(SETTING, load_imagenet(root, 24).train)

@@ -502,9 +502,7 @@ def test_a_pruning_of_ones_own_finds_the_masks_names_in_a_wrapped_state() -> Non
 
 def test_a_name_that_two_prefixes_give_twice_is_refused() -> None:
     twice = {"module.weight": torch.ones(2), "_orig_mod.weight": torch.zeros(2)}
-    with pytest.raises(
-        ValueError, match=r"'weight' is in the mask, but not in what is given: module\.weight"
-    ):
+    with pytest.raises(ValueError, match=r"'weight' is in the mask, but not in what is given: module\.weight"):
         Mask({"weight": torch.ones(2)}).apply_(twice)
 
 

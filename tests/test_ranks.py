@@ -16,6 +16,7 @@ from doubles import write_imagenet
 from lth_core import Mask, subnetwork
 from lth_study import SettingError, data, preset, run, worker
 from lth_study import ranks as together
+from lth_study.chain import Chain
 from lth_study.files import read_state
 from lth_study.networks import build, initial_weights
 from lth_study.records import store_folder
@@ -23,23 +24,27 @@ from lth_study.runner import train_missing
 from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training, dense
 from lth_study.training.train import Job, accuracies, train
+from lth_study.trainings import Trainings
 
-CONFIG = preset("lenet_300_100", profile="smoke").updated(optimizer="momentum", learning_rate=0.1)
+STUDY = (
+    preset("lenet_300_100", profile="smoke")
+    .only("stability")
+    .updated(optimizer="momentum", learning_rate=0.1, levels=1, rewinds=(20,), orders=1)
+)
 """With momentum, since Adam would not notice a gradient that is the sum over processes instead of the mean."""
 OPTIONS = ["--profile", "smoke", "--levels", "1", "--rewinds", "20", "--orders", "1", "--figure", "stability",
            "--set", "optimizer=momentum", "--set", "learning_rate=0.1"]  # fmt: skip
-STUDY = CONFIG.updated(levels=1, rewinds=(20,), orders=1)
 TICKET = Training(1, "imp", 20, 1, 0)
 
-FILES = preset("squeezenet1_0", profile="smoke").updated(
+FILES = preset("squeezenet1_0", profile="smoke").only("stability").updated(
     dataset="imagenet", classes=3, batch_size=4, augment=True, smallest_crop=0.3, image_size=24, iterations=20,
-    learning_rate=0.02, rewinds=(2,), curve_rewinds=None, orders=1, methods=("imp",),
+    learning_rate=0.02, rewinds=(2,), orders=1, methods=("imp",),
 )  # fmt: skip
 """A network without batch norm on images that are read from their files, over an epoch's end at iteration 14."""
 FILES_OPTIONS = ["--profile", "smoke", "--figure", "stability", "--dataset", "imagenet", "--rewinds", "2", "--orders",
                  "1", *(f"--set={name}={value}" for name, value in (
     ("classes", 3), ("batch_size", 4), ("augment", "true"), ("smallest_crop", 0.3), ("image_size", 24),
-    ("iterations", 20), ("learning_rate", 0.02), ("curve_rewinds", "null"), ("methods", '["imp"]'),
+    ("iterations", 20), ("learning_rate", 0.02), ("methods", '["imp"]'),
 ))]  # fmt: skip
 WITHOUT_DROPOUT = """
 import os, runpy, signal, time
@@ -112,7 +117,7 @@ def assert_ends_agree(one: StudyStore, other: StudyStore) -> None:
 def test_two_processes_end_where_one_does_but_for_rounding(alone: Path, tmp_path: Path):
     store = tmp_path / "together"
     finish(start(store, 2), store)
-    one, two = (StudyStore(folder, CONFIG) for folder in (alone, store))
+    one, two = (StudyStore(folder, STUDY.setting) for folder in (alone, store))
     assert one.results().keys() == two.results().keys()
     for training, result in one.results().items():
         other = two.results()[training]
@@ -123,20 +128,20 @@ def test_two_processes_end_where_one_does_but_for_rounding(alone: Path, tmp_path
 
 def test_the_accuracy_of_two_processes_is_that_of_the_network_that_is_kept(tmp_path: Path):
     """Batch norm's running averages differ between processes, and only the first one's are kept."""
-    study = preset("resnet20", profile="smoke")
+    setting = preset("resnet20", profile="smoke").setting
     finish(start(tmp_path, 2, "resnet20", "--profile", "smoke", "--figure", "stability", "--rewinds", "0",
                  "--levels", "0"), tmp_path)  # fmt: skip
-    kept = StudyStore(tmp_path, study).saves(dense(1))
-    model = build(study)
+    kept = StudyStore(tmp_path, setting).saves(dense(1))
+    model = build(setting)
     model.load_state_dict({name: tensor for name, tensor in kept.load_end().items() if name in model.state_dict()})
-    images = data.load("mnist_embedded", color=True, size=study.image_size)
+    images = data.load("mnist_embedded", color=True, size=setting.image_size)
     assert accuracies(model, images.test) == [pytest.approx(kept.result()["metrics"]["test_accuracy"], abs=0.01)]
 
 
 def test_two_processes_stop_together_and_one_goes_on_from_their_checkpoint(alone: Path, tmp_path: Path):
     store = tmp_path / "together"
     process = start(store, 2)
-    folder = StudyStore(store, CONFIG).folder / "replicate_1" / "dense"
+    folder = StudyStore(store, STUDY.setting).folder / "replicate_1" / "dense"
     deadline = time.monotonic() + 120
     while not (folder / ".lock").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -146,10 +151,10 @@ def test_two_processes_stop_together_and_one_goes_on_from_their_checkpoint(alone
     assert process.returncode != 0
     checkpoints = list(store.rglob("checkpoint.safetensors"))
     assert checkpoints == [folder / "checkpoint.safetensors"]
-    assert 0 <= int(read_state(checkpoints[0])[1]["iteration"]) < CONFIG.iterations
+    assert 0 <= int(read_state(checkpoints[0])[1]["iteration"]) < STUDY.setting.iterations
     run(STUDY, store=store, workers=1)
     assert not checkpoints[0].exists()
-    assert_ends_agree(StudyStore(alone, CONFIG), StudyStore(store, CONFIG))
+    assert_ends_agree(StudyStore(alone, STUDY.setting), StudyStore(store, STUDY.setting))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +174,7 @@ def without_dropout(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def assert_moved_alike(one: StudyStore, other: StudyStore) -> None:
     """Rounding may let a weight or two fall on the other side of the pruning threshold."""
-    initial = worker.Worker(one).initial(1)
+    initial = Chain(Trainings(one), 1, 0).initial()
     for training in (dense(1), Training(1, "imp", 2, 1, 0)):
         mask, same = (study.saves(training).load_mask() for study in (one, other))
         assert sum(int((mask[name] != same[name]).sum()) for name in mask) <= 1e-5 * mask.size
@@ -183,13 +188,13 @@ def assert_moved_alike(one: StudyStore, other: StudyStore) -> None:
 def test_two_processes_share_images_in_files_and_end_where_one_does(without_dropout: None, tmp_path: Path):
     program = tmp_path / "program.py"
     program.write_text(WITHOUT_DROPOUT)
-    one, two, resumed = (StudyStore(tmp_path / name, FILES) for name in ("one", "two", "resumed"))
+    one, two, resumed = (StudyStore(tmp_path / name, FILES.setting) for name in ("one", "two", "resumed"))
     run(FILES, store=one.store, workers=1)
     stopped = start(resumed.store, 2, "squeezenet1_0", *FILES_OPTIONS, program=[str(program)], STOP_AFTER="3")
     output, errors = ended(stopped, resumed.store)
     assert "the same command goes on from here" in output, errors
     checkpoint = resumed.saves(dense(1)).load_checkpoint() or pytest.fail("no checkpoint")
-    assert 3 <= checkpoint[0] < FILES.iterations
+    assert 3 <= checkpoint[0] < FILES.setting.iterations
     run(FILES, store=resumed.store, workers=1)
     finish(start(two.store, 2, "squeezenet1_0", *FILES_OPTIONS, program=[str(program)]), two.store)
     for study in (two, resumed):
@@ -200,13 +205,13 @@ def test_two_processes_share_images_in_files_and_end_where_one_does(without_drop
     assert all(result["provenance"]["device"].startswith("2 x ") for result in two.results().values())
 
 
-@pytest.mark.parametrize("study", [STUDY, FILES], ids=["in memory", "in files"])
+@pytest.mark.parametrize("setting", [STUDY.setting, FILES.setting], ids=["in memory", "in files"])
 def test_a_process_that_takes_part_is_given_nothing_to_save_with_and_writes_nothing(
-    study: Setting, without_dropout: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setting: Setting, without_dropout: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Were it to write too, it would write the same files as the first process, and nobody would see it."""
-    ticket = subnetwork(initial_weights(study, torch.Generator().manual_seed(1)), Mask.ones(build(study)), 0, 0)
-    handed_out = iter([Job(study.to_json(), ticket, 1, 0, 2), "the last word"])
+    ticket = subnetwork(initial_weights(setting, torch.Generator().manual_seed(1)), Mask.ones(build(setting)), 0, 0)
+    handed_out = iter([Job(setting.to_json(), ticket, 1, 0, 2), "the last word"])
     trained, written = [], []
     monkeypatch.setattr("lth_study.ranks.receive", lambda: next(handed_out))
     monkeypatch.setattr(worker, "train", lambda *job, **which: trained.append((which, train(*job, **which))))
@@ -225,13 +230,13 @@ def test_a_process_that_takes_part_is_given_nothing_to_save_with_and_writes_noth
 def test_a_batch_that_cannot_be_shared_equally_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 7))
     with pytest.raises(SettingError, match="batch_size: 60 cannot be shared equally by 7 processes"):
-        run(CONFIG, workers=1)
+        run(STUDY, workers=1)
 
 
 def test_further_workers_beside_processes_that_train_together_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 2))
     with pytest.raises(SettingError, match="workers: 3 is too many; the 2 processes here train one network together"):
-        train_missing([CONFIG], store_folder(), workers=3)
+        train_missing(STUDY, store_folder(), workers=3)
 
 
 def test_a_count_of_processes_that_nothing_has_started_is_refused(monkeypatch: pytest.MonkeyPatch):
@@ -239,7 +244,7 @@ def test_a_count_of_processes_that_nothing_has_started_is_refused(monkeypatch: p
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SettingError, match=r"WORLD_SIZE: 4 processes .* but RANK, MASTER_ADDR, MASTER_PORT is not set"):
-        train_missing([CONFIG], store_folder())
+        train_missing(STUDY, store_folder())
 
 
 def test_a_process_alone_talks_to_nobody():

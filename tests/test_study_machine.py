@@ -6,6 +6,7 @@ nothing; and a fault is named.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -25,23 +26,29 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from lth_study import MissingRecords, Stopped, StoreError, preset, run
 from lth_study.data.parts import Dataset
+from lth_study.extents import Study
 from lth_study.files import write_atomic
 from lth_study.training.updates import FlatNetwork
 
-SMALL = preset("lenet_300_100", profile="smoke").updated(
-    iterations=6, rewinds=(0,), curve_rewinds=None, levels=1, orders=1, methods=("imp",), barriers=False
+SMALL = (
+    preset("lenet_300_100", profile="smoke")
+    .only("stability")
+    .updated(iterations=6, rewinds=(0,), levels=1, orders=1, methods=("imp",), barriers=False)
 )
 ALL = SMALL.updated(rewinds=(0, 2), levels=2, orders=2)
-UPDATES = 40
-"""More updates than there are in the first chain, fewer than in everything."""
+UPDATES, FILES = 13, 11
+"""Fewer updates and fewer files than there are left, whichever part of `ALL` has not been asked for."""
+PATH = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+"""Where another process finds this file and the packages."""
 WITHOUT_CHECKSUM = ("result", "distances")
 
 
 @cache
 def undisturbed() -> tuple[Path, pd.DataFrame]:
     """Everything that the machine may ask for, trained at once by one process."""
-    store = Path(tempfile.mkdtemp())
-    return store, run(ALL, store=store, workers=1)
+    store, shallow = Path(tempfile.mkdtemp()), SMALL.updated(rewinds=ALL.extent.rewinds, orders=ALL.extent.orders)
+    everything = Study(ALL.setting, {"all": ALL.extent, "orders at level 1": shallow.extent})
+    return store, run(everything, store=store, workers=1)
 
 
 def weights(store: Path) -> dict[str, bytes]:
@@ -63,7 +70,7 @@ def values(records: pd.DataFrame) -> pd.DataFrame:
 
 
 class Killed(BaseException):
-    """The process ends here, as under SIGKILL: nothing is saved on the way out."""
+    """The process ends here, as under SIGKILL: nothing is saved on the way out. The last checkpoint is there."""
 
 
 @contextmanager
@@ -75,7 +82,7 @@ def killed_after(updates: int) -> Iterator[None]:
             raise Killed
         return update(self, *arguments)
 
-    with patch.object(FlatNetwork, "update", counted):
+    with patch.object(FlatNetwork, "update", counted), patch("lth_study.training.train.CHECKPOINT_SECONDS", 0.0):
         yield
 
 
@@ -128,7 +135,7 @@ class StudyUnderway(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["rewinds", "levels", "orders"]))
     def ask_for_more(self, name: str) -> None:
-        self.asked = self.asked.updated(**{name: getattr(ALL, name)})
+        self.asked = self.asked.updated(**{name: getattr(ALL.extent, name)})
         self.check()
 
     @precondition(lambda self: self.asked != ALL)
@@ -140,7 +147,7 @@ class StudyUnderway(RuleBasedStateMachine):
         self.check()
 
     @precondition(lambda self: self.asked != ALL)
-    @rule(files=st.integers(0, 12))
+    @rule(files=st.integers(0, FILES))
     def fill_the_disk(self, files: int) -> None:
         self.asked = ALL
         with full_after(files), pytest.raises(StoreError, match="No space left on device"):
@@ -155,12 +162,13 @@ class StudyUnderway(RuleBasedStateMachine):
             self.run(seconds=seconds)
         self.check()
 
-    @rule(data=st.data())
-    def flip_a_byte_of_weights(self, data: st.DataObject) -> None:
+    @rule(place=st.integers(0, 100), byte=st.integers(0, 10**6))
+    def flip_a_byte_of_weights(self, place: int, byte: int) -> None:
         """Of recorded trainings nothing is read again but what further ones are made from."""
-        file = self.store / data.draw(st.sampled_from(sorted(weights(self.store))))
+        names = sorted(weights(self.store))
+        file = self.store / names[place % len(names)]
         content = bytearray(file.read_bytes())
-        content[data.draw(st.integers(8, len(content) - 1))] ^= 0xFF
+        content[8 + byte % (len(content) - 8)] ^= 0xFF
         damaged = bytes(content)
         file.write_bytes(damaged)
         self.run()
@@ -170,10 +178,10 @@ class StudyUnderway(RuleBasedStateMachine):
             file.write_bytes(weights(undisturbed()[0])[str(file.relative_to(self.store))])
         self.check()
 
-    @rule(data=st.data())
-    def cut_off_a_record(self, data: st.DataObject) -> None:
+    @rule(place=st.integers(0, 100))
+    def cut_off_a_record(self, place: int) -> None:
         files = [file for file in sorted(self.store.rglob("*.json")) if file.stem in WITHOUT_CHECKSUM]
-        file = data.draw(st.sampled_from(files))
+        file = files[place % len(files)]
         file.write_bytes(file.read_bytes()[:-3])
         with pytest.raises(StoreError) as raised:
             self.run()
@@ -193,21 +201,40 @@ class StudyUnderway(RuleBasedStateMachine):
     def have_company(self) -> None:
         """Another process does the same at the same time."""
         self.asked, self.helped = ALL, True
-        program = (
-            "import sys; from lth_study import run; from lth_study.settings import Setting\n"
-            "run(Setting.from_json(sys.argv[1]), store=sys.argv[2], workers=1)"
-        )
-        command = [sys.executable, "-c", program, self.asked.to_json(), str(self.store)]
-        with subprocess.Popen(command) as other:
+        program = "import sys; from test_study_machine import ALL, run; run(ALL, store=sys.argv[1], workers=1)"
+        command = [sys.executable, "-c", program, str(self.store)]
+        with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": PATH}) as other:
             self.run()
         assert other.returncode == 0
         self.check()
 
 
 def test_missing_records_are_named_and_reading_makes_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(MissingRecords, match="replicate 1, dense"):
+    with pytest.raises(MissingRecords, match=r"2 of 2 trainings .*: replicate 1, dense;.*missing='train'"):
         run(SMALL, store=tmp_path / "store", missing="error")
     assert list(tmp_path.glob("store*")) == []
+
+
+@pytest.mark.parametrize(
+    ("event", "which"),
+    [
+        *(("ask_for_more", [name]) for name in ("rewinds", "levels", "orders")),
+        *(("be_killed", [updates]) for updates in (0, 7, UPDATES)),
+        *(("fill_the_disk", [files]) for files in (0, 1, 2, 5, FILES)),
+        *(("run_out_of_time", [seconds]) for seconds in (0.0, 0.05)),
+        *(("flip_a_byte_of_weights", [place, 10**5]) for place in range(4)),  # ends and masks of two trainings
+        *(("cut_off_a_record", [place]) for place in range(3)),  # two results, and distances
+        ("meet_other_images", []),
+        ("have_company", []),
+    ],
+    ids=str,
+)
+def test_a_study_comes_through_every_event_alone(event: str, which: list[Any], images_read_once: None) -> None:
+    """Whatever sequences are drawn below."""
+    study = StudyUnderway()
+    study.begin()
+    getattr(study, event)(*which)
+    study.teardown()
 
 
 TestStudyUnderway = StudyUnderway.TestCase
