@@ -1,84 +1,26 @@
-"""The updates of a training as a GPU replays them, and networks side by side: the same numbers as one by one.
+"""Networks side by side on one device: the same bits as one after the other.
 
-Without a GPU, a recorded update stands for the graph made of it, and threads need no streams.
+Without a GPU, threads need no streams.
 """
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lth_core import subnetwork
-from lth_core.masks import Mask
-from lth_core.pruning import magnitude, prune_global
-from lth_study import data, preset, seeds
-from lth_study.data.parts import DataError, Dataset, Split
-from lth_study.networks import build, initial_weights
+from lth_study import preset
+from lth_study.data.parts import DataError
 from lth_study.parallel import complete_side_by_side
 from lth_study.plan import missing
 from lth_study.runner import _known
-from lth_study.settings import Config, ConfigError
+from lth_study.settings import ConfigError
 from lth_study.store import StudyStore
 from lth_study.training import Stopped
-from lth_study.training.steps import DrawnBatches, PlainSteps, RecordedSteps, check_compiler
-from lth_study.training.train import steady_arithmetic, train
-from lth_study.training.updates import FlatNetwork
+from lth_study.training.steps import check_compiler
 from lth_study.worker import Worker
 
-NETWORKS = ("lenet_300_100", "resnet20", "vgg19")
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
-
-
-def smoke(network: str) -> tuple[Config, Dataset]:
-    config = preset(network, profile="smoke")
-    if network != "lenet_300_100":
-        config = config.updated(augment=True)
-    images = data.load("mnist_embedded", color=network != "lenet_300_100", size=config.image_size)
-    few = Split(images.train.images[:100], images.train.labels[:100])
-    return config, replace(images, train=few)
-
-
-def half(config: Config):
-    weights = initial_weights(config, seeds.stream(1, "init"))
-    mask = Mask.ones(build(config))
-    mask = prune_global(magnitude({name: weights[name] for name in mask}), mask, 0.5)
-    return subnetwork(weights, mask, 0, 1)
-
-
-@pytest.mark.parametrize(
-    ("network", "changes"), [*((name, {}) for name in NETWORKS), ("resnet20", {"weight_decay_on": "convolutions"})]
-)
-def test_recorded_updates_train_as_plain_ones_do_over_epochs_and_from_within_one(
-    network: str, changes: dict[str, str], no_graphs: None
-):
-    config, images = smoke(network)
-    config = config.updated(**changes)
-    ticket, which = half(config), {"replicate": 1, "order": 2}
-    at, ends = {5: {}}, []
-    saves = SimpleNamespace(load_checkpoint=lambda: None, save_state=lambda k, state: at[k].update(state))
-    train(config, images, ticket, **which, stop=9, keep=(5,), saves=saves)
-    for start, state in ((0, ticket.weights), (5, at[5])):
-        network_ = FlatNetwork(build(config), ticket.mask, config)
-        network_.model.train()
-        recorded = RecordedSteps(config, network_, DrawnBatches(config, images.train, **which), compiled=False)
-        network_.load(state)
-        iteration = start
-        with steady_arithmetic():
-            while iteration < 9:
-                for update in recorded.epoch(*divmod(iteration, len(images.train) // config.batch_size)):
-                    if iteration < 9:
-                        update()
-                        iteration += 1
-        ends.append(network_.state())
-    plain = train(config, images, ticket, **which, stop=9).state
-    for name, tensor in plain.items():
-        for end in ends:  # learning rates are in single precision where a tensor holds them
-            torch.testing.assert_close(end[name], tensor, rtol=1e-3, atol=1e-5)
-    for name, kept in ticket.mask.items():
-        assert not ends[0][name][~kept].any()
 
 
 def worker(folder: Path, network: str = "lenet_300_100", **settings) -> Worker:
@@ -90,6 +32,8 @@ def worker(folder: Path, network: str = "lenet_300_100", **settings) -> Worker:
 
 @pytest.fixture
 def no_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LTH_DEVICE", "cpu")
+    monkeypatch.setenv("LTH_DEVICE", "cpu")
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
@@ -103,8 +47,6 @@ def absent(worker: Worker):
 def test_threads_do_all_trainings_once_and_the_same_as_one_after_the_other(
     network: str, tmp_path: Path, no_streams: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("LTH_DEVICE", "cpu")
-    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
     beside, alone = worker(tmp_path / "beside", network), worker(tmp_path / "alone", network)
     done: list[str] = []
     finish = type(beside.store.saves(absent(beside)[0])).finish
@@ -125,8 +67,6 @@ def test_threads_do_all_trainings_once_and_the_same_as_one_after_the_other(
 def test_what_one_thread_raises_stops_the_others_and_is_raised(
     tmp_path: Path, no_streams: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("LTH_DEVICE", "cpu")
-    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
     busy = worker(tmp_path, iterations=100_000)
     before = Worker.dense_run
 
@@ -140,11 +80,7 @@ def test_what_one_thread_raises_stops_the_others_and_is_raised(
         complete_side_by_side(busy, absent(busy), [], 2)
 
 
-def test_asked_to_stop_all_threads_save_their_checkpoints(
-    tmp_path: Path, no_streams: None, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("LTH_DEVICE", "cpu")
-    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
+def test_asked_to_stop_all_threads_save_their_checkpoints(tmp_path: Path, no_streams: None):
     busy = worker(tmp_path, iterations=100_000)
     busy.stop_requested = lambda: True
     with pytest.raises(Stopped):
@@ -165,20 +101,7 @@ def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @needs_a_gpu
-@pytest.mark.parametrize("network", NETWORKS)
-def test_a_graph_does_what_plain_updates_on_the_gpu_do(network: str, monkeypatch: pytest.MonkeyPatch):
-    config, images = smoke(network)
-    there = images.to(torch.device("cuda"))
-    recorded = train(config, there, half(config), replicate=1, order=0, stop=9).state
-    monkeypatch.setattr("lth_study.training.train.steps", PlainSteps)
-    plain = train(config, there, half(config), replicate=1, order=0, stop=9).state
-    for name, tensor in plain.items():
-        torch.testing.assert_close(recorded[name], tensor, rtol=1e-3, atol=1e-5)
-
-
-@needs_a_gpu
-def test_networks_side_by_side_on_a_gpu_end_with_the_bits_of_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
+def test_networks_side_by_side_on_a_gpu_end_with_the_bits_of_one_alone(tmp_path: Path):
     beside, alone = (worker(tmp_path / name, "resnet20", iterations=40) for name in ("beside", "alone"))
     complete_side_by_side(beside, absent(beside), [], 6)
     complete_side_by_side(alone, absent(alone), [], 1)
