@@ -33,7 +33,6 @@ def worker(folder: Path, network: str = "lenet_300_100", **settings) -> Worker:
 @pytest.fixture
 def no_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LTH_DEVICE", "cpu")
-    monkeypatch.setenv("LTH_DEVICE", "cpu")
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
