@@ -1,6 +1,7 @@
 """Shared by all tests: none of them reads or writes the project's own folders, and none reaches the network."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import settings
 
 from lth_study import data, preset, records
-from lth_study.data.parts import Dataset
+from lth_study.data import mnist
+from lth_study.data.parts import Dataset, Split
 
 PROJECT = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("LTH_DATA", PROJECT / "data")).absolute()
@@ -54,6 +56,16 @@ def real_cifar10(monkeypatch: pytest.MonkeyPatch) -> Path:
 def embedded_mnist() -> Dataset:
     """The embedded 5,000 images, read once."""
     return data.load("mnist_embedded")
+
+
+@pytest.fixture(scope="module")
+def few_images(embedded_mnist: Dataset) -> Iterator[None]:
+    """400 of the embedded images to train on, which go through the colouring and the reduction of all images."""
+    parts = ((embedded_mnist.train, 400), (embedded_mnist.validation, 50), (embedded_mnist.test, 50))
+    few = Dataset(embedded_mnist.name, *(Split(part.images[:count], part.labels[:count]) for part, count in parts))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(mnist, "load_embedded", lambda: few)
+        yield
 
 
 def record(method: str, rewind: int, replicate: int, level: int, order: str, metric: str, value: float) -> list[object]:

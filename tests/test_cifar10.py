@@ -27,15 +27,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CIFAR10
-from torchvision.transforms import functional as TF
 
 from lth_study import DataError, data
 from lth_study.data import _download, cifar10, mnist
-from lth_study.data.augmentation import crop_and_flip
 from lth_study.data.parts import Dataset, Split, hold_out
 from lth_study.networks import build
 from lth_study.presets import preset
-from lth_study.seeds import epoch_augmentation
 from lth_study.store import StudyStore
 from lth_study.worker import Worker
 
@@ -618,83 +615,3 @@ def test_colour_images_are_reduced_channel_by_channel(folder):
     assert reduced.train.images.shape == (20, 3, 16, 16)
     assert np.array_equal(reduced.train.images.numpy(), block_averages(whole.train.images.numpy(), 2))
     assert torch.equal(reduced.train.labels, whole.train.labels)
-
-
-# Crops and mirrors
-
-
-def one_by_one(images: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
-    """The same with torchvision, an image at a time."""
-    done = []
-    for image, (top, left), flip in zip(images, shifts.tolist(), flips.tolist(), strict=True):
-        cropped = TF.crop(TF.pad(image, [4, 4, 4, 4]), top, left, *image.shape[1:])
-        done.append(TF.hflip(cropped) if flip else cropped)
-    return torch.stack(done)
-
-
-def noise(count: int, channels: int = 3, height: int = 32, width: int = 32) -> Tensor:
-    chance = torch.Generator().manual_seed(4)
-    return torch.randint(0, 256, (count, channels, height, width), generator=chance, dtype=torch.uint8)
-
-
-@pytest.mark.parametrize("shape", [(3, 32, 32), (3, 8, 8), (1, 12, 5)])
-def test_every_crop_with_and_without_a_mirror_is_torchvisions(shape):
-    every = torch.cartesian_prod(torch.arange(9), torch.arange(9), torch.arange(2))
-    images, shifts, flips = noise(len(every), *shape), every[:, :2], every[:, 2] == 1
-    before = images.clone()
-    done = crop_and_flip(images, shifts, flips)
-    assert done.dtype == torch.uint8
-    assert torch.equal(done, one_by_one(images, shifts, flips))
-    assert torch.equal(images, before)
-
-
-def test_the_middle_crop_is_the_image_itself():
-    images = noise(2)
-    done = crop_and_flip(images, torch.full((2, 2), 4), torch.tensor([False, True]))
-    assert torch.equal(done[0], images[0])
-    assert torch.equal(done[1], images[1].flip(2))
-
-
-def test_the_outermost_crops_move_the_image_by_four_pixels_and_fill_with_black():
-    images = noise(2) | 1  # no pixel is black
-    done = crop_and_flip(images, torch.tensor([[0, 0], [8, 8]]), torch.zeros(2, dtype=torch.bool))
-    assert torch.equal(done[0, :, 4:, 4:], images[0, :, :28, :28])
-    assert torch.equal(done[1, :, :28, :28], images[1, :, 4:, 4:])
-    assert int((done[0] == 0).sum()) == int((done[1] == 0).sum()) == 3 * (32 * 32 - 28 * 28)
-
-
-def test_an_epochs_draws_shift_by_0_to_8_and_mirror_half():
-    shifts, flips = epoch_augmentation(1, 0, 0, 45_000)
-    assert (shifts.shape, shifts.dtype) == ((45_000, 2), torch.int64)
-    assert (flips.shape, flips.dtype) == ((45_000,), torch.bool)
-    for edge in shifts.T:
-        assert edge.bincount().numpy() / 45_000 == pytest.approx(np.full(9, 1 / 9), abs=0.01)
-    assert abs(float(flips.double().mean()) - 0.5) < 0.01
-    drawn = torch.stack([*shifts.T, flips]).double()
-    assert (torch.corrcoef(drawn) - torch.eye(3)).abs().max() < 0.02
-
-
-def draws(replicate: int, order: int, epoch: int) -> tuple[int, ...]:
-    shifts, flips = epoch_augmentation(replicate, order, epoch, 30)
-    return (*shifts.flatten().tolist(), *flips.tolist())
-
-
-def test_draws_repeat_and_differ_between_replicates_orders_and_epochs():
-    names = [(replicate, order, epoch) for replicate in (1, 2) for order in range(3) for epoch in range(3)]
-    forwards = {name: draws(*name) for name in names}
-    torch.manual_seed(9)
-    backwards = {name: draws(*name) for name in reversed(names)}
-    assert forwards == backwards
-    assert len(set(forwards.values())) == len(names)
-
-
-def test_draws_leave_the_global_generator_alone():
-    before = torch.get_rng_state()
-    epoch_augmentation(1, 0, 0, 10)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_draws_are_those_the_records_were_made_with():
-    shifts, flips = epoch_augmentation(1, 0, 0, 45_000)
-    assert shifts[:3].tolist() == [[8, 3], [2, 3], [4, 5]]
-    assert flips[:5].tolist() == [True, True, False, False, False]

@@ -15,8 +15,7 @@ from torch import Tensor
 from lth_core import Mask, one_shot_pruning
 from lth_core.imp import Ticket, subnetwork
 from lth_study import data, preset, run, seeds, worker
-from lth_study.data import mnist
-from lth_study.data.parts import Dataset, Split
+from lth_study.data.parts import Dataset
 from lth_study.files import read_json
 from lth_study.networks import build, initial_weights
 from lth_study.plan import missing, trainings
@@ -27,6 +26,7 @@ from lth_study.training import Stopped
 from lth_study.training.train import Trained, train
 
 State = Mapping[str, Tensor]
+pytestmark = pytest.mark.usefixtures("few_images")
 
 
 def settings(network: str, profile: str = "smoke", **changes: Any) -> Config:
@@ -53,16 +53,6 @@ class Done(NamedTuple):
         return self.of(f"{method}/rewind_{rewind}/level_0{level}/order_0").load_mask()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_images(embedded_mnist: Dataset) -> Any:
-    """400 of the embedded images to train on, which go through the colouring and the reduction of all images."""
-    parts = ((embedded_mnist.train, 400), (embedded_mnist.validation, 50), (embedded_mnist.test, 50))
-    few = Dataset(embedded_mnist.name, *(Split(part.images[:count], part.labels[:count]) for part, count in parts))
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(mnist, "load_embedded", lambda: few)
-        yield
-
-
 def studied(config: Config, folder: Path) -> Done:
     trained: list[Ticket] = []
 
@@ -78,7 +68,7 @@ def studied(config: Config, folder: Path) -> Done:
 
 
 @pytest.fixture(scope="module", params=["resnet20", "vgg19"])
-def smoke(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Done:
+def smoke(request: pytest.FixtureRequest, few_images: None, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """The whole smoke profile, done once; not to be changed."""
     return studied(settings(request.param), tmp_path_factory.mktemp(request.param))
 

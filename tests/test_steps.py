@@ -31,7 +31,7 @@ def worker(folder: Path, network: str = "lenet_300_100", **settings) -> Worker:
 
 
 @pytest.fixture
-def no_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_streams(few_images: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LTH_DEVICE", "cpu")
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
