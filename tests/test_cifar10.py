@@ -133,49 +133,37 @@ def test_grey_and_transparent_images_are_read_as_colour(folder):
     assert sum(bool((image == image[0]).all()) for image in planes.images) == 1
 
 
-def without_bird(folder: Path) -> None:
-    shutil.rmtree(folder / "train" / "bird")
-
-
-def without_test(folder: Path) -> None:
-    (folder / "test").rename(folder / "tset")
-
-
-def one_more_ship(folder: Path) -> None:
-    Image.fromarray(picture("test", 0, 9)).save(folder / "test" / "ship" / "more.png")
-
-
-def one_deer_less(folder: Path) -> None:
-    (folder / "train" / "deer" / "0001.png").unlink()
-
-
-def a_cat_among_dogs(folder: Path) -> None:
-    (folder / "train" / "cat" / "0001.png").rename(folder / "train" / "dog" / "moved.png")
-
-
-def a_narrow_horse(folder: Path) -> None:
-    Image.new("RGB", (31, 32)).save(folder / "test" / "horse" / "0000.png")
-
-
 def a_folder_for_a_horse(folder: Path) -> None:
-    (folder / "train" / "horse" / "0001.png").unlink()
-    (folder / "train" / "horse" / "0001.png").mkdir()
+    (folder / "train/horse/0001.png").unlink()
+    (folder / "train/horse/0001.png").mkdir()
 
 
-FAULTS = {
-    without_bird: r"\n  train/bird: no images of this class$",
-    without_test: "".join(rf"\n  test/{name}: no .*" for name in CLASSES),
-    one_more_ship: r"\n  test/ship: 2 images of this class; expected 1$",
-    one_deer_less: r"\n  train/deer: 1 images of this class; expected 2$",
-    a_cat_among_dogs: r"\n  train/cat: 1 images.*; expected 2\n  train/dog: 3 images.*; expected 2$",
-    a_narrow_horse: r"\n  test/horse/0000.png: 31x32 pixels; CIFAR-10's images are 32x32$",
-    a_folder_for_a_horse: r"\n  train/horse/0001.png: not a readable image \(.*directory.*\)$",
-}
+FAULTS: list[tuple[Callable[[Path], object], str]] = [
+    (lambda folder: shutil.rmtree(folder / "train/bird"), r"\n  train/bird: no images of this class$"),
+    (lambda folder: (folder / "test").rename(folder / "tset"), "".join(rf"\n  test/{n}: no .*" for n in CLASSES)),
+    (
+        lambda folder: Image.new("RGB", (32, 32)).save(folder / "test/ship/more.png"),
+        r"\n  test/ship: 2 images of this class; expected 1$",
+    ),
+    (
+        lambda folder: (folder / "train/deer/0001.png").unlink(),
+        r"\n  train/deer: 1 images of this class; expected 2$",
+    ),
+    (
+        lambda folder: (folder / "train/cat/0001.png").rename(folder / "train/dog/moved.png"),
+        r"\n  train/cat: 1 images.*; expected 2\n  train/dog: 3 images.*; expected 2$",
+    ),
+    (
+        lambda folder: Image.new("RGB", (31, 32)).save(folder / "test/horse/0000.png"),
+        r"\n  test/horse/0000.png: 31x32 pixels; CIFAR-10's images are 32x32$",
+    ),
+    (a_folder_for_a_horse, r"\n  train/horse/0001.png: not a readable image \(.*directory.*\)$"),
+]
 
 
-@pytest.mark.parametrize(("spoil", "message"), FAULTS.items())
+@pytest.mark.parametrize(("spoil", "message"), FAULTS)
 def test_a_folder_with_a_fault_is_refused_by_the_folder_and_the_file(
-    folder: Path, spoil: Callable[[Path], None], message: str
+    folder: Path, spoil: Callable[[Path], object], message: str
 ):
     spoil(folder)
     with pytest.raises(DataError, match=f"{folder} is not as expected.*{message}"):
