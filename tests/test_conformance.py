@@ -322,7 +322,7 @@ def compare(config: Config, shares: list[float], device: str, begin: int = 0) ->
     """Train by `train` and by torch.optim, from iteration `begin` to the end, and compare all that they end with."""
     ticket, allowed = ticket_of(config, begin), NETWORKS[config.network].allowed
     if config.optimizer == "adam":  # it divides by the size of a gradient, and one near zero is rounding alone
-        allowed *= 20
+        allowed = min(20 * allowed, 0.1)
     data = Dataset("noise", *(noise(config, seed) for seed in (1, 2, 3))).to(torch.device(device))
     trained = train(config, data, ticket, replicate=1, order=0)
     end = by_torch_optim(config, begin, tuple(share * config.learning_rate for share in shares[begin:]))
