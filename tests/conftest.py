@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,8 @@ from hypothesis import settings
 from studies import SMOKE, TINY, Done, finished, read_once
 
 from lth_study import data, preset, records
-from lth_study.data.parts import Dataset
+from lth_study.data import mnist
+from lth_study.data.parts import Dataset, Split
 
 PROJECT = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("LTH_DATA", PROJECT / "data")).absolute()
@@ -58,8 +60,18 @@ def embedded_mnist() -> Dataset:
     return data.load("mnist_embedded")
 
 
+@pytest.fixture(scope="module")
+def few_images(embedded_mnist: Dataset) -> Iterator[None]:
+    """400 of the embedded images to train on, which go through the colouring and the reduction of all images."""
+    parts = ((embedded_mnist.train, 400), (embedded_mnist.validation, 50), (embedded_mnist.test, 50))
+    few = Dataset(embedded_mnist.name, *(Split(part.images[:count], part.labels[:count]) for part, count in parts))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(mnist, "load_embedded", lambda: few)
+        yield
+
+
 def record(method: str, rewind: int, replicate: int, level: int, order: str, metric: str, value: float) -> list[object]:
-    study = preset("lenet_300_100", profile="smoke")
+    study = preset("lenet_300_100", profile="smoke").setting
     about = [study.digest(), study.network, study.recipe, study.profile, study.dataset]
     return [*about, method, rewind, replicate, level, 0.8**level, order, metric, value]
 

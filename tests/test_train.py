@@ -1,9 +1,10 @@
-"""Training under a mask: against torch's own optimisers, bit for bit where it must be, and stopped at any iteration."""
+"""One training: the same bits whatever interrupts it, what it saves, how it is evaluated, and how it fails."""
 
-import itertools
-from collections.abc import Mapping
-from dataclasses import replace
-from types import SimpleNamespace
+import gc
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +12,11 @@ from doubles import Kept, StopAt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lth_core.imp import Ticket, subnetwork
-from lth_core.masks import Mask
-from lth_study import seeds
+from lth_core import Mask
+from lth_core.imp import Ticket, one_shot_pruning, subnetwork
+from lth_study import preset, seeds
 from lth_study.data.parts import Dataset, Split
 from lth_study.networks import build, initial_weights
-from lth_study.networks.lenet import LeNet300100
-from lth_study.presets import preset
 from lth_study.settings import Setting
 from lth_study.store import TrainingFolder
 from lth_study.training import Stopped
@@ -34,320 +33,224 @@ from lth_study.training.train import (
     train,
     trainer,
 )
-from lth_study.training.updates import FlatNetwork
+from lth_study.training.updates import MOMENTS, FlatNetwork
 
-SMOKE = preset("lenet_300_100", profile="smoke").setting
-BATCHES = 66  # batches of 60 in an epoch of the 4,000 embedded images
-ADAM = SMOKE.updated(iterations=12)
-MOMENTUM = ADAM.updated(optimizer="momentum", learning_rate=0.1, momentum=0.9)
-DECAY = MOMENTUM.updated(weight_decay=1e-3)
-OPTIMISERS = pytest.mark.parametrize(
-    "setting",
-    [ADAM, ADAM.updated(weight_decay=1e-3), MOMENTUM, DECAY],
-    ids=["adam", "adam-decay", "momentum", "momentum-decay"],
-)
+UPDATES, EPOCH = 8, 3
+"""Updates of a training, and of an epoch."""
+NETWORKS: dict[str, dict[str, Any]] = {
+    "lenet_300_100": {"batch_size": 16, "weight_average": 0.9},
+    "resnet20": {"batch_size": 16, "weight_decay": 0.05, "warmup": 5, "drops": (5, 7)},
+    "vgg19": {"batch_size": 16, "drops": (3,)},
+    "resnet50": {"width": 0.25},
+    "inception_v3": {"width": 0.25, "learning_rate": 0.005},
+    "squeezenet1_0": {"weight_average": 0.9},
+}
+"""Networks, between them with every optimiser, with crops and mirrors, with dropout and with an average of weights."""
+OPTIMISER_STATE = {
+    "adam": {"exp_avg", "exp_avg_sq", "updates"},
+    "momentum": {"momentum_buffer"},
+    "nesterov": {"momentum_buffer"},
+    "rmsprop": {"square_avg", "momentum_buffer"},
+}
+small_network = pytest.mark.parametrize("network", ["lenet_300_100", "resnet20", "vgg19"])
 
 
-def ones() -> Mask:
-    return Mask.ones(build(preset("lenet_300_100").setting))
+def settings(network: str, **changes: Any) -> Setting:
+    short = {"iterations": UPDATES}
+    return preset(network, profile="smoke").setting.updated(**short | NETWORKS[network] | changes)
 
 
-def sparse(density: float = 0.3) -> Mask:
-    """A random mask."""
+LENET = settings("lenet_300_100")
+
+
+def noise(setting: Setting) -> Dataset:
+    side, chance = setting.image_size, torch.Generator().manual_seed(1)
+    shape = (EPOCH * setting.batch_size + 3, *((3, side, side) if side else (28, 28)))
+    parts = [torch.randint(0, 256, shape, generator=chance, dtype=torch.uint8) for _ in range(3)]
+    return Dataset("noise", *(Split(images, torch.arange(len(images)) % 10) for images in parts))
+
+
+def ones(setting: Setting) -> Mask:
+    return Mask.ones(build(setting))
+
+
+def half_of(setting: Setting) -> Mask:
     chance = torch.Generator().manual_seed(5)
-    return Mask({name: torch.rand(full.shape, generator=chance) < density for name, full in ones().items()})
+    return Mask({name: torch.rand(full.shape, generator=chance) < 0.5 for name, full in ones(setting).items()})
 
 
-def ticket(mask: Mask) -> Ticket:
-    return subnetwork(initial_weights(preset("lenet_300_100").setting, seeds.stream(1, "init")), mask, 0, 0)
+def weights_of(setting: Setting) -> dict[str, Tensor]:
+    return initial_weights(setting, seeds.stream(1, "init"))
+
+
+def trained(setting: Setting, ticket: Ticket | None = None, data: Dataset | None = None, **options: Any) -> Trained:
+    ticket = ticket or subnetwork(weights_of(setting), half_of(setting), 0, 0)
+    return train(setting, data or noise(setting), ticket, **{"replicate": 1, "order": 0} | options)
 
 
 def same_bits(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def by_torch_optim(setting: Setting, data: Dataset, start: Ticket, steps: range) -> dict[str, Tensor]:
-    """The same training with torch.optim on the surviving weights alone, in double precision."""
-    weights = {name: weight.double() for name, weight in start.weights.items()}
-    kept = {n: start.mask[n] if n in start.mask else torch.ones(w.shape, dtype=torch.bool) for n, w in weights.items()}
-    survivors = {name: weight[kept[name]].requires_grad_() for name, weight in weights.items()}
-    optimiser: torch.optim.Optimizer
-    if setting.optimizer == "adam":
-        optimiser = torch.optim.Adam(survivors.values(), setting.learning_rate, weight_decay=setting.weight_decay)
-    else:
-        optimiser = torch.optim.SGD(
-            survivors.values(), setting.learning_rate, momentum=setting.momentum, weight_decay=setting.weight_decay
-        )
-
-    def full() -> dict[str, Tensor]:
-        return {n: torch.zeros_like(w).masked_scatter(kept[n], survivors[n]) for n, w in weights.items()}
-
-    order = seeds.epoch_order(1, 0, 0, len(data.train))
-    for step in steps:
-        chosen = order[step * setting.batch_size : (step + 1) * setting.batch_size]
-        w = full()
-        hidden = data.train.images[chosen].reshape(len(chosen), 784).double() / 255
-        for layer in ("fc1", "fc2"):
-            hidden = (hidden @ w[f"{layer}.weight"].t() + w[f"{layer}.bias"]).clamp(min=0)
-        logits = hidden @ w["output.weight"].t() + w["output.bias"]
-        optimiser.zero_grad()
-        F.cross_entropy(logits, data.train.labels[chosen]).backward()
-        optimiser.step()
-    return {name: weight.detach() for name, weight in full().items()}
+def same(a: Trained, b: Trained) -> bool:
+    return same_bits(a.state, b.state) and a.metrics == b.metrics
 
 
-@OPTIMISERS
-def test_masked_updates_are_those_of_torch_optim_on_the_survivors_alone(setting: Setting, embedded_mnist: Dataset):
-    start = ticket(sparse())
-    expected = by_torch_optim(setting, embedded_mnist, start, steps=range(8))
-    got = train(setting, embedded_mnist, start, replicate=1, order=0, stop=8).state
-    assert_moved_alike(got, expected, start)
-
-
-def test_an_optimiser_that_is_fresh_at_the_rewind_starts_as_torchs_does(embedded_mnist: Dataset):
-    """Late in training Adam no longer corrects its moments for their start at zero; a fresh one has to."""
-    setting = ADAM.updated(iterations=50)
-    start = replace(ticket(sparse()), iteration=40)
-    expected = by_torch_optim(setting, embedded_mnist, start, steps=range(40, 44))
-    got = train(setting, embedded_mnist, start, replicate=1, order=0, stop=44).state
-    assert_moved_alike(got, expected, start)
-
-
-def assert_moved_alike(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], start: Ticket) -> None:
-    for name, weight in expected.items():
-        difference = (got[name].double() - weight).abs()
-        moved = (weight - start.weights[name].double()).abs().max()
-        assert moved > 1e-3, name
-        # Adam divides by the size of the gradient, so where that is near zero its rounding shows: there, a wider bound
-        assert difference.median() <= 1e-7, name
-        assert difference.max() <= 1e-2 * moved, name
-        assert (difference > 1e-5).double().mean() <= 1e-3, name
-
-
-@OPTIMISERS
-def test_pruned_weights_are_zero_after_every_update(setting: Setting, embedded_mnist: Dataset):
-    mask, kept = sparse(), Kept()
-    end = train(setting, embedded_mnist, ticket(mask), replicate=1, order=0, keep=range(12), saves=kept)
-    assert sorted(kept.states) == list(range(12))
-    shapes = {name: weight.shape for name, weight in build(preset("lenet_300_100").setting).named_parameters()}
-    pruned = {n: ~mask[n] if n in mask else torch.zeros(shape, dtype=torch.bool) for n, shape in shapes.items()}
-    for state in (*kept.states.values(), end.state):
-        assert not any(state[name][where].any() for name, where in pruned.items())
-
-
-def test_a_pruned_weight_that_the_ticket_wrongly_holds_is_zeroed(embedded_mnist: Dataset):
-    mask = sparse()
-    full = initial_weights(preset("lenet_300_100").setting, seeds.stream(1, "init"))
-    unmasked = train(ADAM, embedded_mnist, Ticket(mask, full, 0, 0), replicate=1, order=0, stop=3)
-    masked = train(ADAM, embedded_mnist, ticket(mask), replicate=1, order=0, stop=3)
-    assert same_bits(unmasked.state, masked.state)
-
-
-def test_surviving_weights_of_either_sign_move(embedded_mnist: Dataset):
-    mask = sparse()
-    start = ticket(mask)
-    end = train(DECAY, embedded_mnist, start, replicate=1, order=0).state
-    for name in mask:
-        before, after = start.weights[name][mask[name]], end[name][mask[name]]
-        for sign in (before > 0, before < 0):
-            assert (after != before)[sign].double().mean() > 0.999  # by decay, even where the gradient is zero
-
-
-def test_training_leaves_the_weights_of_the_ticket_alone(embedded_mnist: Dataset):
-    start = ticket(sparse())
-    before = {name: weight.clone() for name, weight in start.weights.items()}
-    train(ADAM, embedded_mnist, start, replicate=1, order=0)
-    assert same_bits(start.weights, before)
-
-
-@OPTIMISERS
-def test_the_same_seed_gives_the_same_bits(setting: Setting, embedded_mnist: Dataset):
-    first, second = (train(setting, embedded_mnist, ticket(sparse()), replicate=1, order=0) for _ in range(2))
-    assert same_bits(first.state, second.state)
-    assert first.metrics == second.metrics
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_bits_do_not_depend_on_the_number_of_threads(threads: int, embedded_mnist: Dataset):
-    expected = train(ADAM, embedded_mnist, ticket(sparse()), replicate=1, order=0)
+@contextmanager
+def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(count)
     try:
-        got = train(ADAM, embedded_mnist, ticket(sparse()), replicate=1, order=0)
-        assert torch.get_num_threads() == threads
+        yield
     finally:
         torch.set_num_threads(before)
-    assert same_bits(expected.state, got.state)
 
 
-def test_another_order_another_replicate_and_another_seed_of_the_initialisation_differ(embedded_mnist: Dataset):
-    first = train(ADAM, embedded_mnist, ticket(ones()), replicate=1, order=0).state
-    order = train(ADAM, embedded_mnist, ticket(ones()), replicate=1, order=1).state
-    replicate = train(ADAM, embedded_mnist, ticket(ones()), replicate=2, order=0).state
-    assert not same_bits(first, order)
-    assert not same_bits(first, replicate)
-    assert not same_bits(order, replicate)
+# The same bits
 
 
-def test_the_test_and_validation_images_do_not_touch_the_weights(embedded_mnist: Dataset):
-    blank = Split(torch.zeros_like(embedded_mnist.test.images), embedded_mnist.test.labels)
-    other = Dataset("other", embedded_mnist.train, blank, blank)
-    a = train(ADAM, embedded_mnist, ticket(ones()), replicate=1, order=0)
-    b = train(ADAM, other, ticket(ones()), replicate=1, order=0)
-    assert same_bits(a.state, b.state)
-    assert a.metrics != b.metrics
+@small_network
+def test_bits_depend_on_replicate_and_order_and_on_nothing_else(network: str):
+    setting = settings(network)
+    data, first = noise(setting), trained(setting)
+    images = data.fingerprint()
+    for count in (1, 2):
+        with threads(count):
+            assert same(trained(setting, data=data), first)
+    assert data.fingerprint() == images
+    blank = Split(torch.zeros_like(data.test.images), torch.full_like(data.test.labels, 10))  # of no class
+    unseen = trained(setting, data=Dataset("other", data.train, blank, blank))
+    assert same_bits(unseen.state, first.state)
+    assert unseen.metrics["test_accuracy"] == unseen.metrics["validation_accuracy"] == 0
+    others = trained(setting, replicate=2).state, trained(setting, order=1).state
+    assert not same_bits(*others)
+    assert not any(same_bits(other, first.state) for other in others)
 
 
-LONG = SMOKE.updated(iterations=2 * BATCHES + 2)
-HEAVY = LONG.updated(optimizer="momentum", learning_rate=0.05)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(embedded_mnist: Dataset) -> dict[str, Trained]:
-    """A training over two epoch boundaries by each optimiser."""
-    return {
-        setting.optimizer: train(setting, embedded_mnist, ticket(sparse()), replicate=1, order=0)
-        for setting in (LONG, HEAVY)
-    }
-
-
-@pytest.mark.parametrize("stop", [0, 1, BATCHES - 1, BATCHES, BATCHES + 1, 2 * BATCHES + 1])
-def test_stopped_at_any_iteration_and_resumed_gives_the_same_bits(
-    stop: int, uninterrupted: dict[str, Trained], embedded_mnist: Dataset, tmp_path
-):
-    folder, again = TrainingFolder(tmp_path), StopAt()
+@pytest.mark.parametrize(
+    ("network", "stop"),
+    [*(("resnet20", stop) for stop in range(UPDATES)), *(("lenet_300_100", stop) for stop in (0, 1, 2, 3, 4))]
+    + [(network, 4) for network in NETWORKS if network not in ("resnet20", "lenet_300_100")],
+)
+def test_stopped_at_any_iteration_and_resumed_from_the_file_gives_the_same_bits(network: str, stop: int, tmp_path):
+    setting, folder, asked = settings(network), TrainingFolder(tmp_path), StopAt()
+    whole = trained(setting)
     with pytest.raises(Stopped):
-        train(LONG, embedded_mnist, ticket(sparse()), replicate=1, order=0, saves=folder, stop_requested=StopAt(stop))
-    resumed = train(LONG, embedded_mnist, ticket(sparse()), replicate=1, order=0, saves=folder, stop_requested=again)
-    assert again.calls == LONG.iterations - stop
-    assert same_bits(resumed.state, uninterrupted["adam"].state)
-    assert resumed.metrics == uninterrupted["adam"].metrics
+        trained(setting, saves=folder, stop_requested=StopAt(stop))
+    iteration, _, state = folder.load_checkpoint() or pytest.fail("no checkpoint")
+    assert iteration == stop
+    kept = OPTIMISER_STATE[setting.optimizer] | ({"average", "updates"} if setting.weight_average else set())
+    assert {name.removeprefix(MOMENTS) for name in state if name.startswith(MOMENTS)} == kept
+    assert same(trained(setting, saves=folder, stop_requested=asked), whole)
+    assert asked.calls == UPDATES - stop
 
 
-def test_stopped_many_times_under_momentum_gives_the_same_bits(
-    uninterrupted: dict[str, Trained], embedded_mnist: Dataset, tmp_path
-):
-    setting, folder = HEAVY, TrainingFolder(tmp_path)
-    stops = 0
-    while True:
-        try:
-            resumed = train(
-                setting, embedded_mnist, ticket(sparse()), replicate=1, order=0, saves=folder, stop_requested=StopAt(30)
-            )
-            break
-        except Stopped:
-            stops += 1
-    assert stops == LONG.iterations // 30
-    assert same_bits(resumed.state, uninterrupted["momentum"].state)
+def test_stopped_after_every_second_update_gives_the_same_bits(tmp_path):
+    setting, folder = settings("resnet20"), TrainingFolder(tmp_path)
+    for _ in range(UPDATES // 2 - 1):
+        with pytest.raises(Stopped):
+            trained(setting, saves=folder, stop_requested=StopAt(2))
+    assert same(trained(setting, saves=folder), trained(setting))
 
 
-def test_a_crash_goes_on_from_the_last_checkpoint_with_the_same_bits(
-    uninterrupted: dict[str, Trained], embedded_mnist: Dataset, tmp_path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint before every update
-    folder, asked = TrainingFolder(tmp_path), StopAt()
+def test_a_crash_goes_on_from_the_last_checkpoint_with_the_same_bits(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    folder, asked, again = TrainingFolder(tmp_path), StopAt(), StopAt()
 
     def crash() -> bool:
         asked()
-        if asked.calls == 10:
+        if asked.calls == 6:
             raise ZeroDivisionError
         return False
 
-    with pytest.raises(ZeroDivisionError):
-        train(LONG, embedded_mnist, ticket(sparse()), replicate=1, order=0, saves=folder, stop_requested=crash)
-    monkeypatch.undo()
-    again = StopAt()
-    resumed = train(LONG, embedded_mnist, ticket(sparse()), replicate=1, order=0, saves=folder, stop_requested=again)
-    assert again.calls == LONG.iterations - 8  # updates 0 to 7 were in the checkpoint before the ninth
-    assert same_bits(resumed.state, uninterrupted["adam"].state)
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "CHECKPOINT_SECONDS", -1.0)  # a checkpoint before every update
+        with pytest.raises(ZeroDivisionError):
+            trained(LENET, saves=folder, stop_requested=crash)
+    assert same(trained(LENET, saves=folder, stop_requested=again), trained(LENET))
+    assert again.calls == UPDATES - 4  # updates 0 to 3 were in the checkpoint before the fifth
 
 
-@pytest.mark.parametrize(("optimizer", "k"), [("adam", 1), ("adam", BATCHES), ("adam", 76), ("momentum", 76)])
-def test_w_k_under_a_mask_of_ones_repeats_the_dense_run(optimizer: str, k: int, embedded_mnist: Dataset):
-    setting = (LONG if optimizer == "adam" else HEAVY).updated(iterations=90)
-    kept, updates = Kept(), StopAt()
-    dense = train(setting, embedded_mnist, ticket(ones()), replicate=1, order=0, keep=[k], saves=kept)
-    rewound = subnetwork(kept.states[k], ones(), k, 1)
-    again = train(setting, embedded_mnist, rewound, replicate=1, order=0, stop_requested=updates)
-    assert same_bits(again.state, dense.state)
-    assert again.metrics == dense.metrics
-    assert updates.calls == setting.iterations - k
+def test_a_training_that_goes_on_saves_no_checkpoint_before_one_is_due_and_counts_its_time_so_far(monkeypatch):
+    saves, saved = Kept(), []
+    monkeypatch.setattr(saves, "load_checkpoint", lambda: (4, 3600.0, trained(LENET, stop=4).state))
+    monkeypatch.setattr(saves, "save_checkpoint", lambda *checkpoint: saved.append(checkpoint))
+    assert trained(LENET, saves=saves).seconds > 3600
+    assert saved == []
 
 
-def test_keep_saves_the_state_at_exactly_that_iteration(embedded_mnist: Dataset):
-    kept = Kept()
-    train(ADAM, embedded_mnist, ticket(sparse()), replicate=1, order=0, keep=[0, 7], saves=kept)
-    up_to = train(ADAM, embedded_mnist, ticket(sparse()), replicate=1, order=0, stop=7)
-    assert list(kept.states) == [0, 7]
-    assert same_bits(kept.states[7], up_to.state)
-    assert all(torch.equal(kept.states[0][name], weight) for name, weight in ticket(sparse()).weights.items())
+@pytest.mark.parametrize(
+    ("network", "k"),
+    [*((network, 5) for network in NETWORKS), *(("resnet20", k) for k in (1, 3)), ("lenet_300_100", 1)],
+)
+def test_w_k_under_a_mask_of_ones_repeats_the_dense_run_in_t_minus_k_iterations(network: str, k: int):
+    setting, kept, asked = settings(network), Kept(), StopAt()
+    dense = trained(setting, subnetwork(weights_of(setting), ones(setting), 0, 0), keep=[k], saves=kept)
+    rewound = subnetwork(kept.states[k], ones(setting), k, 1)
+    assert same(trained(setting, rewound, stop_requested=asked), dense)
+    assert asked.calls == UPDATES - k
 
 
-@pytest.mark.parametrize("setting", [SMOKE, SMOKE.updated(optimizer="momentum")])
-def test_a_diverged_training_says_so_and_has_no_metrics(setting: Setting, embedded_mnist: Dataset):
-    setting = setting.updated(learning_rate=1e30, iterations=BATCHES + 4)
-    trained = train(setting, embedded_mnist, ticket(ones()), replicate=1, order=0)
-    assert trained.diverged_at is not None
-    assert 0 < trained.diverged_at <= setting.iterations
-    assert trained.metrics == {}
+# What is saved
 
 
-def test_a_training_function_for_imp_raises_what_diverged(embedded_mnist: Dataset):
-    setting = SMOKE.updated(learning_rate=1e30, iterations=BATCHES + 4)
-    with pytest.raises(Diverged, match=r"level 0 diverged by iteration \d+, with learning_rate=1e\+30; choose"):
-        trainer(setting, embedded_mnist, replicate=1)(ticket(ones()), None)
+@small_network
+def test_states_are_kept_at_exactly_their_iterations_and_pruned_weights_are_zero_in_all(network: str):
+    setting, kept = settings(network), Kept()
+    end, mask, start = trained(setting, keep=range(UPDATES), saves=kept), half_of(setting), weights_of(setting)
+    before = {name: weight.clone() for name, weight in start.items()}
+    assert list(kept.states) == list(range(UPDATES))
+    assert same_bits(kept.states[5], trained(setting, stop=5).state)
+    for state in (*kept.states.values(), end.state):
+        assert not any(state[name][~mask[name]].any() for name in mask)
+    unmasked = Ticket(mask, start, 0, 0)  # it wrongly holds pruned weights
+    assert same(trained(setting, unmasked), end)
+    assert same_bits(start, before)
 
 
-def test_a_training_that_goes_on_saves_its_next_checkpoint_when_that_is_due(embedded_mnist: Dataset, monkeypatch):
-    """Not at once, though it had been going on for an hour before it was interrupted."""
-    saves, seconds = Kept(), itertools.count()
-    state = train(ADAM, embedded_mnist, ticket(sparse()), replicate=1, order=0, stop=4).state
-    saved: list[int] = []
-    monkeypatch.setattr(saves, "load_checkpoint", lambda: (4, 3600.0, state))
-    monkeypatch.setattr(saves, "save_checkpoint", lambda iteration, *_: saved.append(iteration))
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 5.5)
-    trained = train(ADAM, embedded_mnist, ticket(sparse()), replicate=1, order=0, saves=saves)
-    assert saved
-    assert saved[0] > 4 + 3
-    assert trained.seconds > 3600
+@small_network
+def test_a_state_is_that_of_a_plain_network(network: str):
+    setting = settings(network, weight_average=0.0)
+    state, images = trained(setting).state, noise(setting).test.images
+    plain, flat = build(setting), FlatNetwork(build(setting), half_of(setting), setting)
+    plain.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(MOMENTS)})
+    flat.load(state)
+    torch.testing.assert_close(plain.eval()(images), flat.model.eval()(images), rtol=1e-4, atol=1e-4)
+    assert same_bits(flat.state(), state)
 
 
-def test_where_a_divergence_is_noticed_does_not_depend_on_interruptions(embedded_mnist: Dataset, tmp_path):
-    setting = SMOKE.updated(learning_rate=1e30, iterations=BATCHES + 4)
-    folder, stop = TrainingFolder(tmp_path), StopAt(20)
-    with pytest.raises(Stopped):
-        train(setting, embedded_mnist, ticket(ones()), replicate=1, order=0, saves=folder, stop_requested=stop)
-    resumed = train(setting, embedded_mnist, ticket(ones()), replicate=1, order=0, saves=folder)
-    assert not torch.isfinite(folder.load_checkpoint()[2]["fc1.weight"]).all()
-    assert resumed.diverged_at == BATCHES
+def test_a_network_that_is_done_with_is_forgotten_at_once():
+    """Not when Python next looks for cycles: a GPU's memory would fill up before."""
+    network = FlatNetwork(build(LENET), ones(LENET), LENET)
+    values = weakref.ref(network.values)
+    gc.disable()
+    try:
+        del network
+        assert values() is None
+    finally:
+        gc.enable()
 
 
-def test_a_training_that_is_told_to_end_early_is_not_evaluated(embedded_mnist: Dataset):
-    assert train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0, stop=2).metrics == {}
+# Evaluation
 
 
-def test_a_training_that_ends_well_has_not_diverged_and_is_evaluated(embedded_mnist: Dataset):
-    trained = train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0)
-    assert trained.diverged_at is None
-    assert trained.metrics.keys() == {"test_accuracy", "validation_accuracy", "train_accuracy", "train_loss"}
-    assert all(80 < value <= 100 for name, value in trained.metrics.items() if name != "train_loss")
+def test_a_training_is_evaluated_at_its_end_alone(embedded_mnist: Dataset):
+    setting = preset("lenet_300_100", profile="smoke").setting
+    start = subnetwork(weights_of(setting), ones(setting), 0, 0)
+    end = train(setting, embedded_mnist, start, replicate=1, order=0)
+    assert end.diverged_at is None
+    assert end.metrics.keys() == {"test_accuracy", "validation_accuracy", "train_accuracy", "train_loss"}
+    assert all(80 < value <= 100 for name, value in end.metrics.items() if name != "train_loss")
+    assert train(setting, embedded_mnist, start, replicate=1, order=0, stop=2).metrics == {}
 
 
-def test_accuracy_and_loss_on_training_images_are_those_of_the_first_5000(
-    embedded_mnist: Dataset, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("lth_study.training.train.SEEN", 1_003)
-    trained = train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0)
-    weights = {name: tensor.double() for name, tensor in trained.state.items()}
-    x = embedded_mnist.train.images[:1_003].flatten(1).double() / 255
-    for layer in ("fc1", "fc2", "output"):
-        x = x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
-        x = x.clamp(min=0) if layer != "output" else x
-    labels = embedded_mnist.train.labels[:1_003]
-    chances = x.exp() / x.exp().sum(1, keepdim=True)
-    assert trained.metrics["train_loss"] == pytest.approx(float(-chances[range(1_003), labels].log().mean()), rel=1e-5)
-    assert trained.metrics["train_accuracy"] == pytest.approx(100 * float((x.argmax(1) == labels).double().mean()))
+def test_accuracy_and_loss_on_training_images_are_those_of_the_first_5000():
+    logits = torch.tensor([[0.0, 2.0]]).repeat(5_001, 1)
+    labels = torch.ones(5_001, dtype=torch.int64)
+    labels[:1_000] = 0
+    labels[5_000] = 0  # which is not seen
+    found = _on_training_images(nn.Identity(), Split(logits, labels))
+    right = float(torch.log1p(torch.exp(torch.tensor(-2.0))))  # the loss of logits 0 and 2 at label 1
+    assert found == pytest.approx({"train_accuracy": 80.0, "train_loss": right + 0.2 * 2.0})
 
 
 def test_a_loss_beyond_the_range_of_numbers_is_left_out():
@@ -357,14 +260,9 @@ def test_a_loss_beyond_the_range_of_numbers_is_left_out():
 
 
 def test_accuracy_is_the_percentage_of_largest_logits_at_the_label():
-    logits = torch.tensor([[3, 1, 0], [0, 1, 0], [0, 0, 9], [2, 1, 0]], dtype=torch.uint8)
-    assert accuracies(nn.Identity(), Split(logits, torch.tensor([0, 1, 2, 1])))[0] == 75.0
-
-
-def test_accuracy_counts_the_last_incomplete_batch():
     logits = F.one_hot(torch.zeros(EVALUATION_BATCH + 2, dtype=torch.int64), 3)
     labels = torch.zeros(len(logits), dtype=torch.int64)
-    labels[-1] = 2
+    labels[-1] = 2  # in the last, incomplete batch
     assert accuracies(nn.Identity(), Split(logits, labels))[0] == 100 * (len(labels) - 1) / len(labels)
 
 
@@ -374,39 +272,61 @@ def test_top_5_counts_a_label_among_the_five_largest_logits():
     assert [accuracies(nn.Identity(), part, (1, 5)) for part in parts] == [[50, 50], [0, 100], [0, 0]]
 
 
+# Failure
+
+
+@small_network
+def test_a_diverged_training_says_so_wherever_it_was_interrupted_and_has_no_metrics(network: str, tmp_path):
+    setting = settings(network, learning_rate=1e30, warmup=0, drops=(), weight_average=0.0)
+    folder = TrainingFolder(tmp_path)
+    with pytest.raises(Stopped):
+        trained(setting, saves=folder, stop_requested=StopAt(2))
+    for end in (trained(setting), trained(setting, saves=folder)):
+        assert (end.diverged_at, end.metrics) == (EPOCH, {})
+
+
+def test_a_training_function_fits_one_shot_pruning_and_raises_what_diverged():
+    start = weights_of(LENET)
+    levels = list(
+        one_shot_pruning(trainer(LENET, noise(LENET), replicate=1), start, ones(LENET), densities=[0.5], rewind=1)
+    )
+    assert [round(level.mask.density, 3) for level in levels] == [1.0, 0.5]
+    diverging = settings("lenet_300_100", learning_rate=1e30)
+    with pytest.raises(Diverged, match=r"level 0 diverged by iteration \d+, with learning_rate=1e\+30; choose"):
+        trainer(diverging, noise(LENET), replicate=1)(subnetwork(start, ones(LENET), 0, 0), None)
+
+
 @pytest.mark.parametrize(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         MemoryError(),
+        RuntimeError("shapes do not fit"),
     ],
 )
-def test_memory_that_is_too_small_is_said_with_what_to_do(
-    error: Exception, embedded_mnist: Dataset, monkeypatch: pytest.MonkeyPatch
+def test_memory_that_is_too_small_is_said_with_what_to_do_and_other_errors_stay_what_they_are(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
 ):
     def fails(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(FlatNetwork, "update", fails)
-    with pytest.raises(OutOfMemory) as said:
-        train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0)
-    assert str(said.value).startswith("memory is too small for lenet_300_100 with batches of 60 images; train fewer")
+    with pytest.raises((OutOfMemory, RuntimeError)) as said:
+        trained(LENET)
+    if "shapes" in str(error):
+        assert said.value is error
+        return
+    assert str(said.value).startswith("memory is too small for lenet_300_100 with batches of 16 images; train fewer")
     assert "pieces" not in str(said.value)  # which it does not have
     with (
         pytest.raises(OutOfMemory, match=r"resnet20 with .* With pieces=2 less .* study of its own"),
-        memory_explained(preset("resnet20", profile="smoke").setting),
+        memory_explained(settings("resnet20")),
     ):
         raise error
 
 
-def test_other_errors_stay_what_they_are(embedded_mnist: Dataset, monkeypatch: pytest.MonkeyPatch):
-    def fails(*_: object) -> None:
-        raise RuntimeError("shapes do not fit")
-
-    monkeypatch.setattr(FlatNetwork, "update", fails)
-    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"):
-        train(SMOKE, embedded_mnist, ticket(ones()), replicate=1, order=0)
+# Arithmetic
 
 
 def keeps_denormals() -> bool:
@@ -414,27 +334,20 @@ def keeps_denormals() -> bool:
 
 
 @pytest.mark.parametrize("stop", [None, 2])
-def test_threads_and_denormals_are_as_before_after_training(stop: int | None, embedded_mnist: Dataset):
-    before = torch.get_num_threads()
-    inside = []
-    asked = StopAt(stop)
+def test_one_thread_trains_without_denormals_and_both_are_as_before_afterwards(stop: int | None):
+    inside, asked = [], StopAt(stop)
 
     def look() -> bool:
         inside.append((torch.get_num_threads(), keeps_denormals()))
         return asked()
 
-    torch.set_num_threads(2)
-    try:
+    with threads(2):
         assert keeps_denormals()
-        if stop is None:
-            train(ADAM, embedded_mnist, ticket(ones()), replicate=1, order=0, stop_requested=look)
-        else:
-            with pytest.raises(Stopped):
-                train(ADAM, embedded_mnist, ticket(ones()), replicate=1, order=0, stop_requested=look)
-        assert torch.get_num_threads() == 2
-        assert keeps_denormals()
-    finally:
-        torch.set_num_threads(before)
+        try:
+            trained(LENET, stop_requested=look)
+        except Stopped:
+            assert stop is not None
+        assert (torch.get_num_threads(), keeps_denormals()) == (2, True)
     assert set(inside) == {(1, False)}
 
 
@@ -446,14 +359,51 @@ def test_steady_arithmetic_within_itself_stays_until_the_outer_one_ends():
     assert keeps_denormals()
 
 
-@OPTIMISERS
-def test_a_network_without_a_gradient_by_hand_trains_by_autograd(
-    setting: Setting, embedded_mnist: Dataset, monkeypatch: pytest.MonkeyPatch
-):
-    by_hand = train(setting, embedded_mnist, ticket(sparse()), replicate=1, order=0, stop=6).state
-    monkeypatch.delattr(LeNet300100, "backward")
-    by_autograd = train(setting, embedded_mnist, ticket(sparse()), replicate=1, order=0, stop=6).state
-    for name, start in ticket(sparse()).weights.items():
-        difference = (by_hand[name] - by_autograd[name]).abs()
-        assert difference.max() <= 1e-2 * (by_hand[name] - start).abs().max(), name
-        assert (difference > 1e-5).double().mean() <= 1e-3, name
+@pytest.mark.parametrize(("precision", "allowed"), [("float32", False), ("tf32", True), ("bfloat16", False)])
+def test_tf32_is_allowed_where_it_is_asked_for_alone(precision: str, allowed: bool):
+    flags = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [flag.allow_tf32 for flag in flags]
+    with steady_arithmetic(precision):
+        assert [flag.allow_tf32 for flag in flags] == [allowed, allowed]
+    assert [flag.allow_tf32 for flag in flags] == before
+
+
+class Linear(nn.Module):
+    """A linear network that keeps the sizes of its batches and the types of its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Linear(6, 4)
+        self.seen: list[tuple[int, torch.dtype]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.own(x)
+        self.seen.append((len(x), logits.dtype))
+        return logits
+
+
+def updated(setting: Setting) -> tuple[Linear, dict[str, Tensor]]:
+    """A linear network after one update, and its state."""
+    torch.manual_seed(3)
+    model = Linear()
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    network = FlatNetwork(model, Mask({}), setting)
+    network.load(start)
+    network.update(torch.randn(8, 6), torch.arange(8) % 4, 0.1)
+    return model, network.state()
+
+
+def test_bfloat16_is_for_products_alone():
+    (exact, end), (rough, near) = (updated(settings("resnet20", precision=p)) for p in ("float32", "bfloat16"))
+    assert (exact.seen, rough.seen) == ([(8, torch.float32)], [(8, torch.bfloat16)])
+    assert {tensor.dtype for tensor in near.values()} == {torch.float32}
+    assert not torch.equal(near["own.weight"], end["own.weight"])
+    torch.testing.assert_close(near["own.weight"], end["own.weight"], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(("processes", "sizes"), [(1, [2, 2, 2, 2]), (2, [4, 4]), (4, [8]), (8, [8])])
+def test_processes_that_share_a_batch_share_its_pieces(processes: int, sizes: list[int], monkeypatch):
+    """Whoever trains, batch norm sees pieces of one size, as long as there are pieces to share."""
+    monkeypatch.setattr("lth_study.training.updates.rank_and_count", lambda: (0, processes))
+    model, _ = updated(settings("resnet20", pieces=4))
+    assert [size for size, _ in model.seen] == sizes
