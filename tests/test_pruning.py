@@ -11,7 +11,8 @@ from lth_core import Mask, magnitude, prune_global, prune_layerwise, shuffle_wit
 Layers = list[list[tuple[float, bool]]]
 
 layers_of_scores_and_survivors = st.lists(
-    st.lists(st.tuples(st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 3.0, math.inf]), st.booleans()), max_size=15), max_size=4
+    st.lists(st.tuples(st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 3.0, math.inf]), st.booleans()), max_size=15),
+    max_size=4,
 )
 rates = st.one_of(st.floats(0, 1), st.sampled_from([0, 0.2, 0.5, 1]))
 

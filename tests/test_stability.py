@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from lth_core import (
     ErrorBarrier,
     Mask,
-    Stability,
     angle,
     error_barrier,
     l2_distance,
