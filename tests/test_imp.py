@@ -370,7 +370,6 @@ def test_a_training_that_moved_pruned_weights_is_refused_and_not_kept(procedure)
         (one_shot_pruning, {"densities": [0.5, 1.01]}, "cannot keep 1.01 of the weights"),
         (one_shot_pruning, {"densities": [0.5, -0.01]}, "cannot keep -0.01 of the weights"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_searched_is_said_before_anything_is_trained(procedure, asked, message):
     train = Trainer()
