@@ -72,17 +72,18 @@ def test_prune_layerwise_agrees_with_sorting_each_layer_and_leaves_the_mask_alon
     assert mask == tensors(layers)[1]
 
 
-def test_ties_in_layers_too_large_for_an_unstable_sort_fall_to_the_lower_index():
+@pytest.mark.parametrize("rate", [0.2, 5e-6])
+def test_ties_in_layers_too_large_for_an_unstable_sort_fall_to_the_lower_index(rate):
     chance = np.random.default_rng(0)
     scores, alive = chance.integers(0, 9, 266_200).astype(np.float32), chance.random(266_200) < 0.8
     expected = alive.copy()
     ranked = np.flatnonzero(alive)[np.argsort(scores[alive], kind="stable")]
-    expected[ranked[: round(0.2 * len(ranked))]] = False
+    expected[ranked[: round(rate * len(ranked))]] = False
     parts = {"first": slice(0, 235_200), "second": slice(235_200, None)}
     pruned = prune_global(
         {name: torch.from_numpy(scores[part]) for name, part in parts.items()},
         Mask({name: torch.from_numpy(alive[part]) for name, part in parts.items()}),
-        0.2,
+        rate,
     )
     assert all(np.array_equal(pruned[name].numpy(), expected[part]) for name, part in parts.items())
 
