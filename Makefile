@@ -16,7 +16,7 @@ TIME_LIMIT =
 export LTH_DATA ?= $(CURDIR)/data
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks study lint bench clean
+.PHONY: help book test notebooks study lint mutants bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,11 +40,17 @@ lint: $(INSTALLED)  ## check style and types of the code and the notebooks
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+mutants: $(INSTALLED)  ## count the small faults in lth_core that its tests notice: at least 90% (half an hour)
+	rm -rf mutants
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
+	@$(BIN)/mutmut results --all true | awk -F ': ' '$$2 == "killed" {killed++; next} {print} \
+	    END {printf "%d of %d mutants killed\n", killed, NR; exit !(NR && killed >= 0.9 * NR)}'
+
 bench: $(INSTALLED)  ## measure the speed of training on this machine
 	$(BIN)/python benchmarks/bench.py
 
 clean:  ## remove what was built; keeps .venv, data/ and runs/
-	rm -rf _build book/executed book/executed.part .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build book/executed book/executed.part .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
 	find lth_core lth_study tests book benchmarks workflow -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt

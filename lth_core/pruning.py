@@ -27,11 +27,13 @@ def prune_global(scores: Mapping[str, Tensor], mask: Mask, rate: float) -> Mask:
     not changed. Raises `ValueError` for a rate outside [0, 1] and for scores that do not fit the mask.
     """
     _check_rate(rate)
+    if not mask:
+        return mask
     names = list(mask)
     scores = _matching(scores, mask)
     flat = _drop_lowest(
-        torch.cat([scores[name].flatten() for name in names]) if names else torch.zeros(0),
-        torch.cat([mask[name].flatten() for name in names]) if names else torch.zeros(0, dtype=torch.bool),
+        torch.cat([scores[name].flatten() for name in names]),
+        torch.cat([mask[name].flatten() for name in names]),
         rate,
     )
     pieces = flat.split([mask[name].numel() for name in names])

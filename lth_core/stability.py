@@ -142,8 +142,7 @@ def _mean_over(pairs: Iterable[tuple[Weights, Weights]], mask: Mask, expected: s
     distances = [(l2_distance(a, b, mask), _angle_or_nan(a, b, mask)) for a, b in pairs]
     if not distances:
         raise ValueError(f"there are no two ends to compare; {expected}")
-    lengths, angles = zip(*distances, strict=True)
-    return Stability(fmean(lengths), fmean(angles))
+    return Stability(fmean(length for length, _ in distances), fmean(degrees for _, degrees in distances))
 
 
 def _angle_or_nan(a: Weights, b: Weights, mask: Mask) -> float:

@@ -116,90 +116,20 @@ def as_lists(mask: Mask) -> dict[str, list[bool]]:
     return {name: mask[name].tolist() for name in mask}
 
 
+def in_lists(levels: Iterable[Level]) -> list[tuple[dict[str, list[bool]], Numbers, Numbers]]:
+    return [(as_lists(mask), numbers(rewound), numbers(trained)) for mask, rewound, trained, _ in levels]
+
+
 @pytest.mark.parametrize("rewind", [0, 1, 4, END - 1])
-def test_imp_is_algorithm_1(rewind):
-    found = iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), levels=5, rewind=rewind)
-    seen = [(as_lists(mask), numbers(rewound), numbers(trained)) for mask, rewound, trained, _ in found]
-    assert seen == algorithm_1(rewind, levels=5)
-
-
-def test_level_zero_is_dense_and_each_level_prunes_a_fifth():
-    levels = iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), levels=4)
-    assert [level.mask.survivors for level in levels] == [50, 40, 32, 26, 21]
-
-
-def test_levels_hold_what_train_returned():
-    first, second = iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), levels=1, rewind=3)
-    assert (first.result, second.result) == ("call 2", "call 3")
-
-
-def test_training_starts_at_k_and_goes_to_the_end():
-    trainer = Trainer()
-    list(iterative_magnitude_pruning(trainer, tensors(initial()), ones(), levels=2, rewind=4))
-    assert trainer.calls == [(0, 4, 0), (4, None, 0), (4, None, 1), (4, None, 2)]
-
-
-def test_rewinding_to_zero_trains_nothing_beforehand():
-    trainer = Trainer()
-    list(iterative_magnitude_pruning(trainer, tensors(initial()), ones(), levels=1, rewind=0))
-    assert trainer.calls == [(0, None, 0), (0, None, 1)]
-
-
-@pytest.mark.parametrize("rewind", [0, 4])
-def test_every_ticket_starts_at_the_same_masked_w_k_whatever_was_done_to_the_tensors_handed_around(rewind):
-    trainer = Trainer(spoil=fill_with_nan)
-    levels = iterative_magnitude_pruning(trainer, tensors(initial()), ones(), levels=4, rewind=rewind)
-    masks = []
-    for level in levels:
-        masks.append(as_lists(level.mask))
-        fill_with_nan(level.rewound)
-    w_k = trained_by_hand(initial(), as_lists(ones()), 0, rewind)
-    assert trainer.started_from[-5:] == [masked_by_hand(w_k, kept) for kept in masks]
-
-
-def test_biases_and_buffers_are_rewound_too():
-    trainer = Trainer()
-    list(iterative_magnitude_pruning(trainer, tensors(initial()), ones(), levels=3, rewind=2))
-    retrained = trainer.started_from[1:]
-    assert [(start["bias"], start["updates_seen"]) for start in retrained] == [([1.125, 0.875], [2.0])] * 4
-
-
-def test_the_weights_handed_in_are_not_changed():
-    weights = tensors(initial())
-    list(iterative_magnitude_pruning(Trainer(spoil=fill_with_nan), weights, ones(), levels=2, rewind=3))
+def test_imp_is_algorithm_1_on_copies_of_the_weights_handed_around(rewind):
+    train, weights = Trainer(spoil=fill_with_nan), tensors(initial())
+    asked = {"rewind": rewind} if rewind else {}
+    found = list(iterative_magnitude_pruning(train, weights, ones(), levels=5, **asked))
+    assert in_lists(found) == algorithm_1(rewind, levels=5)
+    toward_w_k = [(0, rewind, 0)] if rewind else []
+    assert train.calls == [*toward_w_k, *((rewind, None, level) for level in range(6))]
+    assert [level.result for level in found] == [f"call {len(toward_w_k) + n}" for n in range(1, 7)]
     assert numbers(weights) == initial()
-
-
-def test_what_a_level_holds_outlives_later_trainings():
-    levels = list(iterative_magnitude_pruning(Trainer(spoil=fill_with_nan), tensors(initial()), ones(), levels=3))
-    assert [numbers(level.trained) for level in levels] == [trained for _, _, trained in algorithm_1(0, levels=3)]
-
-
-@pytest.mark.parametrize("part", ["rewound", "trained"])
-def test_changing_a_level_that_was_yielded_does_not_change_the_next(part):
-    seen = []
-    for level in iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), levels=3, rewind=4):
-        seen.append(as_lists(level.mask))
-        fill = getattr(level, part)
-        for name in fill:
-            fill[name].copy_(torch.arange(len(fill[name])))
-    assert seen == [kept for kept, _, _ in algorithm_1(4, levels=3)]
-
-
-def test_a_loop_that_stops_early_trains_nothing_further():
-    trainer = Trainer()
-    levels = iterative_magnitude_pruning(trainer, tensors(initial()), ones(), levels=10, rewind=4)
-    assert trainer.calls == []
-    next(levels)
-    assert len(trainer.calls) == 2
-    list(islice(levels, 2))
-    assert len(trainer.calls) == 4
-
-
-def test_a_late_k_leaves_only_the_remaining_iterations():
-    levels = list(iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), levels=2, rewind=END - 1))
-    assert [level.rewound["updates_seen"].item() for level in levels] == [END - 1] * 3
-    assert [level.trained["updates_seen"].item() for level in levels] == [END] * 3
 
 
 def test_another_pruning_can_be_passed_and_gets_the_trained_weights():
@@ -217,6 +147,10 @@ def test_pruning_can_start_from_a_mask_that_is_sparse_already():
     assert dense.mask == sparse
     assert pruned.mask.survivors == 16
     assert not any(bool((pruned.mask[name] & ~sparse[name]).any()) for name in sparse)
+
+
+EXTENT = {iterative_magnitude_pruning: {"levels": 2}, one_shot_pruning: {"densities": [0.8, 0.2]}}
+procedures = pytest.mark.parametrize("procedure", EXTENT)
 
 
 class Kept(dict[int, Level]):
@@ -244,10 +178,6 @@ def breaking(train: Trainer, at: int) -> Callable[[Ticket, int | None], tuple[di
         return train(ticket, stop)
 
     return broken
-
-
-def in_lists(levels: Iterable[Level]) -> list[tuple[dict[str, list[bool]], Numbers, Numbers]]:
-    return [(as_lists(mask), numbers(rewound), numbers(trained)) for mask, rewound, trained, _ in levels]
 
 
 def retrained(train: Trainer) -> list[int]:
@@ -321,46 +251,15 @@ def test_one_shot_pruning_trains_only_what_is_not_saved(rewind: int):
         assert sorted(kept) == list(range(5))
 
 
-@pytest.mark.parametrize("procedure", [iterative_magnitude_pruning, one_shot_pruning])
+@procedures
 def test_what_is_saved_does_not_change_with_what_was_yielded(procedure):
-    extent = {"levels": 2} if procedure is iterative_magnitude_pruning else {"densities": [0.5, 0.2]}
-    undisturbed = in_lists(procedure(Trainer(), tensors(initial()), ones(), rewind=4, **extent))
-    kept = Kept()
+    asked, kept = {"rewind": 4, **EXTENT[procedure]}, Kept()
+    undisturbed = in_lists(procedure(Trainer(), tensors(initial()), ones(), **asked))
     for _ in range(2):  # levels that were trained, then levels that were loaded
-        for level in procedure(
-            Trainer(spoil=fill_with_nan), tensors(initial()), ones(), rewind=4, saved=kept, **extent
-        ):
+        for level in procedure(Trainer(spoil=fill_with_nan), tensors(initial()), ones(), saved=kept, **asked):
             fill_with_nan(level.rewound)
             fill_with_nan(level.trained)
         assert in_lists(kept[level] for level in range(3)) == undisturbed
-
-
-@pytest.mark.parametrize("procedure", [iterative_magnitude_pruning, one_shot_pruning])
-def test_a_training_that_moved_pruned_weights_is_not_kept(procedure):
-    def careless(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], None]:
-        return {name: weight + 0.5 for name, weight in ticket.weights.items()}, None
-
-    extent, kept = {"levels": 1} if procedure is iterative_magnitude_pruning else {"densities": [0.5]}, Kept()
-    with pytest.raises(ValueError, match="pruned weights are not 0"):
-        list(procedure(careless, tensors(initial()), ones(), saved=kept, **extent))
-    assert list(kept) == [0]
-
-
-@pytest.mark.parametrize("first", [-1, 3])
-def test_a_search_starts_at_a_level_that_it_has(first):
-    train = Trainer()
-    with pytest.raises(ValueError, match=f"cannot start at level {first}; choose from 0"):
-        next(iterative_magnitude_pruning(train, tensors(initial()), ones(), levels=2, first=first))
-    assert train.calls == []
-
-
-@pytest.mark.parametrize("procedure", [iterative_magnitude_pruning, one_shot_pruning])
-def test_a_negative_rewinding_iteration_is_refused(procedure):
-    trainer = Trainer()
-    extent = {"levels": 1} if procedure is iterative_magnitude_pruning else {"densities": [0.5]}
-    with pytest.raises(ValueError, match="-3"):
-        next(procedure(trainer, tensors(initial()), ones(), rewind=-3, **extent))
-    assert trainer.calls == []
 
 
 DENSITIES = (0.8, 0.5, 0.1, 1.0, 0.0)
@@ -373,49 +272,10 @@ def test_one_shot_pruning_prunes_one_dense_network_to_each_density(rewind):
     dense = trained_by_hand(w_k, everything, rewind, END)
     masks = [everything, *(pruned_by_hand(dense, everything, 50 - round(50 * density)) for density in DENSITIES)]
     expected = [(m, w_k, trained_by_hand(masked_by_hand(w_k, m), m, rewind, END)) for m in masks]
-    levels = one_shot_pruning(Trainer(), tensors(initial()), ones(), densities=DENSITIES, rewind=rewind)
-    assert [(as_lists(mask), numbers(rewound), numbers(trained)) for mask, rewound, trained, _ in levels] == expected
-
-
-def test_one_shot_densities_are_exact_and_in_the_order_asked_for():
-    levels = one_shot_pruning(Trainer(), tensors(initial()), ones(), densities=DENSITIES)
-    assert [level.mask.density for level in levels] == [1.0, *DENSITIES]
-
-
-def test_one_shot_trains_the_dense_network_once_and_each_density_when_it_is_asked_for():
-    trainer = Trainer()
-    levels = one_shot_pruning(trainer, tensors(initial()), ones(), densities=(0.5, 0.25), rewind=4)
-    assert trainer.calls == []
-    next(levels)
-    assert trainer.calls == [(0, 4, 0), (4, None, 0)]
-    next(levels)
-    assert trainer.calls == [(0, 4, 0), (4, None, 0), (4, None, 1)]
-
-
-def every_one_shot_mask() -> list[dict[str, list[bool]]]:
-    levels = one_shot_pruning(Trainer(), tensors(initial()), ones(), densities=DENSITIES, rewind=4)
-    return [as_lists(level.mask) for level in levels]
-
-
-def test_one_shot_masks_come_from_the_dense_network_even_when_training_reuses_its_tensors():
-    def overwrite(weights: dict[str, torch.Tensor]) -> None:
-        for tensor in weights.values():
-            tensor.copy_(torch.arange(len(tensor)))
-
-    trainer = Trainer(spoil=overwrite)
-    levels = one_shot_pruning(trainer, tensors(initial()), ones(), densities=DENSITIES, rewind=4)
-    assert [as_lists(level.mask) for level in levels] == every_one_shot_mask()
-
-
-@pytest.mark.parametrize("part", ["rewound", "trained"])
-def test_one_shot_masks_do_not_change_with_what_was_yielded(part):
-    seen = []
-    for level in one_shot_pruning(Trainer(), tensors(initial()), ones(), densities=DENSITIES, rewind=4):
-        seen.append(as_lists(level.mask))
-        fill = getattr(level, part)
-        for name in fill:
-            fill[name].copy_(torch.arange(len(fill[name])))
-    assert seen == every_one_shot_mask()
+    train, asked = Trainer(spoil=fill_with_nan), {"rewind": rewind} if rewind else {}
+    assert in_lists(list(one_shot_pruning(train, tensors(initial()), ones(), densities=DENSITIES, **asked))) == expected
+    toward_w_k = [(0, rewind, 0)] if rewind else []
+    assert train.calls == [*toward_w_k, *((rewind, None, level) for level in range(6))]
 
 
 @pytest.fixture
@@ -458,19 +318,6 @@ def test_random_reinitialisation_keeps_the_mask_and_starts_fresh_weights_from_th
     assert numbers(given_in) == fresh
 
 
-def test_a_training_that_moves_pruned_weights_is_refused():
-    def careless(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], None]:
-        return {name: weight + 0.5 for name, weight in ticket.weights.items()}, None
-
-    weights = tensors(initial())
-    search = iterative_magnitude_pruning(careless, weights, ones(), levels=1)
-    next(search)  # nothing is pruned yet
-    with pytest.raises(ValueError, match=r"first: pruned weights are not 0 after training; call ticket\.mask\.apply_"):
-        next(search)
-    with pytest.raises(ValueError, match="pruned weights are not 0"):
-        list(one_shot_pruning(careless, weights, ones(), densities=[0.5]))
-
-
 def test_a_training_that_diverged_is_a_result():
     def diverging(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], None]:
         return {
@@ -490,9 +337,47 @@ def test_a_weight_of_two_names_stays_one_weight():
     assert (weights["first"] != 0).any()
 
 
-@pytest.mark.parametrize("asked", [{"levels": -1}, {"densities": [0.5, 50]}], ids=str)
-def test_what_cannot_be_pruned_is_said_before_anything_is_trained(asked: dict[str, object]):
-    train, procedure = Trainer(), iterative_magnitude_pruning if "levels" in asked else one_shot_pruning
-    with pytest.raises(ValueError, match=r"cannot prune -1 times|cannot keep 50 of the weights"):
-        list(procedure(train, tensors(initial()), ones(), **asked))
+@procedures
+def test_a_loop_that_stops_early_trains_nothing_further(procedure):
+    train = Trainer()
+    levels = procedure(train, tensors(initial()), ones(), rewind=4, **EXTENT[procedure])
     assert train.calls == []
+    next(levels)
+    assert train.calls == [(0, 4, 0), (4, None, 0)]
+    next(levels)
+    assert train.calls == [(0, 4, 0), (4, None, 0), (4, None, 1)]
+
+
+@procedures
+def test_a_training_that_moved_pruned_weights_is_refused_and_not_kept(procedure):
+    def careless(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], None]:
+        return {name: weight + 0.5 for name, weight in ticket.weights.items()}, None
+
+    kept = Kept()
+    with pytest.raises(ValueError, match=r"first: pruned weights are not 0 after training; call ticket\.mask\.apply_"):
+        list(procedure(careless, tensors(initial()), ones(), saved=kept, **EXTENT[procedure]))
+    assert list(kept) == [0]  # nothing is pruned yet
+
+
+@pytest.mark.parametrize(
+    ("procedure", "asked", "message"),
+    [
+        (iterative_magnitude_pruning, {"levels": -1}, "cannot prune -1 times"),
+        (iterative_magnitude_pruning, {"levels": 2, "first": -1}, "cannot start at level -1; choose from 0"),
+        (iterative_magnitude_pruning, {"levels": 2, "first": 3}, "cannot start at level 3; choose from 0"),
+        (iterative_magnitude_pruning, {"levels": 2, "rewind": -1}, "cannot rewind to iteration -1"),
+        (one_shot_pruning, {"densities": [0.5], "rewind": -1}, "cannot rewind to iteration -1"),
+        (one_shot_pruning, {"densities": [0.5, 1.01]}, "cannot keep 1.01 of the weights"),
+        (one_shot_pruning, {"densities": [0.5, -0.01]}, "cannot keep -0.01 of the weights"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_before_anything_is_trained(procedure, asked, message):
+    train = Trainer()
+    with pytest.raises(ValueError, match=message):
+        next(procedure(train, tensors(initial()), ones(), **asked))
+    assert train.calls == []
+
+
+def test_a_search_without_prunings_is_the_dense_network():
+    for procedure, asked in ((iterative_magnitude_pruning, {"levels": 0}), (one_shot_pruning, {"densities": []})):
+        assert in_lists(procedure(Trainer(), tensors(initial()), ones(), **asked)) == algorithm_1(0, levels=0)
