@@ -7,12 +7,12 @@ from typing import Any
 
 import nbformat
 from conftest import PROJECT
-from traitlets.study import Setting
+from traitlets.config import Config
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 
 SOCKETS = {"transport": "ipc", "ip": f"{gettempdir()}/lth-tests-{os.getpid()}"}
-IPC = Setting(dict.fromkeys(("KernelManager", "AsyncKernelManager"), SOCKETS))
+IPC = Config(dict.fromkeys(("KernelManager", "AsyncKernelManager"), SOCKETS))
 """Through sockets in the file system, with names of this process's own: many tests on one machine cannot race for them,
 as they would for ports."""
 

@@ -48,7 +48,7 @@ def refusal(path: Path, tmp_path: Path, values: dict[str, Any]) -> PapermillExec
     """Execute a notebook with parameters that it must refuse."""
     with pytest.raises(PapermillExecutionError) as refused:
         papermill.execute_notebook(
-            str(path), str(tmp_path / "out.ipynb"), values, kernel_name="python3", progress_bar=False, study=IPC
+            str(path), str(tmp_path / "out.ipynb"), values, kernel_name="python3", progress_bar=False, config=IPC
         )
     return refused.value
 

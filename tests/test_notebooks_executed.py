@@ -29,7 +29,7 @@ def outputs_of(notebook: str, values: dict[str, Any], tmp_path: Path) -> list[An
     shutil.copy(PROJECT / "results" / "paper_values.csv", results_folder())
     papermill.execute_notebook(
         str(PROJECT / "notebooks" / f"{notebook}.ipynb"), str(tmp_path / "out.ipynb"), values,
-        kernel_name="python3", progress_bar=False, study=IPC,
+        kernel_name="python3", progress_bar=False, config=IPC,
     )  # fmt: skip
     return [output for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
 
@@ -59,7 +59,7 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
     papermill.execute_notebook(
         str(PROJECT / "notebooks" / "imagenet.ipynb"), str(tmp_path / "out.ipynb"),
         {"network": "resnet50", "profile": "laptop", "missing": "error"},
-        kernel_name="python3", progress_bar=False, study=IPC,
+        kernel_name="python3", progress_bar=False, config=IPC,
     )  # fmt: skip
     outputs = [output.data for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
     captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]
@@ -165,7 +165,7 @@ def test_scales_are_trained_where_they_are_not_recorded_and_each_has_a_panel(tmp
     values = {"scales": scales, "dataset": "mnist_embedded", "levels": 1, "replicates": 2, "missing": "train"}
     papermill.execute_notebook(
         str(PROJECT / "notebooks" / "cifar10_scale.ipynb"), str(tmp_path / "out.ipynb"), values,
-        kernel_name="python3", progress_bar=False, study=IPC,
+        kernel_name="python3", progress_bar=False, config=IPC,
     )  # fmt: skip
     outputs = [output.data for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
     captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]

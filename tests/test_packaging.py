@@ -73,5 +73,5 @@ def test_the_versions_agree() -> None:
 
 
 def test_commits_are_checked_with_the_pinned_ruff() -> None:
-    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-study.yaml").read_text())["repos"]
+    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert hooks["rev"] == f"v{pins()['ruff']}"
