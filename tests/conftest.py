@@ -57,8 +57,8 @@ def embedded_mnist() -> Dataset:
 
 
 def record(method: str, rewind: int, replicate: int, level: int, order: str, metric: str, value: float) -> list[object]:
-    study = preset("lenet_300_100", profile="smoke")
-    about = [study.digest(), study.network, study.recipe, study.profile, study.dataset]
+    setting = preset("lenet_300_100", profile="smoke").setting
+    about = [setting.digest(), setting.network, setting.recipe, setting.profile, setting.dataset]
     return [*about, method, rewind, replicate, level, 0.8**level, order, metric, value]
 
 

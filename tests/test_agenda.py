@@ -18,14 +18,14 @@ from lth_study.agenda.table import agenda, needs
 from lth_study.costs.updates import seconds_per_update
 from lth_study.data.parts import Dataset
 from lth_study.devices import device_name
-from lth_study.presets import figures, preset
+from lth_study.presets import preset
 from lth_study.report import claims
 from lth_study.report.claims import Claim
 from lth_study.settings import METHODS, Setting
 from lth_study.store import StudyStore, Training, dense
 from lth_study.training import Stopped
 
-SMOKE = preset("lenet_300_100", profile="smoke")
+SMOKE = preset("lenet_300_100", profile="smoke").only("stability")
 ONE = SMOKE.updated(rewinds=(0,), levels=1, methods=("imp",), orders=1, replicates=2, barriers=False)
 """Two trainings for each of two replicates: dense, and the ticket at level 1."""
 HERE = "a processor (AVX512)"
@@ -43,9 +43,9 @@ def quick_data(monkeypatch: pytest.MonkeyPatch, embedded_mnist: Dataset) -> None
     monkeypatch.setattr(data, "load", load_once)
 
 
-def recorded(study: Setting, trainings: Sequence[Training], device: str = HERE, seconds: float = 36.0) -> None:
+def recorded(setting: Setting, trainings: Sequence[Training], device: str = HERE, seconds: float = 36.0) -> None:
     """Records of these trainings in the results folder: an accuracy each, and where it is from."""
-    about = [study.digest(), study.network, study.recipe, study.profile, study.dataset]
+    about = [setting.digest(), setting.network, setting.recipe, setting.profile, setting.dataset]
     images = data.load("mnist_embedded").fingerprint()
     values, made = [], []
     for t in trainings:
@@ -53,7 +53,7 @@ def recorded(study: Setting, trainings: Sequence[Training], device: str = HERE, 
         values.append([*about, *where, 1.0, str(t.order), "test_accuracy", 90.0])
         made.append([*where, str(t.order), 100, seconds, device, "0", "2", "3", images, "2026-01-01T00:00Z", 1])
     provenance = pd.DataFrame(made, columns=records.PROVENANCE).astype({"workers": "Int64"})
-    records.add(records.results_folder(), study, pd.DataFrame(values, columns=records.COLUMNS), provenance)
+    records.add(records.results_folder(), setting, pd.DataFrame(values, columns=records.COLUMNS), provenance)
 
 
 def claim(name: str, effect: str, replicates: int = 2, measure: str = "test_accuracy", level: int = 1) -> Claim:
@@ -74,9 +74,9 @@ def test_the_first_part_is_what_its_recordings_make():
     first = parts("laptop")[0]
     for replicate in (1, 8):
         changes = {"dataset": "cifar10", "levels": 13, "compared_levels": (8, 13), "orders": 2, "dense_orders": 4}
-        changes |= {"methods": METHODS, "replicates": (replicate,), "curve_levels": 13, "curve_rewinds": (0, 25)}
-        made = figures(preset("resnet20", profile="laptop").updated(**changes))
-        assert set(first.replicate(replicate).studies) == set(made.values())
+        changes |= {"methods": METHODS, "replicates": (replicate,)}
+        made = preset("resnet20", profile="laptop").updated(**changes)
+        assert first.replicate(replicate).studies == (made,)
     assert first.replicates() == list(range(1, 9))
 
 
@@ -86,19 +86,19 @@ def test_the_first_part_of_a_gpu_is_66_trainings_at_the_scale_of_the_paper():
     assert len(asked) == 66
     by_method = {method: sum(t.method == method for t in asked) for method in ("dense", "imp", "random_pruning")}
     assert by_method == {"dense": 4 * 3, "imp": 2 * 8 * 3, "random_pruning": 2 * 3}
-    assert study.precision == "bfloat16"
+    assert study.setting.precision == "bfloat16"
 
 
 def test_every_claim_can_be_decided_by_some_part():
     asked = [
-        {(study.name, training) for study in part.studies for training in plan.trainings(study)}
+        {(study.setting.name, training) for study in part.studies for training in plan.trainings(study)}
         for profile in ("laptop", "paper")
         for part in parts(profile)
     ]
     wanted: dict[str, set[tuple[str, Training]]] = {}
     for each in claims.read():
         here = wanted.setdefault(each.claim, set())
-        here |= {(study.name, training) for study, found in needs(each) for training in found}
+        here |= {(setting.name, training) for setting, found in needs(each) for training in found}
     assert [name for name, found in wanted.items() if not any(found <= there for there in asked)] == []
 
 
@@ -112,7 +112,7 @@ def test_an_unknown_profile_is_refused():
 
 def test_missing_trainings_hours_and_claims_are_those_counted_by_hand(tmp_path: Path):
     imp = Training(1, "imp", 0, 1, 0)
-    recorded(ONE, [dense(1), imp])
+    recorded(ONE.setting, [dense(1), imp])
     listed = [Part("both", (ONE,)), Part("controls", (ONE.updated(methods=("random_pruning",)),))]
     asked = [
         claim("ticket", "imp@0 - dense"),
@@ -138,14 +138,14 @@ def test_a_claim_is_decided_where_all_of_its_measures_are(tmp_path: Path):
 
 
 def test_a_claim_that_lacks_nothing_is_not_counted(tmp_path: Path):
-    recorded(ONE, plan.trainings(ONE))
+    recorded(ONE.setting, plan.trainings(ONE))
     more = Part("more", (ONE.updated(replicates=3),))
     table = agenda([more], [claim("done", "imp@0 - dense"), claim("open", "imp@0", 3)], tmp_path / "store", HERE)
     assert (row(table, "more")["missing"], row(table, "more")["claims"]) == (2, 1)
 
 
 def test_replicates_of_another_processor_are_not_missing_here_and_leave_its_claims_undecided(tmp_path: Path):
-    recorded(ONE, [dense(1)], ELSEWHERE)
+    recorded(ONE.setting, [dense(1)], ELSEWHERE)
     part, ticket, network = Part("part", (ONE,)), claim("ticket", "imp@0 - dense"), claim("network", "dense")
     asked = [ticket, network]
     here = row(agenda([part], asked, tmp_path / "store", HERE), "part")
@@ -155,7 +155,7 @@ def test_replicates_of_another_processor_are_not_missing_here_and_leave_its_clai
 
 
 def test_the_order_is_by_claims_per_hour_and_else_that_of_the_table(tmp_path: Path):
-    recorded(ONE, [dense(9)])
+    recorded(ONE.setting, [dense(9)])
     other = preset("squeezenet1_0", profile="smoke")  # never timed
     listed = [
         Part("nothing to decide", (ONE.updated(replicates=(7,)),)),
@@ -171,33 +171,33 @@ def test_the_order_is_by_claims_per_hour_and_else_that_of_the_table(tmp_path: Pa
     assert table.index.tolist() == [3, 2, 0, 1]
 
 
-def timings(study: Setting, device: str, *seconds: float, workers: int | None = None) -> tuple[Setting, pd.DataFrame]:
+def timings(setting: Setting, device: str, *seconds: float, workers: int | None = None) -> tuple[Setting, pd.DataFrame]:
     rows = [{"device": device, "seconds": s, "iterations": 10, "workers": workers} for s in seconds]
-    return study, pd.DataFrame(rows).astype({"workers": "Int64"})
+    return setting, pd.DataFrame(rows).astype({"workers": "Int64"})
 
 
 def test_an_update_takes_the_median_of_what_is_most_alike():
-    other = timings(ONE, "third (AVX512)", 70)
-    timed = [timings(SMOKE, HERE, 10, 20, 90), timings(SMOKE, ELSEWHERE, 50), other]
-    assert seconds_per_update(SMOKE, HERE, timed) == 2
-    assert seconds_per_update(SMOKE, HERE, timed[1:]) == 7  # the same instructions
-    assert seconds_per_update(SMOKE, HERE, timed[1:2]) == 5
-    assert math.isnan(seconds_per_update(SMOKE, HERE, [timings(preset("resnet20"), HERE, 1)]))
-    alike = [timings(SMOKE, HERE, 100), timings(preset("lenet_300_100"), HERE, 10)]
-    assert seconds_per_update(preset("lenet_300_100"), HERE, alike) == 1
+    other = timings(ONE.setting, "third (AVX512)", 70)
+    timed = [timings(SMOKE.setting, HERE, 10, 20, 90), timings(SMOKE.setting, ELSEWHERE, 50), other]
+    assert seconds_per_update(SMOKE.setting, HERE, timed) == 2
+    assert seconds_per_update(SMOKE.setting, HERE, timed[1:]) == 7  # the same instructions
+    assert seconds_per_update(SMOKE.setting, HERE, timed[1:2]) == 5
+    assert math.isnan(seconds_per_update(SMOKE.setting, HERE, [timings(preset("resnet20").setting, HERE, 1)]))
+    alike = [timings(SMOKE.setting, HERE, 100), timings(preset("lenet_300_100").setting, HERE, 10)]
+    assert seconds_per_update(preset("lenet_300_100").setting, HERE, alike) == 1
 
 
 def test_another_profile_counts_by_its_operations():
     """Of LeNet, whose operations grow with the batch alone: the paper's is 60, and half of it takes half as long."""
-    paper = preset("resnet20")
-    seconds = seconds_per_update(preset("resnet20", profile="tenth"), HERE, [timings(paper, HERE, 30)])
+    paper = preset("resnet20").setting
+    seconds = seconds_per_update(preset("resnet20", profile="tenth").setting, HERE, [timings(paper, HERE, 30)])
     assert seconds == 3  # the same network and batch
-    laptop = seconds_per_update(preset("resnet20", profile="laptop"), HERE, [timings(paper, HERE, 30)])
+    laptop = seconds_per_update(preset("resnet20", profile="laptop").setting, HERE, [timings(paper, HERE, 30)])
     assert 3 / 64 < laptop < 3 / 16  # half the batch, a quarter of the pixels, half the filters on either side
 
 
 def test_networks_side_by_side_share_a_gpu_and_not_a_core():
-    paper = preset("resnet20")
+    paper = preset("resnet20").setting
     assert seconds_per_update(paper, "a GPU", [timings(paper, "a GPU", 12, workers=12)]) == pytest.approx(0.1)
     assert seconds_per_update(paper, "a GPU", [timings(paper, "a GPU", 12)]) == pytest.approx(1.2)
     assert seconds_per_update(paper, HERE, [timings(paper, HERE, 12, workers=12)]) == pytest.approx(1.2)
@@ -217,7 +217,7 @@ def test_it_is_done_replicate_by_replicate_and_each_is_exported(tmp_path: Path, 
     assert said == [line.format(replicate) for replicate in (1, 2) for line in one_replicate]
     assert out.count(f"studies exported to {results}") == 2
     for study in listed[0].studies:
-        assert plan.missing(records.read(results, study)[0], study) == []
+        assert plan.missing(records.read(results, study.setting)[0], study) == []
     assert what_is_left(listed, store, device_name()) == []
     run_parts(listed, store, results, workers=1)
     assert capsys.readouterr().out == ""
@@ -233,11 +233,11 @@ def test_it_goes_on_after_a_time_limit_and_says_what_is_left(tmp_path: Path):
 
 
 def test_what_another_processor_began_is_skipped_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    recorded(ONE, [dense(1)], ELSEWHERE)
+    recorded(ONE.setting, [dense(1)], ELSEWHERE)
     run_parts([Part("part", (ONE,))], tmp_path / "store", tmp_path / "mine", workers=1, progress=None)
     out = capsys.readouterr().out
-    assert f"part, replicate 1: skipped: {ONE.name}: made by {ELSEWHERE}; here is {device_name()}" in out
-    made = StudyStore(tmp_path / "store", ONE).results()
+    assert f"part, replicate 1: skipped: {ONE.setting.name}: made by {ELSEWHERE}; here is {device_name()}" in out
+    made = StudyStore(tmp_path / "store", ONE.setting).results()
     assert {training.replicate for training in made} == {2}
 
 
@@ -246,9 +246,9 @@ def test_a_study_without_its_images_is_skipped_and_the_others_go_on(tmp_path: Pa
     run_parts(listed, tmp_path / "store", records.results_folder(), workers=1, progress=None)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith(f"no images: skipped: {listed[0].studies[0].name}: MNIST is not in")
+    assert lines[0].startswith(f"no images: skipped: {listed[0].studies[0].setting.name}: MNIST is not in")
     assert lines[1].startswith("part, replicate 1: 1 studies exported")
-    assert [study.dataset for study in records.studies(tmp_path / "store")] == ["mnist_embedded"]
+    assert [setting.dataset for setting in records.studies(tmp_path / "store")] == ["mnist_embedded"]
 
 
 def test_a_study_recorded_with_other_images_is_skipped_and_the_others_go_on(
@@ -257,25 +257,28 @@ def test_a_study_recorded_with_other_images_is_skipped_and_the_others_go_on(
     other = ONE.updated(weight_decay=0.5, replicates=1)
     with monkeypatch.context() as patch:
         patch.setattr(Dataset, "fingerprint", lambda self: "others")
-        recorded(other, [dense(1)], device_name())
+        recorded(other.setting, [dense(1)], device_name())
     listed = [Part("part", (other, ONE.updated(replicates=1)))]
     run_parts(listed, tmp_path / "store", records.results_folder(), workers=1, progress=None)
-    assert f"part, replicate 1: skipped: {other.name}: {other.name} is trained or recorded" in capsys.readouterr().out
-    assert plan.missing(records.read(records.results_folder(), ONE)[0], ONE.updated(replicates=1)) == []
+    assert (
+        f"part, replicate 1: skipped: {other.setting.name}: {other.setting.name} is trained or recorded"
+        in capsys.readouterr().out
+    )
+    assert plan.missing(records.read(records.results_folder(), ONE.setting)[0], ONE.updated(replicates=1)) == []
 
 
 def test_a_conflict_does_not_end_the_run_but_is_its_last_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run_parts(
         [Part("first", (ONE.updated(replicates=1),))], tmp_path / "store", records.results_folder(), progress=None
     )
-    file = records.results_folder() / ONE.name / "records.csv"
+    file = records.results_folder() / ONE.setting.name / "records.csv"
     lines = file.read_text().splitlines()
     lines[1] = lines[1].rsplit(",", 1)[0] + ",1.5"
     file.write_text("\n".join(lines) + "\n")
     with pytest.raises(records.StoreError, match="recorded already with another value"):
         run_parts([Part("second", (ONE,))], tmp_path / "store", records.results_folder(), progress=None)
     assert "second, replicate 2: not all exported" in capsys.readouterr().out
-    assert StudyStore(tmp_path / "store", ONE).saves(Training(2, "imp", 0, 1, 0)).complete
+    assert StudyStore(tmp_path / "store", ONE.setting).saves(Training(2, "imp", 0, 1, 0)).complete
 
 
 # A GPU's precisions
@@ -308,7 +311,8 @@ def test_the_precisions_are_compared_in_trainings_of_their_own(monkeypatch: pyte
     """Of a small network here, in the precisions that a processor has."""
     small = preset("resnet20", profile="smoke")
     monkeypatch.setattr(doing, "preset", lambda network, profile: small)
-    monkeypatch.setattr(doing, "_CHECKED", {"dataset": "mnist_embedded", "levels": 0, "rewinds": (0,), "replicates": 1})
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda name, **shape: load("mnist_embedded", **shape))
     monkeypatch.setattr(doing, "_PRECISIONS", ("float32", "bfloat16"))
     monkeypatch.setattr(doing, "LARGEST_DIFFERENCE", 100.0)
     with pytest.raises(Stopped):

@@ -89,9 +89,10 @@ def test_the_committed_table_can_be_read_and_names_settings_that_exist():
     table = read()
     assert len({claim.claim for claim in table}) > 100
     for claim in table:
-        study = claim.study(claim.dataset, {})
+        assert claim.setting(claim.dataset, {}).profile == claim.profile
+        deepest = max(extent.levels for extent in preset(claim.network, claim.recipe, claim.profile).extents.values())
         for level in claim.at:
-            assert 0 <= level <= max(study.levels, study.curve_levels or 0, 13), claim.claim
+            assert 0 <= level <= max(deepest, 13), claim.claim
         assert claim.about in ("paper", "study")
         assert (claim.about == "paper") == bool(claim.source), claim.claim
         assert claim.fixed >= "2026-11-27"
@@ -109,7 +110,7 @@ def test_rows_of_one_claim_differ_in_their_measure_and_numbers_alone():
 
 HEADER = "claim,about,source,network,recipe,profile,dataset,settings,text,measure,effect,levels,test,low,high,control,"
 HEADER += "replicates,paper,read,fixed,change"
-CONFIG = preset("resnet20", profile="laptop").updated(dataset="cifar10")
+SETTING = preset("resnet20", profile="laptop").setting.updated(dataset="cifar10")
 FIXED = "2026-12-01T00:00Z"
 DEVICE = "AMD EPYC (AVX2)"
 
@@ -128,8 +129,8 @@ Values = dict[tuple[str, int, str], list[float]]
 """Method, rewind and metric -> a value for each replicate, 1, 2, ..."""
 
 
-def write_records(values: Values, study=CONFIG, finished: str = "2026-12-24T00:00Z", device: str = DEVICE) -> None:
-    about = [study.digest(), study.network, study.recipe, study.profile, study.dataset]
+def write_records(values: Values, setting=SETTING, finished: str = "2026-12-24T00:00Z", device: str = DEVICE) -> None:
+    about = [setting.digest(), setting.network, setting.recipe, setting.profile, setting.dataset]
     rows, made = [], {}
     for (method, rewind, metric), sample in values.items():
         level = 0 if method == "dense" else 2
@@ -142,7 +143,7 @@ def write_records(values: Values, study=CONFIG, finished: str = "2026-12-24T00:0
                 made.setdefault(("dense", 0, replicate, 0, "0"), ["dense", 0, replicate, 0, "0", *made[key][5:]])
     write(
         results_folder(),
-        study,
+        setting,
         pd.DataFrame(rows, columns=COLUMNS),
         pd.DataFrame(made.values(), columns=PROVENANCE).astype({"workers": "Int64"}),
     )
@@ -233,7 +234,7 @@ def test_until_the_original_images_are_recorded_their_jpeg_copy_is_judged_as_exp
         claim_row("a", "test_accuracy", "imp@0 - dense", "superior", "0", ""),
         claim_row("b", "test_accuracy", "dense - dense{dataset=cifar10_jpeg}", "superior", "0", ""),
     )
-    write_records(GOOD, CONFIG.updated(dataset="cifar10_jpeg"))
+    write_records(GOOD, SETTING.updated(dataset="cifar10_jpeg"))
     table = judged().set_index("claim")
     assert table.loc["a", "note"] == "exploratory: CIFAR-10 (JPEG)"
     assert table.loc["b", "verdict"] == "not run"
@@ -246,7 +247,7 @@ def test_until_the_original_images_are_recorded_their_jpeg_copy_is_judged_as_exp
 def test_replicates_of_several_kinds_of_processor_are_dropped_and_said(tmp_path: Path):
     write_claims(claim_row("a", "test_accuracy", "imp@0 - dense", "superior", "0", ""))
     write_records(GOOD)
-    file = results_folder() / CONFIG.name / "provenance.csv"
+    file = results_folder() / SETTING.name / "provenance.csv"
     made = pd.read_csv(file)
     made.loc[(made["method"] == "imp") & (made["replicate"] == 2), "device"] = "Intel Xeon (AVX512)"
     made.to_csv(file, index=False)

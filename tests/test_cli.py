@@ -14,7 +14,7 @@ from lth_study.__main__ import entry
 from lth_study.data.parts import Dataset
 from lth_study.presets import preset
 
-SMOKE = preset("lenet_300_100", profile="smoke")
+SMOKE = preset("lenet_300_100", profile="smoke").setting
 FEW = ("--rewinds", "0", "--levels", "1", "--orders", "1", "--figure", "stability")
 """Options that leave five trainings of the smoke profile: dense, imp, both controls, and imp again."""
 
@@ -233,11 +233,9 @@ def test_status_says_that_a_study_is_recorded_with_other_images(lth: Lth):
 def test_levels_rewinds_and_methods_that_are_given_are_those_of_every_figure(lth: Lth):
     options = ("--profile", "laptop", "--rewinds", "0,100", "--levels", "2", "--replicates", "1")
     out = lth("status", "resnet20", *options).out.splitlines()
-    assert "accuracy: 0 of 7 trainings recorded" in out  # dense; two levels with three methods
-    deeper = lth("status", "resnet20", *options, "--set", "curve_levels=3").out.splitlines()
-    assert "accuracy: 0 of 10 trainings recorded" in deeper
+    assert "accuracy: 0 of 13 trainings recorded" in out  # dense; at each k two levels with three methods
     alone = lth("status", "resnet20", *options, "--set", 'methods=["imp"]').out.splitlines()
-    assert "accuracy: 0 of 3 trainings recorded" in alone
+    assert "accuracy: 0 of 5 trainings recorded" in alone
     assert lth("status", "resnet50", "--levels", "3").status == 0  # though its preset compares the fourth
 
 

@@ -102,16 +102,16 @@ def benchmark(**processors: dict[str, float]) -> None:
     table.to_csv(records.results_folder() / "benchmark.csv", index=False)
 
 
-def recorded(study: Setting, **seconds: list[float]) -> None:
+def recorded(setting: Setting, **seconds: list[float]) -> None:
     """Records of trainings from iteration 20 on, on devices, that took these seconds."""
-    length = study.iterations - 20
+    length = setting.iterations - 20
     trained = [(device.replace("_", " "), each) for device, all_of_them in seconds.items() for each in all_of_them]
     rows = [
         ["imp", 20, replicate, 1, "0", length, each, device, "1", "2", "3", "4", "5", 1]
         for replicate, (device, each) in enumerate(trained, 1)
     ]
     made = pd.DataFrame(rows, columns=records.PROVENANCE)
-    records.write(records.results_folder(), study, pd.DataFrame(columns=records.COLUMNS), made)
+    records.write(records.results_folder(), setting, pd.DataFrame(columns=records.COLUMNS), made)
 
 
 PROCESSOR = {"product": 90.0, "memory": 6.0}
@@ -140,42 +140,44 @@ def test_a_processor_whose_memory_was_not_measured_has_floors_of_arithmetic():
     benchmark(Processor={"product": 90.0}, Slow={"product": 90.0, "memory": 0.1})
     floor = floors()["floor (s)"]
     arithmetic = floor["ResNet-20", "paper", "Processor"]
-    assert arithmetic == round(30_000 * iteration_flops(preset("resnet20")) / 90e9, 1)
+    assert arithmetic == round(30_000 * iteration_flops(preset("resnet20").setting) / 90e9, 1)
     assert floor["ResNet-20", "paper", "Slow"] > arithmetic
 
 
 def test_floors_are_listed_beside_what_was_recorded():
     benchmark(Processor=PROCESSOR)
-    study = preset("resnet20", profile="laptop")
+    setting = preset("resnet20", profile="laptop").setting
     # the stand-in's records are those of the network: an image costs the same
-    recorded(study.updated(dataset="cifar10_jpeg"), Processor=[98.0, 49.0, 490.0], Graphics=[9.8])
-    recorded(study.updated(batch_size=32), Processor=[1.0])
+    recorded(setting.updated(dataset="cifar10_jpeg"), Processor=[98.0, 49.0, 490.0], Graphics=[9.8])
+    recorded(setting.updated(batch_size=32), Processor=[1.0])
     table = floors().sort_index()
     assert not table.index.get_level_values("profile").isin(["smoke"]).any()
     assert (table.loc["ResNet-20", "paper"]["recorded (s)"] == "").all()
     ours = table.loc[("ResNet-20", "laptop", "Processor")]
     assert ours["recorded (s)"] == 100.0  # the median of 980 iterations, for all 1,000
-    assert ours["floor (s)"] == round(floor_seconds(study, 90e9, 6e9), 1)
-    assert ours["floor / recorded"] == round(floor_seconds(study, 90e9, 6e9) / 100, 2)
+    assert ours["floor (s)"] == round(floor_seconds(setting, 90e9, 6e9), 1)
+    assert ours["floor / recorded"] == round(floor_seconds(setting, 90e9, 6e9) / 100, 2)
     other = table.loc[("ResNet-20", "laptop", "Graphics")]
     assert (other["recorded (s)"], other["floor (s)"], other["floor / recorded"]) == (10.0, "", "")
 
 
 def test_hours_are_recorded_where_they_can_be_and_computed_elsewhere():
     benchmark(Processor=PROCESSOR, Newer={"product": 200.0})
-    study = preset("lenet_300_100", profile="laptop").updated(rewinds=(0, 20))
-    recorded(study, Graphics=[1.0, 1.0, 1.0], Processor=[19.8])
+    study = preset("lenet_300_100", profile="laptop")
+    recorded(study.setting, Graphics=[1.0, 1.0, 1.0], Processor=[19.8])
     table = costs_of_figures("laptop")
     assert list(dict.fromkeys(table.columns.get_level_values(0))) == ["", "Processor", "Newer"]
     lenet, resnet = table.loc["LeNet-300-100"], table.loc["ResNet-20"]
     assert set(lenet["Processor", "hours from"]) == {"records"}
     assert set(lenet["Newer", "hours from"]) == set(resnet["Processor", "hours from"]) == {"the floor"}
-    counted = costs(preset("lenet_300_100", profile="laptop"))["iterations, here"]
-    replicates = len(study.replicates)
+    counted = costs(study)["iterations, here"]
+    replicates = len(study.extent.replicates)
     for part in lenet.index:
         iterations = replicates * counted[part]
         assert lenet.loc[part, ("Processor", "hours")] == pytest.approx(iterations * 0.01 / 3600, abs=0.05)
-        assert lenet.loc[part, ("", "PFLOP")] == pytest.approx(iterations * iteration_flops(study) / 1e15, abs=1e-3)
+        assert lenet.loc[part, ("", "PFLOP")] == pytest.approx(
+            iterations * iteration_flops(study.setting) / 1e15, abs=1e-3
+        )
     energy = resnet.loc["all of it", ("Processor", f"kWh at {WATTS_PER_CORE} W (estimate)")]
     hours = resnet.loc["all of it", ("Processor", "hours")]
     assert energy == pytest.approx(hours * WATTS_PER_CORE / 1000, abs=0.05 * WATTS_PER_CORE / 1000 + 0.0005)

