@@ -5,7 +5,7 @@ import math
 
 import pandas as pd
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, provenance_of, records_of
 
 from lth_study import SettingError, preset, records
 from lth_study.costs.benchmarks import benchmark as measured_speeds
@@ -21,20 +21,19 @@ SMALL = preset("lenet_300_100", profile="smoke")
 
 
 def test_one_dense_run_serves_every_rewinding_iteration_and_nothing_before_k_is_repeated():
-    row = costs(SMALL).loc["stability"]
     # a dense run, two levels of IMP, the second in another order, random pruning in two, a reinitialised ticket
-    each = 1 + 2 + 1 + 2 + 1
-    repetition = 1
-    assert row["trainings, one by one"] == 2 * each + repetition
-    assert row["trainings, here"] == 2 * each + repetition - 1
-    assert row["iterations, one by one"] == (2 * each + repetition) * 120
-    assert row["iterations, here"] == (each + repetition) * 120 + (2 + 1 + 2) * 100 + 120
-    assert row["share of the iterations"] == pytest.approx(1_580 / 1_800, abs=0.005)
-
-
-def test_a_reinitialised_ticket_can_be_counted_for_what_remains():
-    full, remaining = (costs(SMALL.updated(reinit_length=length)).loc["stability"] for length in ("full", "remaining"))
-    assert full["iterations, here"] - remaining["iterations, here"] == 20
+    each, repetition = 1 + 2 + 1 + 2 + 1, 1
+    here = (each + repetition) * 120 + (2 + 1 + 2) * 100 + 120
+    assert costs(SMALL).loc["stability"].tolist() == [
+        2 * each + repetition,
+        2 * each + repetition - 1,
+        (2 * each + repetition) * 120,
+        here,
+        pytest.approx(1_580 / 1_800, abs=0.005),
+    ]
+    remaining = costs(SMALL.updated(reinit_length="remaining")).loc["stability"]
+    assert remaining["iterations, here"] == here - 20  # the ticket reinitialised at k = 20
+    pd.testing.assert_frame_equal(costs(SMALL.updated(replicates=7)), costs(SMALL))  # costs are of one replicate
 
 
 def test_parts_share_what_they_have_in_common():
@@ -46,35 +45,29 @@ def test_parts_share_what_they_have_in_common():
     assert together["trainings, here"] < parts["trainings, here"].sum() - 2 * 5
 
 
-def test_replicates_do_not_count():
-    pd.testing.assert_frame_equal(costs(SMALL.updated(replicates=7)), costs(SMALL))
-
-
-def test_every_network_is_listed_and_an_unknown_profile_is_refused():
-    table = costs_of_networks("smoke")
-    assert list(dict.fromkeys(table.index.get_level_values("network"))) == list(NETWORK_NAMES.values())
-    with pytest.raises(SettingError, match="'gigantic'"):
-        costs_of_networks("gigantic")
+def test_every_network_is_listed_at_the_profile_that_is_asked_for():
+    benchmark(Processor={"product": 90.0})
+    assert list(dict.fromkeys(costs_of_networks("smoke").index.get_level_values("network"))) == [
+        *NETWORK_NAMES.values()
+    ]
+    assert set(costs_of_figures("paper")["", "profile"]) == {"paper"}
+    for table in (costs_of_networks, costs_of_figures):
+        with pytest.raises(SettingError, match="'gigantic'"):
+            table("gigantic")
 
 
 def test_how_cost_grows_by_hand():
     table = growth(SMALL)
+    names = ["as it is", "twice the replicates", "twice the rewinding iterations", "twice the levels"]
+    stability, accuracy = (table.loc[part].unstack().loc[names] for part in ("stability", "accuracy"))
     # at each of two rewinding iterations: two levels of IMP, and at the second another order, random pruning in two and
-    # a reinitialised ticket (which trains for all 120 iterations); a dense run and a repetition
-    stability = table.loc["stability"].unstack()
-    assert list(stability["trainings"][["as it is", "twice the replicates"]]) == [14, 28]
-    assert stability["iterations"]["as it is"] == 2 * 120 + 6 * 120 + 5 * 100 + 120
-    assert stability["iterations"]["twice the replicates"] == 2 * stability["iterations"]["as it is"]
-    # two more rewinding iterations, 1 and 21: the dense run and the repetition stay single
-    assert stability["trainings"]["twice the rewinding iterations"] == 2 + 4 * 6
-    assert stability["iterations"]["twice the rewinding iterations"] == 2 * 120 + sum(
-        5 * (120 - k) + 120 for k in (0, 1, 20, 21)
-    )
-    # two more levels of IMP at each rewinding iteration; the controls are those of the last level alone
-    assert stability["trainings"]["twice the levels"] == 14 + 2 * 2
-    assert stability["iterations"]["twice the levels"] == stability["iterations"]["as it is"] + 2 * (120 + 100)
-    # accuracy, at k = 0 alone: IMP, random pruning and reinitialisation at every level, and a dense run
-    accuracy = table.loc["accuracy"].unstack()
+    # a reinitialised ticket (which trains for all 120 iterations); a dense run and a repetition. Rewinding to 1 and 21
+    # too leaves those two single. Two more levels are of IMP alone: the controls are those of the last level
+    assert list(stability["trainings"]) == [14, 28, 2 + 4 * 6, 14 + 2 * 2]
+    as_it_is = 2 * 120 + 6 * 120 + 5 * 100 + 120
+    more_rewinds = 2 * 120 + sum(5 * (120 - k) + 120 for k in (0, 1, 20, 21))
+    assert list(stability["iterations"]) == [as_it_is, 2 * as_it_is, more_rewinds, as_it_is + 2 * (120 + 100)]
+    # at k = 0 alone: IMP, random pruning and reinitialisation at every level, and a dense run
     assert list(accuracy["trainings"]) == [7, 14, 1 + 2 * 6, 1 + 4 * 3]
     assert list(accuracy["iterations"]) == [7 * 120, 14 * 120, 120 + 6 * 120 + 4 * 119 + 2 * 120, 13 * 120]
 
@@ -103,15 +96,17 @@ def benchmark(**processors: dict[str, float]) -> None:
 
 
 def recorded(setting: Setting, **seconds: list[float]) -> None:
-    """Records of trainings from iteration 20 on, on devices, that took these seconds."""
-    length = setting.iterations - 20
-    trained = [(device.replace("_", " "), each) for device, all_of_them in seconds.items() for each in all_of_them]
-    rows = [
-        ["imp", 20, replicate, 1, "0", length, each, device, "1", "2", "3", "4", "5", 1]
-        for replicate, (device, each) in enumerate(trained, 1)
+    """Provenance of trainings from iteration 20 on, on devices, that took these seconds."""
+    tables = [
+        provenance_of(
+            [("imp", 20, replicate, level, "0") for level in range(1, len(each) + 1)],
+            iterations=setting.iterations - 20,
+            seconds=each,
+            device=device,
+        )
+        for replicate, (device, each) in enumerate(seconds.items(), 1)
     ]
-    made = pd.DataFrame(rows, columns=records.PROVENANCE)
-    records.write(records.results_folder(), setting, pd.DataFrame(columns=records.COLUMNS), made)
+    records.write(records.results_folder(), setting, records_of(setting, []), pd.concat(tables))
 
 
 PROCESSOR = {"product": 90.0, "memory": 6.0}
@@ -120,11 +115,9 @@ PROCESSOR = {"product": 90.0, "memory": 6.0}
 def test_rates_are_the_medians_of_the_benchmark_on_each_processor():
     benchmark(Processor=PROCESSOR, Newer={"product": 200.0})
     rates = measured_rates()
-    assert rates["Processor"] == (90e9, 6e9, "Processor")
-    assert str(rates["Processor"]) == (
-        "One core of Processor reaches 90.0 GFLOP/s, and moves 6.0 GB/s to and from memory."
-    )
-    assert rates["Newer"] == (200e9, math.inf, "Newer")
+    assert rates == {"Processor": (90e9, 6e9, "Processor"), "Newer": (200e9, math.inf, "Newer")}
+    said = "One core of Processor reaches 90.0 GFLOP/s, and moves 6.0 GB/s to and from memory."
+    assert str(rates["Processor"]) == said
     assert "not measured yet" in str(rates["Newer"])
 
 
@@ -153,12 +146,10 @@ def test_floors_are_listed_beside_what_was_recorded():
     table = floors().sort_index()
     assert not table.index.get_level_values("profile").isin(["smoke"]).any()
     assert (table.loc["ResNet-20", "paper"]["recorded (s)"] == "").all()
-    ours = table.loc[("ResNet-20", "laptop", "Processor")]
-    assert ours["recorded (s)"] == 100.0  # the median of 980 iterations, for all 1,000
-    assert ours["floor (s)"] == round(floor_seconds(setting, 90e9, 6e9), 1)
-    assert ours["floor / recorded"] == round(floor_seconds(setting, 90e9, 6e9) / 100, 2)
-    other = table.loc[("ResNet-20", "laptop", "Graphics")]
-    assert (other["recorded (s)"], other["floor (s)"], other["floor / recorded"]) == (10.0, "", "")
+    least, columns = floor_seconds(setting, 90e9, 6e9), ["recorded (s)", "floor (s)", "floor / recorded"]
+    laptop = table.loc["ResNet-20", "laptop"][columns]  # the median of 980 iterations, for all 1,000
+    assert laptop.loc["Processor"].tolist() == [100.0, round(least, 1), round(least / 100, 2)]
+    assert laptop.loc["Graphics"].tolist() == [10.0, "", ""]
 
 
 def test_hours_are_recorded_where_they_can_be_and_computed_elsewhere():
@@ -181,13 +172,6 @@ def test_hours_are_recorded_where_they_can_be_and_computed_elsewhere():
     energy = resnet.loc["all of it", ("Processor", f"kWh at {WATTS_PER_CORE} W (estimate)")]
     hours = resnet.loc["all of it", ("Processor", "hours")]
     assert energy == pytest.approx(hours * WATTS_PER_CORE / 1000, abs=0.05 * WATTS_PER_CORE / 1000 + 0.0005)
-
-
-def test_every_network_is_at_the_profile_that_is_asked_for():
-    benchmark(Processor={"product": 90.0})
-    assert set(costs_of_figures("paper")["", "profile"]) == {"paper"}
-    with pytest.raises(SettingError, match="'gigantic'"):
-        costs_of_figures("gigantic")
 
 
 def test_numbers_are_written_to_be_read():
