@@ -1,6 +1,7 @@
 """The agenda: what is missing, what it is worth, and doing it replicate by replicate."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,12 +72,8 @@ def test_the_first_part_is_what_its_recordings_make():
 
 def test_the_first_part_of_a_gpu_is_66_trainings_at_the_scale_of_the_paper():
     (study,) = parts("paper")[0].studies
-    asked = [training.method for training in plan.trainings(study)]
-    assert {method: asked.count(method) for method in set(asked)} == {
-        "dense": 4 * 3,
-        "imp": 2 * 8 * 3,
-        "random_pruning": 2 * 3,
-    }
+    asked = Counter(training.method for training in plan.trainings(study))
+    assert asked == {"dense": 4 * 3, "imp": 2 * 8 * 3, "random_pruning": 2 * 3}
     assert study.setting.precision == "bfloat16"
 
 
@@ -119,36 +116,35 @@ def test_missing_trainings_hours_and_claims_are_those_counted_by_hand():
 
 
 def test_hours_are_of_recorded_trainings_only_where_they_are_compared_with_missing_ones():
-    """A second data order of one replicate needs the dense run and the first order, and no repetition is due."""
+    """A second data order of replicate 2 needs the dense run and the first order; replicate 1 lacks distances only."""
     both = ONE.updated(orders=2)
     recorded(both, [t for t in plan.trainings(both) if not t.again and (t.replicate, t.order) != (2, 1)])
     floors = [(("imp", 0, replicate, 1, "0-0"), "l2_noise_floor", 0.0) for replicate in (1, 2)]
     records.add(records.results_folder(), both.setting, records_of(both.setting, floors), provenance_of([]))
-    found = rows([Part("part", (both,))])["part"]
-    assert (found["missing"], found["hours"]) == (1, pytest.approx(3 * 120 * 0.36 / 3600))
+    # The control's first order diverged. Its second needs the dense run and the ticket, whose mask it shuffles.
+    lost = FIRST.updated(methods=("random_pruning",), orders=2, weight_decay=0.5)
+    recorded(lost, [dense(1), Training(1, "imp", 0, 1, 0)])
+    recorded(lost, [Training(1, "random_pruning", 0, 1, 0)], metric="diverged")
+    for row in rows([Part("compared", (both,)), Part("lost", (lost,))]).values():
+        assert (row["missing"], row["hours"]) == (1, pytest.approx(3 * 120 * 0.36 / 3600))
 
 
-def test_hours_leave_out_what_diverged():
-    """The control's first order diverged. Its second needs the dense run and the ticket, whose mask it shuffles."""
-    study = FIRST.updated(methods=("random_pruning",), orders=2)
-    recorded(study, [dense(1), Training(1, "imp", 0, 1, 0)])
-    recorded(study, [Training(1, "random_pruning", 0, 1, 0)], metric="diverged")
-    found = rows([Part("part", (study,))])["part"]
-    assert (found["missing"], found["hours"]) == (1, pytest.approx(3 * 120 * 0.36 / 3600))
-
-
-def test_a_claim_is_decided_where_all_of_its_measures_are():
-    asked = [claim("one", "imp@0 - dense"), claim("one", "random_pruning@0 - imp@0", measure="l2_data_order")]
-    study = ONE.updated(methods=("imp", "random_pruning"))
-    found = rows([Part("one order", (study,)), Part("two orders", (study.updated(orders=2),))], asked)
-    assert [row["claims"] for row in found.values()] == [0, 1]
-
-
-def test_a_claim_that_lacks_nothing_is_not_counted():
+def test_a_claim_counts_where_all_of_its_measures_are_and_something_was_missing():
     recorded(ONE, plan.trainings(ONE))
-    asked = [claim("done", "imp@0 - dense"), claim("open", "imp@0", 3)]
-    more = rows([Part("more", (ONE.updated(replicates=3),))], asked)["more"]
-    assert (more["missing"], more["claims"]) == (2, 1)
+    asked = [
+        claim("done", "imp@0 - dense"),
+        claim("open", "imp@0", 3),
+        claim("two measures", "imp@0 - dense"),
+        claim("two measures", "random_pruning@0 - imp@0", measure="l2_data_order"),
+    ]
+    controls = ONE.updated(methods=("imp", "random_pruning"))
+    studies = {"replicates": ONE.updated(replicates=3), "one order": controls, "two": controls.updated(orders=2)}
+    found = rows([Part(name, (study,)) for name, study in studies.items()], asked)
+    assert {name: (row["missing"], row["claims"]) for name, row in found.items()} == {
+        "replicates": (2, 1),
+        "one order": (2, 0),
+        "two": (8, 1),  # for each replicate a ticket, two controls and a repetition
+    }
 
 
 def test_replicates_of_another_processor_are_not_missing_here_and_leave_its_claims_undecided():

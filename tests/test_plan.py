@@ -1,5 +1,6 @@
 """The plan: which trainings, distances and barriers a study asks for, which are missing, and what they need."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -34,9 +35,8 @@ DISTANCES = [
 ]
 
 Row = tuple[Place, str, float]
-DENSE_ROW: Row = (("dense", 0, 1, 0, "0"), "test_accuracy", 97.25)
 COMPLETE: list[Row] = [
-    DENSE_ROW,
+    (("dense", 0, 1, 0, "0"), "test_accuracy", 97.25),
     (("imp", 0, 1, 1, "0"), "l2_pruning", 4.321987),
     (("imp", 0, 1, 1, "0"), "test_accuracy", 97.5),
     (("imp", 0, 1, 2, "0"), "l2_pruning", 5.5),
@@ -59,55 +59,37 @@ def test_the_plan_of_a_small_study_is_the_one_written_down_by_hand():
     assert sorted(distances(SMALL), key=str) == sorted(DISTANCES, key=str)
 
 
+LONG = {"rewinds": (0,), "levels": 3, "compared_levels": (1, 3), "replicates": 3, "orders": 4}
+
+
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "count", "pruning", "data_order", "noise_floor"),
     [
-        # 1 dense; at each of 2 rewinds 2 imp levels, 1 further order, 2 random prunings, 1 reinitialisation; 1 again
-        ({}, 1 + 2 * (2 + 1 + 2 + 1) + 1),
-        ({"replicates": 3}, 3 * 14),
-        ({"orders": 1}, 1 + 2 * (2 + 1 + 1)),  # none again, where no orders are compared
-        ({"orders": 4}, 1 + 2 * (2 + 3 + 4 + 1) + 1),
-        ({"dense_orders": 3}, 14 + 2),
-        ({"compared_levels": (1, 2)}, 1 + 2 * (2 + 2 * (1 + 2 + 1)) + 1),
-        ({"compared_levels": ()}, 1 + 2 * 2),
-        ({"levels": 0, "compared_levels": ()}, 1),
-        ({"methods": ("random_pruning",)}, 1 + 2 * (2 + 2)),
+        # 1 dense; at each of 2 rewinds 2 imp levels, 1 further order, 2 random prunings, 1 reinitialisation; 1 again.
+        # The dense network is compared with 2 imp levels and 1 random pruning, and with no reinitialised ticket
+        ({}, 1 + 2 * (2 + 1 + 2 + 1) + 1, 2 * 3, 2 * 2, 1),
+        ({"replicates": 3}, 3 * 14, 3 * 6, 3 * 4, 3),
+        ({"orders": 1}, 1 + 2 * (2 + 1 + 1), 2 * 3, 0, 0),  # none again, where no orders are compared
+        ({"orders": 4}, 1 + 2 * (2 + 3 + 4 + 1) + 1, 2 * 3, 2 * 2 * 6, 1),  # 4 orders make 6 pairs
+        ({"dense_orders": 3}, 14 + 2, 2 * 3, 2 * 2, 1),  # the dense network's other orders are compared with nothing
+        ({"compared_levels": (1, 2)}, 1 + 2 * (2 + 2 * (1 + 2 + 1)) + 1, 2 * 4, 2 * 2 * 2, 1),
+        ({"compared_levels": ()}, 1 + 2 * 2, 2 * 2, 0, 0),
+        ({"levels": 0, "compared_levels": ()}, 1, 0, 0, 0),
+        ({"methods": ("random_pruning",)}, 1 + 2 * (2 + 2), 2 * 3, 2, 0),
+        ({"methods": ("random_reinit",)}, 1 + 2 * (2 + 1), 2 * 2, 0, 0),
         # 3 dense; 3 replicates x (3 levels + 2 compared x (3 further orders + 4 random prunings)); 3 again
-        (
-            {"rewinds": (0,), "levels": 3, "compared_levels": (1, 3), "replicates": 3, "orders": 4}
-            | {"methods": ("imp", "random_pruning")},
-            3 + 3 * (3 + 2 * (3 + 4)) + 3,
-        ),
+        (LONG | {"methods": ("imp", "random_pruning")}, 3 + 3 * (3 + 2 * (3 + 4)) + 3, 3 * (3 + 2), 3 * 2 * 2 * 6, 3),
     ],
 )
-def test_the_number_of_trainings_is_that_counted_by_hand(changes: dict[str, object], expected: int):
-    plan = trainings(SMOKE.updated(**changes))
-    assert len(plan) == len(set(plan)) == expected
-
-
-@pytest.mark.parametrize(
-    ("changes", "pruning", "data_order", "noise_floor"),
-    [
-        # to the dense network: at each of 2 rewinds 2 imp levels and 1 random pruning; a reinitialised ticket has none
-        ({}, 2 * 3, 2 * 2, 1),
-        ({"replicates": 3}, 3 * 6, 3 * 4, 3),
-        ({"orders": 4}, 2 * 3, 2 * 2 * 6, 1),  # 6 pairs of 4 orders
-        ({"orders": 1}, 2 * 3, 0, 0),
-        ({"dense_orders": 4}, 2 * 3, 2 * 2, 1),  # the dense network's other orders are compared with nothing
-        ({"compared_levels": (1, 2)}, 2 * 4, 2 * 2 * 2, 1),
-        ({"methods": ("random_reinit",)}, 2 * 2, 0, 0),
-    ],
-)
-def test_the_number_of_distances_is_that_counted_by_hand(
-    changes: dict[str, object], pruning: int, data_order: int, noise_floor: int
+def test_the_numbers_of_trainings_and_distances_are_those_counted_by_hand(
+    changes: dict[str, object], count: int, pruning: int, data_order: int, noise_floor: int
 ):
-    plan = distances(SMOKE.updated(**changes))
-    assert len(set(plan)) == len(plan)
-    assert [sum(d.kind == kind for d in plan) for kind in ("pruning", "data_order", "noise_floor")] == [
-        pruning,
-        data_order,
-        noise_floor,
-    ]
+    plan, compared = trainings(SMOKE.updated(**changes)), distances(SMOKE.updated(**changes))
+    assert len(plan) == len(set(plan)) == count
+    assert len(compared) == len(set(compared))
+    assert Counter(distance.kind for distance in compared) == +Counter(
+        pruning=pruning, data_order=data_order, noise_floor=noise_floor
+    )
 
 
 def test_figures_share_what_they_have_in_common_and_compare_what_both_train():
@@ -139,32 +121,27 @@ def test_what_a_training_needs_stands_before_it():
 # Which rows are asked for, and what is missing
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        (("imp", 0, 1, 3, "0"), "test_accuracy", 1.0),
-        (("imp", 0, 2, 2, "0"), "test_accuracy", 1.0),
-        (("dense", 0, 2, 0, "0"), "test_accuracy", 1.0),
-        (("imp", 20, 1, 2, "0"), "test_accuracy", 1.0),
-        (("imp", 0, 1, 2, "2"), "test_accuracy", 1.0),
-        (("imp", 0, 1, 1, "1"), "test_accuracy", 1.0),
-        (("imp", 0, 1, 2, "0-2"), "l2_data_order", 1.0),
-        (("imp", 0, 1, 2, "1-2"), "l2_data_order", 1.0),
-        (("imp", 0, 1, 1, "0-1"), "l2_data_order", 1.0),
-        (("random_pruning", 0, 1, 2, "0"), "test_accuracy", 1.0),
-        (("random_pruning", 0, 1, 2, "0-1"), "l2_data_order", 1.0),
-        (("imp", 0, 1, 1, "0-0"), "l2_noise_floor", 0.0),
-        (("imp", 0, 1, 2, "0-1"), "barrier_data_order_test_mean", 1.0),
-    ],
-    ids=lambda row: "-".join(map(str, (*row[0], row[1]))),
-)
-def test_select_leaves_out_what_is_not_asked_for_and_nothing_else(row: Row):
-    assert select(table([row, *COMPLETE]), SMALL).equals(table(COMPLETE))
+NOT_ASKED_FOR: list[Row] = [
+    (("imp", 0, 1, 3, "0"), "test_accuracy", 1.0),
+    (("imp", 0, 2, 2, "0"), "test_accuracy", 1.0),
+    (("dense", 0, 2, 0, "0"), "test_accuracy", 1.0),
+    (("imp", 20, 1, 2, "0"), "test_accuracy", 1.0),
+    (("imp", 0, 1, 2, "2"), "test_accuracy", 1.0),
+    (("imp", 0, 1, 1, "1"), "test_accuracy", 1.0),
+    (("imp", 0, 1, 2, "0-2"), "l2_data_order", 1.0),
+    (("imp", 0, 1, 2, "1-2"), "l2_data_order", 1.0),
+    (("imp", 0, 1, 1, "0-1"), "l2_data_order", 1.0),
+    (("random_pruning", 0, 1, 2, "0"), "test_accuracy", 1.0),
+    (("random_pruning", 0, 1, 2, "0-1"), "l2_data_order", 1.0),
+    (("imp", 0, 1, 1, "0-0"), "l2_noise_floor", 0.0),
+    (("imp", 0, 1, 2, "0-1"), "barrier_data_order_test_mean", 1.0),
+]
 
 
-def test_select_of_nothing_is_nothing_with_the_same_columns():
-    selected = select(table([]), SMALL)
-    assert (len(selected), list(selected.columns)) == (0, records.COLUMNS)
+def test_select_leaves_out_what_is_not_asked_for_and_nothing_else():
+    assert select(table([*NOT_ASKED_FOR, *COMPLETE]), SMALL).equals(table(COMPLETE))
+    nothing = select(table([]), SMALL)
+    assert (len(nothing), list(nothing.columns)) == (0, records.COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +150,7 @@ def test_select_of_nothing_is_nothing_with_the_same_columns():
      (5, AGAIN, DISTANCES[3]), (6, None, DISTANCES[2]), (7, OTHER, None)],
 )  # fmt: skip
 def test_each_row_is_missing_where_it_is_not_recorded(row: int, training: Training | None, distance: Distance | None):
-    """A repetition has no row of its own: its distance stands for it."""
+    """The distance of a repetition stands for its training. No angle is asked for: an empty network has none."""
     assert (missing(table(COMPLETE), SMALL), unmeasured(table(COMPLETE), SMALL)) == ([], [])
     found = table(COMPLETE).drop(index=row)
     assert missing(found, SMALL) == ([training] if training else [])
@@ -189,14 +166,6 @@ def test_what_is_asked_for_beyond_the_records_is_missing():
     assert set(unmeasured(table(COMPLETE), SMALL.updated(orders=3))) == wider
     second = [replace(t, replicate=2) for t in ALL]
     assert missing(table(COMPLETE), SMALL.updated(replicates=2)) == second
-
-
-def test_an_angle_that_does_not_exist_is_not_missing():
-    """A subnetwork without weights has no direction: its distances have a length only, as in `COMPLETE`."""
-    angles = [((*place, order), metric.replace("l2", "angle"), 1.0) for (*place, order), metric, _ in COMPLETE]
-    only_angles = [row for row in (*COMPLETE, *angles) if not row[1].startswith("l2")]
-    assert unmeasured(table(COMPLETE), SMALL) == []
-    assert missing(table(only_angles), SMALL) == [AGAIN]
 
 
 # What diverged
