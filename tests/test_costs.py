@@ -97,36 +97,27 @@ def benchmark(**processors: dict[str, float]) -> None:
 
 def recorded(setting: Setting, **seconds: list[float]) -> None:
     """Provenance of trainings from iteration 20 on, on devices, that took these seconds."""
-    tables = [
-        provenance_of(
-            [("imp", 20, replicate, level, "0") for level in range(1, len(each) + 1)],
-            iterations=setting.iterations - 20,
-            seconds=each,
-            device=device,
-        )
-        for replicate, (device, each) in enumerate(seconds.items(), 1)
-    ]
-    records.write(records.results_folder(), setting, records_of(setting, []), pd.concat(tables))
+    timed = [(device, each) for device, several in seconds.items() for each in several]
+    devices, times = zip(*timed, strict=True)
+    places = [("imp", 20, replicate, 1, "0") for replicate in range(len(timed))]
+    made = provenance_of(places, iterations=setting.iterations - 20, seconds=times, device=devices)
+    records.write(records.results_folder(), setting, records_of(setting, []), made)
 
 
 PROCESSOR = {"product": 90.0, "memory": 6.0}
 
 
-def test_rates_are_the_medians_of_the_benchmark_on_each_processor():
+def test_the_benchmark_gives_each_processor_a_column_with_its_spread_and_rates_from_its_medians():
     benchmark(Processor=PROCESSOR, Newer={"product": 200.0})
-    rates = measured_rates()
+    table, rates = measured_speeds(), measured_rates()
+    assert table.to_dict("list") == {
+        "Processor, 2026-11-25": ["90 (45 to 180)", "6 (3 to 12)"],
+        "Newer, 2026-11-25": ["200 (100 to 400)", ""],
+    }
     assert rates == {"Processor": (90e9, 6e9, "Processor"), "Newer": (200e9, math.inf, "Newer")}
     said = "One core of Processor reaches 90.0 GFLOP/s, and moves 6.0 GB/s to and from memory."
     assert str(rates["Processor"]) == said
     assert "not measured yet" in str(rates["Newer"])
-
-
-def test_the_benchmark_is_a_column_for_each_processor_with_its_spread():
-    benchmark(Processor=PROCESSOR, Newer={"product": 200.0})
-    table = measured_speeds()
-    assert list(table.columns) == ["Processor, 2026-11-25", "Newer, 2026-11-25"]
-    assert list(table.loc["matrix product (GFLOP/s)"]) == ["90 (45 to 180)", "200 (100 to 400)"]
-    assert list(table.loc["memory bandwidth (GB/s)"]) == ["6 (3 to 12)", ""]
 
 
 def test_a_processor_whose_memory_was_not_measured_has_floors_of_arithmetic():
@@ -214,39 +205,30 @@ def gpu_measured(*measurements: dict[str, object]) -> None:
     (records.results_folder() / "benchmark_gpu.json").write_text(json.dumps(measurements))
 
 
-def test_measurements_on_gpus_are_listed_with_their_share_of_the_floor_where_it_is_known():
-    newer = gpu(precision="tf32", **{"images/s at the floor": 400_000.0})
-    newer["measured"][2]["peak memory (MiB)"] = 512.4
-    gpu_measured(gpu(), newer)
+def test_measurements_on_gpus_are_listed_and_a_way_that_passed_no_check_has_the_verdict_in_place_of_its_rate():
+    floor = {"images/s at the floor": 400_000.0}
+    unlike = {"way": "loop", "identical": False, "largest_difference": 0.0}
+    broken = {"way": "graph", "relative_difference": math.nan, "tolerance": 0.3}
+    whole = gpu(precision="tf32", **floor)
+    whole["measured"][2]["peak memory (MiB)"] = 512.4
+    unchecked = gpu(device="Void", checks=[unlike, *passed("graph")])
+    gpu_measured(gpu(), whole, unchecked, gpu(device="Wrong", checks=[*passed("loop"), broken], **floor))
     table, about = gpu_benchmark()
     assert about.splitlines() == [
         "- ResNet-20, paper, bfloat16, Graphics: batches of 128, torch 2.14",
         "- ResNet-20, paper, tf32, Graphics: batches of 128, torch 2.14",
+        "- ResNet-20, paper, bfloat16, Void: batches of 128, torch 2.14; unchecked: loop, loader",
+        "- ResNet-20, paper, bfloat16, Wrong: batches of 128, torch 2.14; failed: graph",
     ]
-    older = table.loc["ResNet-20", "paper", "bfloat16", "Graphics"]
+    older, newer, void, wrong = (table[first : first + 4] for first in range(0, 16, 4))
+    assert table.index.names == ["network", "profile", "precision", "device", "way", "members"]
     assert list(older["images/s"]) == [10_000, 30_000, 40_000, 2_000]
     assert older[["floor / measured", "peak memory (MiB)"]].isna().all(axis=None)
-    pair = table.loc["ResNet-20", "paper", "tf32", "Graphics", "graph", 2]
-    assert list(pair) == [40_000, 4.0, 0.1, 512.0]
-
-
-def test_a_way_that_passed_no_check_has_the_verdict_in_place_of_its_rate():
-    void = {"way": "loop", "identical": False, "largest_difference": 0.0}
-    wrong = {"way": "graph", "relative_difference": math.nan, "tolerance": 0.3}
-    gpu_measured(
-        gpu(checks=[void, *passed("graph")]),
-        gpu(checks=[*passed("loop"), wrong], precision="tf32", **{"images/s at the floor": 400_000.0}),
-    )
-    table, about = gpu_benchmark()
-    unchecked, failed = (table.loc["ResNet-20", "paper", precision] for precision in ("bfloat16", "tf32"))
-    assert list(unchecked["images/s"]) == ["unchecked", 30_000, 40_000, "unchecked"]
-    assert list(failed["images/s"]) == [10_000, "failed", "failed", 2_000]
-    assert list(unchecked["to one loop"].isna()) == [True, False, False, True]
-    assert list(failed["floor / measured"].isna()) == [False, True, True, False]
-    assert about.splitlines() == [
-        "- ResNet-20, paper, bfloat16, Graphics: batches of 128, torch 2.14; unchecked: loop, loader",
-        "- ResNet-20, paper, tf32, Graphics: batches of 128, torch 2.14; failed: graph",
-    ]
+    assert list(newer.iloc[2]) == [40_000, 4.0, 0.1, 512.0]
+    assert list(void["images/s"]) == ["unchecked", 30_000, 40_000, "unchecked"]
+    assert list(wrong["images/s"]) == [10_000, "failed", "failed", 2_000]
+    assert list(void["to one loop"].isna()) == [True, False, False, True]
+    assert list(wrong["floor / measured"].isna()) == [False, True, True, False]
 
 
 def test_the_committed_measurements_give_a_rate_only_where_a_check_has_a_tolerance():

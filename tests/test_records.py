@@ -267,11 +267,9 @@ DEVICES: dict[Place, tuple[str, str]] = {
 """Training -> its device, and when it was finished."""
 VALUES: list[tuple[Place, str, str, str]] = [
     (("dense", 0, 1, 0, "0"), "test_accuracy", "A", "2026-01-05T00:00Z"),
-    (("imp", 20, 1, 2, "0"), "test_accuracy", "A", "2026-01-06T00:00Z"),
     (("imp", 20, 1, 2, "1"), "test_accuracy", "B", "2026-01-08T00:00Z"),
     (("imp", 20, 1, 2, "1"), "diverged", "B", "2026-01-08T00:00Z"),
     (("imp", 20, 1, 2, "0-1"), "l2_data_order", "A and B", "2026-01-06T00:00Z"),
-    (("imp", 20, 1, 2, "0-1"), "angle_data_order", "A and B", "2026-01-06T00:00Z"),
     (("imp", 20, 1, 2, "1-2"), "l2_data_order", "B", "2026-01-07T00:00Z"),
     (("imp", 20, 1, 2, "0"), "l2_pruning", "A", "2026-01-05T00:00Z"),
     (("imp", 20, 2, 2, "0"), "angle_pruning", "A and B", "2026-02-05T00:00Z"),
@@ -284,7 +282,6 @@ VALUES: list[tuple[Place, str, str, str]] = [
     (("imp", 20, 1, 1, "0"), "l2_pruning", "A and unknown", ""),
     (("imp", 20, 1, 2, "1-3"), "l2_data_order", "B and unknown", ""),
     (("imp", 20, 2, 2, "0-0"), "l2_noise_floor", "A and unknown", ""),
-    (("imp", 0, 1, 2, "0"), "test_accuracy", "unknown", ""),
     (("random_pruning", 20, 1, 2, "0-1"), "l2_data_order", "unknown", ""),
 ]
 """Value -> the devices of its networks, and when the first was finished."""

@@ -1,6 +1,5 @@
 """What readers see: every number comes from a record, every plot shows the mean and range of its samples."""
 
-
 import pandas as pd
 import pytest
 from conftest import paper_values, provenance_of, records_of
