@@ -271,7 +271,7 @@ def test_a_conflict_does_not_end_the_run_but_is_its_last_word(tmp_path: Path, ca
     [((70, 71.9, 68.1), True), ((70, 72.1, 70), False), ((70, 70, 67.9), False),
      ((70, 70, math.nan), False), ((math.nan, 70, 70), False)],
 )  # fmt: skip
-def test_a_gpu_that_differs_in_reduced_precision_trains_nothing(
+def test_a_gpu_trains_only_where_its_reduced_precisions_agree_with_float32(
     accuracies: tuple[float, ...], alike: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     found = dict(zip(("float32", "tf32", "bfloat16"), accuracies, strict=True))
