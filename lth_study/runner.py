@@ -134,7 +134,9 @@ def _complete(study: Study, folder: Path, **options: Any) -> Study:
             resolved = data.resolve(study.setting.dataset)
         if resolved == study.setting.dataset:
             complete = frozenset(store.results())
-            wanted = plan.needed(absent, (c for c in apart if isinstance(c, Distance)), study, complete)
+            # recorded trainings are repeated only to be compared with absent ones
+            new = [c for c in apart if isinstance(c, Distance) and not {c.a, c.b}.isdisjoint(absent)]
+            wanted = plan.needed(absent, new, study, complete)
             there = {*wanted, *complete}
             _train(study, store, wanted, [c for c in apart if {c.a, c.b} <= there], **options)
         elif not absent:

@@ -2,16 +2,19 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
 from hypothesis import settings
 from studies import SMOKE, TINY, Done, finished, read_once
 
-from lth_study import data, preset, records
+from lth_study import Setting, data, preset, records, report
+from lth_study.__main__ import entry
 from lth_study.data import mnist
 from lth_study.data.parts import Dataset, Split
 
@@ -70,10 +73,22 @@ def few_images(embedded_mnist: Dataset) -> Iterator[None]:
         yield
 
 
-def record(method: str, rewind: int, replicate: int, level: int, order: str, metric: str, value: float) -> list[object]:
-    study = preset("lenet_300_100", profile="smoke").setting
-    about = [study.digest(), study.network, study.recipe, study.profile, study.dataset]
-    return [*about, method, rewind, replicate, level, 0.8**level, order, metric, value]
+Place = tuple[str, int, int, int, str]
+"""Where a record belongs: method, rewinding iteration, replicate, level, data order."""
+
+
+def records_of(setting: Setting, values: Iterable[tuple[Place, str, float]]) -> pd.DataFrame:
+    """Records of these values: place, metric, value. Every level keeps 80% of the weights."""
+    about = (setting.digest(), setting.network, setting.recipe, setting.profile, setting.dataset)
+    rows = [(*about, *place[:4], 0.8 ** place[3], place[4], metric, value) for place, metric, value in values]
+    return pd.DataFrame(rows, columns=records.COLUMNS)
+
+
+def provenance_of(places: Iterable[Place], **columns: Any) -> pd.DataFrame:
+    """Provenance of trainings; `columns` replace the values of all rows, or of each."""
+    about = (120, 0.3, "a processor", "0.1.0", "2.14.1", "3.11.7", "0123456789abcdef", "2026-01-02T03:04Z", 2)
+    table = pd.DataFrame([(*place, *about) for place in places], columns=records.PROVENANCE)
+    return table.assign(**columns).astype({"workers": "Int64"})
 
 
 @pytest.fixture
@@ -82,18 +97,66 @@ def table() -> pd.DataFrame:
 
     In their second data order subnetworks are one point less accurate: half a point over both orders.
     """
-    rows = []
+    values: list[tuple[Place, str, float]] = []
     for replicate in (1, 2, 3):
-        rows.append(record("dense", 0, replicate, 0, "0", "test_accuracy", 98 + replicate / 10))
+        values.append((("dense", 0, replicate, 0, "0"), "test_accuracy", 98 + replicate / 10))
         for method, loss in (("imp", 0.0), ("random_pruning", 1.0)):
             for rewind in (0, 20):
                 for level in (1, 2):
                     where = (method, rewind, replicate, level)
-                    rows.append(record(*where, "0", "test_accuracy", 98 - loss * level + replicate / 10))
-                    rows.append(record(*where, "1", "test_accuracy", 97 - loss * level + replicate / 10))
-                    rows.append(record(*where, "0", "l2_pruning", 10 * level + loss + replicate))
-                    rows.append(record(*where, "0-1", "l2_data_order", 5 * level + loss + replicate))
-    return pd.DataFrame(rows, columns=records.COLUMNS).assign(device="a processor", finished="2026-12-01T00:00Z")
+                    values += [
+                        ((*where, "0"), "test_accuracy", 98 - loss * level + replicate / 10),
+                        ((*where, "1"), "test_accuracy", 97 - loss * level + replicate / 10),
+                        ((*where, "0"), "l2_pruning", 10 * level + loss + replicate),
+                        ((*where, "0-1"), "l2_data_order", 5 * level + loss + replicate),
+                    ]
+    setting = preset("lenet_300_100", profile="smoke").setting
+    return records_of(setting, values).assign(device="a processor", finished="2026-12-01T00:00Z")
+
+
+def paper_values(**where: Any) -> pd.DataFrame:
+    """The paper's values, from the project's own file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LTH_RESULTS", str(PROJECT / "results"))
+        return report.paper_values(**where)
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+Lth = Callable[..., Result]
+
+
+@pytest.fixture
+def quick_data(monkeypatch: pytest.MonkeyPatch, embedded_mnist: Dataset) -> None:
+    """The embedded images are not read again."""
+    load = data.load
+
+    def load_once(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
+        grey = name == "mnist_embedded" and not color
+        return embedded_mnist if grey else load(name, color=color, size=size)
+
+    monkeypatch.setattr(data, "load", load_once)
+
+
+@pytest.fixture
+def lth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quick_data: None, tmp_path: Path) -> Lth:
+    """The command `lth`, in this process and in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["lth", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            entry()
+        return Result(int(left.value.code or 0), *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture

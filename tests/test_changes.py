@@ -5,14 +5,13 @@ import math
 import pandas as pd
 import pytest
 
-from lth_study import preset
+from lth_study import Study, preset
 from lth_study.report.changes import (
     changes_by_precision,
     changes_by_rewinding,
     slopes_by_rewinding,
     steps_by_rewinding,
 )
-from lth_study.settings import Setting
 
 LEVEL = 2
 T_95_ONE_DEGREE = 12.7062  # of Student's t, from a table
@@ -20,9 +19,14 @@ LABELS = {"l2_data_order": "L2 between data orders", "l2_pruning": "L2 to the de
 TRACE = {"device": "AMD EPYC (AVX2)", "finished": "2026-12-01T00:00Z"}
 
 
-def rows(study: Setting, replicate: int, k: int, accuracy: float, **distances: float) -> list[dict[str, object]]:
+def rows(study: Study, replicate: int, k: int, accuracy: float, **distances: float) -> list[dict[str, object]]:
     """Records of one ticket; its accuracy is the mean of two data orders, four points apart."""
-    about: dict[str, object] = {"recipe": study.recipe, "dataset": study.dataset, "method": "imp", **TRACE}
+    about: dict[str, object] = {
+        "recipe": study.setting.recipe,
+        "dataset": study.setting.dataset,
+        "method": "imp",
+        **TRACE,
+    }
     about |= {"rewind": k, "replicate": replicate, "level": LEVEL}
     found = [about | {"order": o, "metric": "test_accuracy", "value": accuracy + d} for o, d in (("0", 2), ("1", -2))]
     return found + [about | {"order": "0-1", "metric": name, "value": value} for name, value in distances.items()]
@@ -83,7 +87,7 @@ def test_without_rewinding_nothing_changes_and_the_table_is_empty():
     changes = changes_by_rewinding([study], table)
     assert len(changes) == 0
     assert changes.index.names == ["recipe", "k"]
-    steps = steps_by_rewinding(table, study.rewinds, level=LEVEL)
+    steps = steps_by_rewinding(table, study.extent.rewinds, level=LEVEL)
     assert len(steps) == 0
     assert steps.index.names == ["step", "of"]
 

@@ -5,7 +5,7 @@ import math
 
 import pandas as pd
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, provenance_of, records_of
 
 from lth_study import SettingError, preset, records
 from lth_study.costs.benchmarks import benchmark as measured_speeds
@@ -21,20 +21,19 @@ SMALL = preset("lenet_300_100", profile="smoke")
 
 
 def test_one_dense_run_serves_every_rewinding_iteration_and_nothing_before_k_is_repeated():
-    row = costs(SMALL).loc["stability"]
     # a dense run, two levels of IMP, the second in another order, random pruning in two, a reinitialised ticket
-    each = 1 + 2 + 1 + 2 + 1
-    repetition = 1
-    assert row["trainings, one by one"] == 2 * each + repetition
-    assert row["trainings, here"] == 2 * each + repetition - 1
-    assert row["iterations, one by one"] == (2 * each + repetition) * 120
-    assert row["iterations, here"] == (each + repetition) * 120 + (2 + 1 + 2) * 100 + 120
-    assert row["share of the iterations"] == pytest.approx(1_580 / 1_800, abs=0.005)
-
-
-def test_a_reinitialised_ticket_can_be_counted_for_what_remains():
-    full, remaining = (costs(SMALL.updated(reinit_length=length)).loc["stability"] for length in ("full", "remaining"))
-    assert full["iterations, here"] - remaining["iterations, here"] == 20
+    each, repetition = 1 + 2 + 1 + 2 + 1, 1
+    here = (each + repetition) * 120 + (2 + 1 + 2) * 100 + 120
+    assert costs(SMALL).loc["stability"].tolist() == [
+        2 * each + repetition,
+        2 * each + repetition - 1,
+        (2 * each + repetition) * 120,
+        here,
+        pytest.approx(1_580 / 1_800, abs=0.005),
+    ]
+    remaining = costs(SMALL.updated(reinit_length="remaining")).loc["stability"]
+    assert remaining["iterations, here"] == here - 20  # the ticket reinitialised at k = 20
+    pd.testing.assert_frame_equal(costs(SMALL.updated(replicates=7)), costs(SMALL))  # costs are of one replicate
 
 
 def test_parts_share_what_they_have_in_common():
@@ -46,35 +45,29 @@ def test_parts_share_what_they_have_in_common():
     assert together["trainings, here"] < parts["trainings, here"].sum() - 2 * 5
 
 
-def test_replicates_do_not_count():
-    pd.testing.assert_frame_equal(costs(SMALL.updated(replicates=7)), costs(SMALL))
-
-
-def test_every_network_is_listed_and_an_unknown_profile_is_refused():
-    table = costs_of_networks("smoke")
-    assert list(dict.fromkeys(table.index.get_level_values("network"))) == list(NETWORK_NAMES.values())
-    with pytest.raises(SettingError, match="'gigantic'"):
-        costs_of_networks("gigantic")
+def test_every_network_is_listed_at_the_profile_that_is_asked_for():
+    benchmark(Processor={"product": 90.0})
+    assert list(dict.fromkeys(costs_of_networks("smoke").index.get_level_values("network"))) == [
+        *NETWORK_NAMES.values()
+    ]
+    assert set(costs_of_figures("paper")["", "profile"]) == {"paper"}
+    for table in (costs_of_networks, costs_of_figures):
+        with pytest.raises(SettingError, match="'gigantic'"):
+            table("gigantic")
 
 
 def test_how_cost_grows_by_hand():
     table = growth(SMALL)
+    names = ["as it is", "twice the replicates", "twice the rewinding iterations", "twice the levels"]
+    stability, accuracy = (table.loc[part].unstack().loc[names] for part in ("stability", "accuracy"))
     # at each of two rewinding iterations: two levels of IMP, and at the second another order, random pruning in two and
-    # a reinitialised ticket (which trains for all 120 iterations); a dense run and a repetition
-    stability = table.loc["stability"].unstack()
-    assert list(stability["trainings"][["as it is", "twice the replicates"]]) == [14, 28]
-    assert stability["iterations"]["as it is"] == 2 * 120 + 6 * 120 + 5 * 100 + 120
-    assert stability["iterations"]["twice the replicates"] == 2 * stability["iterations"]["as it is"]
-    # two more rewinding iterations, 1 and 21: the dense run and the repetition stay single
-    assert stability["trainings"]["twice the rewinding iterations"] == 2 + 4 * 6
-    assert stability["iterations"]["twice the rewinding iterations"] == 2 * 120 + sum(
-        5 * (120 - k) + 120 for k in (0, 1, 20, 21)
-    )
-    # two more levels of IMP at each rewinding iteration; the controls are those of the last level alone
-    assert stability["trainings"]["twice the levels"] == 14 + 2 * 2
-    assert stability["iterations"]["twice the levels"] == stability["iterations"]["as it is"] + 2 * (120 + 100)
-    # accuracy, at k = 0 alone: IMP, random pruning and reinitialisation at every level, and a dense run
-    accuracy = table.loc["accuracy"].unstack()
+    # a reinitialised ticket (which trains for all 120 iterations); a dense run and a repetition. Rewinding to 1 and 21
+    # too leaves those two single. Two more levels are of IMP alone: the controls are those of the last level
+    assert list(stability["trainings"]) == [14, 28, 2 + 4 * 6, 14 + 2 * 2]
+    as_it_is = 2 * 120 + 6 * 120 + 5 * 100 + 120
+    more_rewinds = 2 * 120 + sum(5 * (120 - k) + 120 for k in (0, 1, 20, 21))
+    assert list(stability["iterations"]) == [as_it_is, 2 * as_it_is, more_rewinds, as_it_is + 2 * (120 + 100)]
+    # at k = 0 alone: IMP, random pruning and reinitialisation at every level, and a dense run
     assert list(accuracy["trainings"]) == [7, 14, 1 + 2 * 6, 1 + 4 * 3]
     assert list(accuracy["iterations"]) == [7 * 120, 14 * 120, 120 + 6 * 120 + 4 * 119 + 2 * 120, 13 * 120]
 
@@ -102,90 +95,74 @@ def benchmark(**processors: dict[str, float]) -> None:
     table.to_csv(records.results_folder() / "benchmark.csv", index=False)
 
 
-def recorded(study: Setting, **seconds: list[float]) -> None:
-    """Records of trainings from iteration 20 on, on devices, that took these seconds."""
-    length = study.iterations - 20
-    trained = [(device.replace("_", " "), each) for device, all_of_them in seconds.items() for each in all_of_them]
-    rows = [
-        ["imp", 20, replicate, 1, "0", length, each, device, "1", "2", "3", "4", "5", 1]
-        for replicate, (device, each) in enumerate(trained, 1)
-    ]
-    made = pd.DataFrame(rows, columns=records.PROVENANCE)
-    records.write(records.results_folder(), study, pd.DataFrame(columns=records.COLUMNS), made)
+def recorded(setting: Setting, **seconds: list[float]) -> None:
+    """Provenance of trainings from iteration 20 on, on devices, that took these seconds."""
+    timed = [(device, each) for device, several in seconds.items() for each in several]
+    devices, times = zip(*timed, strict=True)
+    places = [("imp", 20, replicate, 1, "0") for replicate in range(len(timed))]
+    made = provenance_of(places, iterations=setting.iterations - 20, seconds=times, device=devices)
+    records.write(records.results_folder(), setting, records_of(setting, []), made)
 
 
 PROCESSOR = {"product": 90.0, "memory": 6.0}
 
 
-def test_rates_are_the_medians_of_the_benchmark_on_each_processor():
+def test_the_benchmark_gives_each_processor_a_column_with_its_spread_and_rates_from_its_medians():
     benchmark(Processor=PROCESSOR, Newer={"product": 200.0})
-    rates = measured_rates()
-    assert rates["Processor"] == (90e9, 6e9, "Processor")
-    assert str(rates["Processor"]) == (
-        "One core of Processor reaches 90.0 GFLOP/s, and moves 6.0 GB/s to and from memory."
-    )
-    assert rates["Newer"] == (200e9, math.inf, "Newer")
+    table, rates = measured_speeds(), measured_rates()
+    assert table.to_dict("list") == {
+        "Processor, 2026-11-25": ["90 (45 to 180)", "6 (3 to 12)"],
+        "Newer, 2026-11-25": ["200 (100 to 400)", ""],
+    }
+    assert rates == {"Processor": (90e9, 6e9, "Processor"), "Newer": (200e9, math.inf, "Newer")}
+    said = "One core of Processor reaches 90.0 GFLOP/s, and moves 6.0 GB/s to and from memory."
+    assert str(rates["Processor"]) == said
     assert "not measured yet" in str(rates["Newer"])
-
-
-def test_the_benchmark_is_a_column_for_each_processor_with_its_spread():
-    benchmark(Processor=PROCESSOR, Newer={"product": 200.0})
-    table = measured_speeds()
-    assert list(table.columns) == ["Processor, 2026-11-25", "Newer, 2026-11-25"]
-    assert list(table.loc["matrix product (GFLOP/s)"]) == ["90 (45 to 180)", "200 (100 to 400)"]
-    assert list(table.loc["memory bandwidth (GB/s)"]) == ["6 (3 to 12)", ""]
 
 
 def test_a_processor_whose_memory_was_not_measured_has_floors_of_arithmetic():
     benchmark(Processor={"product": 90.0}, Slow={"product": 90.0, "memory": 0.1})
     floor = floors()["floor (s)"]
     arithmetic = floor["ResNet-20", "paper", "Processor"]
-    assert arithmetic == round(30_000 * iteration_flops(preset("resnet20")) / 90e9, 1)
+    assert arithmetic == round(30_000 * iteration_flops(preset("resnet20").setting) / 90e9, 1)
     assert floor["ResNet-20", "paper", "Slow"] > arithmetic
 
 
 def test_floors_are_listed_beside_what_was_recorded():
     benchmark(Processor=PROCESSOR)
-    study = preset("resnet20", profile="laptop")
+    setting = preset("resnet20", profile="laptop").setting
     # the stand-in's records are those of the network: an image costs the same
-    recorded(study.updated(dataset="cifar10_jpeg"), Processor=[98.0, 49.0, 490.0], Graphics=[9.8])
-    recorded(study.updated(batch_size=32), Processor=[1.0])
+    recorded(setting.updated(dataset="cifar10_jpeg"), Processor=[98.0, 49.0, 490.0], Graphics=[9.8])
+    recorded(setting.updated(batch_size=32), Processor=[1.0])
     table = floors().sort_index()
     assert not table.index.get_level_values("profile").isin(["smoke"]).any()
     assert (table.loc["ResNet-20", "paper"]["recorded (s)"] == "").all()
-    ours = table.loc[("ResNet-20", "laptop", "Processor")]
-    assert ours["recorded (s)"] == 100.0  # the median of 980 iterations, for all 1,000
-    assert ours["floor (s)"] == round(floor_seconds(study, 90e9, 6e9), 1)
-    assert ours["floor / recorded"] == round(floor_seconds(study, 90e9, 6e9) / 100, 2)
-    other = table.loc[("ResNet-20", "laptop", "Graphics")]
-    assert (other["recorded (s)"], other["floor (s)"], other["floor / recorded"]) == (10.0, "", "")
+    least, columns = floor_seconds(setting, 90e9, 6e9), ["recorded (s)", "floor (s)", "floor / recorded"]
+    laptop = table.loc["ResNet-20", "laptop"][columns]  # the median of 980 iterations, for all 1,000
+    assert laptop.loc["Processor"].tolist() == [100.0, round(least, 1), round(least / 100, 2)]
+    assert laptop.loc["Graphics"].tolist() == [10.0, "", ""]
 
 
 def test_hours_are_recorded_where_they_can_be_and_computed_elsewhere():
     benchmark(Processor=PROCESSOR, Newer={"product": 200.0})
-    study = preset("lenet_300_100", profile="laptop").updated(rewinds=(0, 20))
-    recorded(study, Graphics=[1.0, 1.0, 1.0], Processor=[19.8])
+    study = preset("lenet_300_100", profile="laptop")
+    recorded(study.setting, Graphics=[1.0, 1.0, 1.0], Processor=[19.8])
     table = costs_of_figures("laptop")
     assert list(dict.fromkeys(table.columns.get_level_values(0))) == ["", "Processor", "Newer"]
     lenet, resnet = table.loc["LeNet-300-100"], table.loc["ResNet-20"]
     assert set(lenet["Processor", "hours from"]) == {"records"}
     assert set(lenet["Newer", "hours from"]) == set(resnet["Processor", "hours from"]) == {"the floor"}
-    counted = costs(preset("lenet_300_100", profile="laptop"))["iterations, here"]
-    replicates = len(study.replicates)
+    counted = costs(study)["iterations, here"]
+    replicates = len(study.extent.replicates)
     for part in lenet.index:
         iterations = replicates * counted[part]
         assert lenet.loc[part, ("Processor", "hours")] == pytest.approx(iterations * 0.01 / 3600, abs=0.05)
-        assert lenet.loc[part, ("", "PFLOP")] == pytest.approx(iterations * iteration_flops(study) / 1e15, abs=1e-3)
+        assert lenet.loc[part, ("", "PFLOP")] == pytest.approx(
+            iterations * iteration_flops(study.setting) / 1e15, abs=1e-3
+        )
     energy = resnet.loc["all of it", ("Processor", f"kWh at {WATTS_PER_CORE} W (estimate)")]
     hours = resnet.loc["all of it", ("Processor", "hours")]
     assert energy == pytest.approx(hours * WATTS_PER_CORE / 1000, abs=0.05 * WATTS_PER_CORE / 1000 + 0.0005)
-
-
-def test_every_network_is_at_the_profile_that_is_asked_for():
-    benchmark(Processor={"product": 90.0})
-    assert set(costs_of_figures("paper")["", "profile"]) == {"paper"}
-    with pytest.raises(SettingError, match="'gigantic'"):
-        costs_of_figures("gigantic")
 
 
 def test_numbers_are_written_to_be_read():
@@ -228,39 +205,30 @@ def gpu_measured(*measurements: dict[str, object]) -> None:
     (records.results_folder() / "benchmark_gpu.json").write_text(json.dumps(measurements))
 
 
-def test_measurements_on_gpus_are_listed_with_their_share_of_the_floor_where_it_is_known():
-    newer = gpu(precision="tf32", **{"images/s at the floor": 400_000.0})
-    newer["measured"][2]["peak memory (MiB)"] = 512.4
-    gpu_measured(gpu(), newer)
+def test_measurements_on_gpus_are_listed_and_a_way_that_passed_no_check_has_the_verdict_in_place_of_its_rate():
+    floor = {"images/s at the floor": 400_000.0}
+    unlike = {"way": "loop", "identical": False, "largest_difference": 0.0}
+    broken = {"way": "graph", "relative_difference": math.nan, "tolerance": 0.3}
+    whole = gpu(precision="tf32", **floor)
+    whole["measured"][2]["peak memory (MiB)"] = 512.4
+    unchecked = gpu(device="Void", checks=[unlike, *passed("graph")])
+    gpu_measured(gpu(), whole, unchecked, gpu(device="Wrong", checks=[*passed("loop"), broken], **floor))
     table, about = gpu_benchmark()
     assert about.splitlines() == [
         "- ResNet-20, paper, bfloat16, Graphics: batches of 128, torch 2.14",
         "- ResNet-20, paper, tf32, Graphics: batches of 128, torch 2.14",
+        "- ResNet-20, paper, bfloat16, Void: batches of 128, torch 2.14; unchecked: loop, loader",
+        "- ResNet-20, paper, bfloat16, Wrong: batches of 128, torch 2.14; failed: graph",
     ]
-    older = table.loc["ResNet-20", "paper", "bfloat16", "Graphics"]
+    older, newer, void, wrong = (table[first : first + 4] for first in range(0, 16, 4))
+    assert table.index.names == ["network", "profile", "precision", "device", "way", "members"]
     assert list(older["images/s"]) == [10_000, 30_000, 40_000, 2_000]
     assert older[["floor / measured", "peak memory (MiB)"]].isna().all(axis=None)
-    pair = table.loc["ResNet-20", "paper", "tf32", "Graphics", "graph", 2]
-    assert list(pair) == [40_000, 4.0, 0.1, 512.0]
-
-
-def test_a_way_that_passed_no_check_has_the_verdict_in_place_of_its_rate():
-    void = {"way": "loop", "identical": False, "largest_difference": 0.0}
-    wrong = {"way": "graph", "relative_difference": math.nan, "tolerance": 0.3}
-    gpu_measured(
-        gpu(checks=[void, *passed("graph")]),
-        gpu(checks=[*passed("loop"), wrong], precision="tf32", **{"images/s at the floor": 400_000.0}),
-    )
-    table, about = gpu_benchmark()
-    unchecked, failed = (table.loc["ResNet-20", "paper", precision] for precision in ("bfloat16", "tf32"))
-    assert list(unchecked["images/s"]) == ["unchecked", 30_000, 40_000, "unchecked"]
-    assert list(failed["images/s"]) == [10_000, "failed", "failed", 2_000]
-    assert list(unchecked["to one loop"].isna()) == [True, False, False, True]
-    assert list(failed["floor / measured"].isna()) == [False, True, True, False]
-    assert about.splitlines() == [
-        "- ResNet-20, paper, bfloat16, Graphics: batches of 128, torch 2.14; unchecked: loop, loader",
-        "- ResNet-20, paper, tf32, Graphics: batches of 128, torch 2.14; failed: graph",
-    ]
+    assert list(newer.iloc[2]) == [40_000, 4.0, 0.1, 512.0]
+    assert list(void["images/s"]) == ["unchecked", 30_000, 40_000, "unchecked"]
+    assert list(wrong["images/s"]) == [10_000, "failed", "failed", 2_000]
+    assert list(void["to one loop"].isna()) == [True, False, False, True]
+    assert list(wrong["floor / measured"].isna()) == [False, True, True, False]
 
 
 def test_the_committed_measurements_give_a_rate_only_where_a_check_has_a_tolerance():

@@ -53,7 +53,7 @@ def test_a_gpus_hours_are_those_of_resnet_20s_rate_of_arithmetic(measured: None)
 
 def test_without_a_checked_rate_a_gpus_hours_follow_from_recorded_trainings(measured: None):
     """Two trainings side by side and an hour later a third, all 30,000 iterations long."""
-    study = preset("resnet20").updated(precision="bfloat16")
+    setting = preset("resnet20").setting.updated(precision="bfloat16")
     timed = [(2_400, "11:00"), (1_800, "11:00"), (1_140, "13:00")]
     rows = [
         ["imp", 0, replicate, 1, "0", 30_000, seconds, device, "1", "2", "3", "4", f"2026-11-25T{end}Z", 1]
@@ -61,7 +61,7 @@ def test_without_a_checked_rate_a_gpus_hours_follow_from_recorded_trainings(meas
         for replicate, (seconds, end) in enumerate(timed, 1)
     ]
     made = pd.DataFrame(rows, columns=records.PROVENANCE).assign(level=lambda table: range(len(table)))
-    records.write(records.results_folder(), study, pd.DataFrame(columns=records.COLUMNS), made)
+    records.write(records.results_folder(), setting, pd.DataFrame(columns=records.COLUMNS), made)
     table = costs_of_imagenet()
     # from 10:20 to the end of 11:00, and from 12:41 to the end of 13:00: 41 and 20 minutes
     speed = 3 * 30_000 * 128 / (61 * 60)

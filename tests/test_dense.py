@@ -3,20 +3,20 @@
 import pandas as pd
 import pytest
 
-from lth_study import preset
+from lth_study import Study, preset
 from lth_study.records import COLUMNS, PROVENANCE, results_folder, write
 from lth_study.report.dense import dense_changes, dense_changes_in_words, recorded
-from lth_study.settings import Setting
 
-BASE = preset("resnet20", profile="tenth").updated(levels=0, orders=1, rewinds=(0,))
+BASE = preset("resnet20", profile="tenth").only("stability").updated(levels=0, orders=1, rewinds=(0,))
 EPYC, XEON = "AMD EPYC (AVX2)", "Intel Xeon (AVX512)"
 
 
 def rows(
-    study: Setting, test: dict[int, float], train: dict[int, float] | None = None, device: str = EPYC
+    study: Study, test: dict[int, float], train: dict[int, float] | None = None, device: str = EPYC
 ) -> pd.DataFrame:
     """Records of dense networks: replicate -> accuracy."""
-    about = [study.digest(), study.network, study.recipe, study.profile, study.dataset, "dense", 0]
+    setting = study.setting
+    about = [setting.digest(), setting.network, setting.recipe, setting.profile, setting.dataset, "dense", 0]
     values = [
         ("test_accuracy", test),
         ("validation_accuracy", dict.fromkeys(test, 1.0)),
@@ -111,7 +111,7 @@ def test_a_stand_in_that_makes_two_variants_one_study_leaves_nothing_to_compare(
 def test_what_is_recorded_of_the_replicates_asked_for_comes_with_its_device():
     made = [["dense", 0, r, 0, "0", 3_000, 1.0, EPYC, *"-----", 1] for r in (1, 2, 5)]
     own = rows(BASE, {1: 80.0, 2: 82.0, 5: 84.0})[COLUMNS]
-    write(results_folder(), BASE, own, pd.DataFrame(made, columns=PROVENANCE))
+    write(results_folder(), BASE.setting, own, pd.DataFrame(made, columns=PROVENANCE))
     found = recorded(BASE.updated(replicates=(2, 3, 5)), missing="error").query("metric == 'test_accuracy'")
     assert found[["replicate", "value", "device"]].to_numpy().tolist() == [[2, 82.0, EPYC], [5, 84.0, EPYC]]
     assert len(recorded(JPEG, missing="error")) == 0

@@ -1,16 +1,14 @@
 """The plots: every line goes through the means of its samples, and every point is a record's."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import PROJECT, paper_values
 from matplotlib import pyplot as plt
 
-from lth_study import report
 from lth_study.report import plots
 
 mpl.use("agg")
@@ -20,16 +18,6 @@ mpl.use("agg")
 def closed() -> Iterator[None]:
     yield
     plt.close("all")
-
-
-PAPER_VALUES = Path(__file__).parents[1] / "results" / "paper_values.csv"
-
-
-def paper_values(network: str, figure: str, **where: Any) -> pd.DataFrame:
-    """The paper's values, from the project's own file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LTH_RESULTS", str(PAPER_VALUES.parent))
-        return report.paper_values(network=network, figure=figure, **where)
 
 
 def points(axes: mpl.axes.Axes) -> dict[str, list[tuple[float, float]]]:
@@ -42,16 +30,30 @@ def points(axes: mpl.axes.Axes) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-def test_accuracy_curves_show_means_over_replicates_and_data_orders(table: pd.DataFrame):
-    figure = plots.accuracy_curves(table[table["rewind"] == 0])
-    lines = points(figure.axes[0])
-    assert lines["IMP"] == [(64.0, 97.7), (80.0, 97.7), (100.0, 98.2)]
-    assert lines["random pruning"] == [(64.0, 95.7), (80.0, 96.7)]
+@pytest.fixture
+def initial(table: pd.DataFrame) -> pd.DataFrame:
+    """The records of the dense networks and of those rewound to 0."""
+    return table[table["rewind"] == 0]
 
 
-def test_every_replicate_has_a_line_where_that_is_asked_for(table: pd.DataFrame):
-    initial = table[(table["rewind"] == 0) & (table["method"] != "random_pruning")]
-    accuracy = plots.accuracy_curves(initial, each=True).axes[0]
+def with_a_low_recipe(table: pd.DataFrame) -> pd.DataFrame:
+    """The same records, and half of every value for a second recipe."""
+    return pd.concat([table, table.assign(recipe="low", value=table["value"] / 2)])
+
+
+RELATIVE = {"IMP": [(64.0, -0.5), (80.0, -0.5), (100.0, 0.0)], "random pruning": [(64.0, -2.5), (80.0, -1.5)]}
+"""Accuracies less the dense network's: a point between data orders, a point a level for random pruning."""
+
+
+def test_accuracy_curves_show_means_over_replicates_and_data_orders(table: pd.DataFrame, initial: pd.DataFrame):
+    lines = {"IMP": [(64.0, 97.7), (80.0, 97.7), (100.0, 98.2)], "random pruning": [(64.0, 95.7), (80.0, 96.7)]}
+    assert points(plots.accuracy_curves(initial).axes[0]) == lines
+    of_both = {f"{name}, k = {k}": line for name, line in lines.items() for k in (0, 20)}
+    assert points(plots.accuracy_curves(table).axes[0]) == of_both
+
+
+def test_every_replicate_has_a_line_where_that_is_asked_for(table: pd.DataFrame, initial: pd.DataFrame):
+    accuracy = plots.accuracy_curves(initial[initial["method"] != "random_pruning"], each=True).axes[0]
     stability = plots.stability_curves(table, level=2, metrics=["l2_data_order"], each=True).axes[0]
     for axes, expected in (
         (accuracy, [(97.5 + r / 10, 97.5 + r / 10, 98.0 + r / 10) for r in (1, 2, 3)]),
@@ -61,57 +63,55 @@ def test_every_replicate_has_a_line_where_that_is_asked_for(table: pd.DataFrame)
         np.testing.assert_allclose(drawn, sorted(expected))
 
 
-def test_accuracy_curves_of_nothing_say_why(table: pd.DataFrame):
-    diverged = table[table["method"] == "dense"].assign(metric="diverged")
-    with pytest.raises(ValueError, match=r"^nothing is recorded of the accuracy, since 3 trainings diverged"):
-        plots.accuracy_curves(diverged)
-    for panels in (plots.accuracy_panels, lambda panels: plots.distance_panels(panels, "l2_pruning")):
-        with pytest.raises(ValueError, match=r"^nothing is recorded for the panel 'tiny', since 3 trainings diverged"):
-            panels({"tiny": diverged})
+METRIC = "l2_data_order"
+NOTHING: dict[str, Callable[[pd.DataFrame], object]] = {
+    "nothing is recorded of the accuracy, since 3 trainings diverged": lambda table: plots.accuracy_curves(lost(table)),
+    "nothing is recorded for the panel 'a', since 3 trainings": lambda table: plots.accuracy_panels({"a": lost(table)}),
+    "nothing is recorded for the panel 'b', since 3": lambda table: plots.distance_panels({"b": lost(table)}, METRIC),
+    "nothing is recorded for the panel 'c'": lambda table: plots.distance_panels({"c": table[:0]}, METRIC),
+    "nothing is recorded at level 3": lambda table: plots.stability_curves(table, level=3, metrics=[METRIC]),
+    "nothing is recorded at level 2, rewound to 5": lambda table: plots.side_by_side(
+        table, level=2, rewind=5, metrics=[METRIC]
+    ),
+    "nothing is recorded of subnetworks rewound to 5": lambda table: plots.level_curves(
+        table, rewind=5, metrics=[METRIC]
+    ),
+}
 
 
-def test_a_figure_of_nothing_is_an_error_and_a_panel_of_nothing_says_so(table: pd.DataFrame):
-    metric, orders = "l2_data_order", table[table["metric"] != "l2_data_order"]
-    with pytest.raises(ValueError, match=r"^nothing is recorded at level 3"):
-        plots.stability_curves(table, level=3, metrics=[metric])
+def lost(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["method"] == "dense"].assign(metric="diverged")
+
+
+@pytest.mark.parametrize("why", NOTHING)
+def test_a_figure_of_nothing_is_an_error_that_says_why(why: str, table: pd.DataFrame):
+    with pytest.raises(ValueError, match=f"^{why}"):
+        NOTHING[why](table)
+
+
+def test_a_panel_of_nothing_says_so(table: pd.DataFrame):
+    others, metrics = table[table["metric"] != METRIC], [METRIC, "l2_pruning"]
     for figure in (
-        plots.stability_curves(orders, level=2, metrics=[metric, "l2_pruning"]),
-        plots.side_by_side(orders, level=2, rewind=0, metrics=[metric, "l2_pruning"]),
+        plots.stability_curves(others, level=2, metrics=metrics),
+        plots.side_by_side(others, level=2, rewind=0, metrics=metrics),
     ):
-        assert [text.get_text() for text in figure.axes[0].texts] == ["not recorded"]
-        assert not figure.axes[1].texts
-    with pytest.raises(ValueError, match=r"^nothing is recorded at level 2, rewound to 5"):
-        plots.side_by_side(table, level=2, rewind=5, metrics=[metric])
-    with pytest.raises(ValueError, match=r"^nothing is recorded of subnetworks rewound to 5"):
-        plots.level_curves(table, rewind=5, metrics=[metric])
-    with pytest.raises(ValueError, match=r"^nothing is recorded for the panel 'small'"):
-        plots.distance_panels({"small": orders[orders["metric"] == "none"]}, metric)
+        assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [["not recorded"], []]
 
 
-def test_curves_of_several_rewinding_iterations_are_told_apart(table: pd.DataFrame):
-    names = set(points(plots.accuracy_curves(table).axes[0]))
-    assert names == {"IMP, k = 0", "IMP, k = 20", "random pruning, k = 0", "random pruning, k = 20"}
+def test_relative_accuracies_are_differences_to_the_dense_network_of_the_same_replicate(initial: pd.DataFrame):
+    absent = (initial["replicate"] == 3) & (initial["level"] == 2)
+    axes = plots.accuracy_curves(initial[~absent], relative=True).axes[0]
+    assert points(axes) == RELATIVE
+    assert "dense network" in axes.get_ylabel()
+    controls = plots.accuracy_curves(initial[initial["method"] != "imp"], relative=True).axes[0]  # needs no ticket
+    assert points(controls)["random pruning"] == RELATIVE["random pruning"]
 
 
-def test_relative_accuracies_are_differences_to_the_dense_network_of_the_same_replicate(table: pd.DataFrame):
-    lost = (table["replicate"] == 3) & (table["level"] == 2)
-    figure = plots.accuracy_curves(table[(table["rewind"] == 0) & ~lost], relative=True)
-    lines = points(figure.axes[0])
-    assert lines["IMP"] == [(64.0, -0.5), (80.0, -0.5), (100.0, 0.0)]
-    assert lines["random pruning"] == [(64.0, -2.5), (80.0, -1.5)]
-    assert "dense network" in figure.axes[0].get_ylabel()
-
-
-def test_scales_have_panels_of_their_own_with_axes_that_are_not_shared(table: pd.DataFrame):
-    initial = table[table["rewind"] == 0]
+def test_scales_have_panels_of_their_own_with_axes_that_are_not_shared(initial: pd.DataFrame):
     figure = plots.accuracy_panels({"small": initial, "large": initial[initial["method"] != "random_pruning"]})
     small, large = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["small", "large"]
-    assert points(small) == {
-        "IMP": [(64.0, -0.5), (80.0, -0.5), (100.0, 0.0)],
-        "random pruning": [(64.0, -2.5), (80.0, -1.5)],
-    }
-    assert set(points(large)) == {"IMP"}
+    assert (points(small), set(points(large))) == (RELATIVE, {"IMP"})
     assert not small.get_shared_y_axes().joined(small, large)
 
 
@@ -128,28 +128,25 @@ def test_distances_to_the_dense_network_have_panels_too(table: pd.DataFrame):
     assert "L2 to the dense network" in small.get_ylabel()
 
 
-def test_recipes_are_told_apart_and_each_is_compared_with_its_own_dense_network(table: pd.DataFrame):
-    initial = table[table["rewind"] == 0]
-    both = pd.concat([initial, initial.assign(recipe="low", value=initial["value"] / 2)])
-    lines = points(plots.accuracy_curves(both, relative=True).axes[0])
-    assert lines["IMP, standard"] == [(64.0, -0.5), (80.0, -0.5), (100.0, 0.0)]
-    assert lines["random pruning, standard"] == [(64.0, -2.5), (80.0, -1.5)]
+def test_recipes_are_told_apart_and_each_is_compared_with_its_own_dense_network(initial: pd.DataFrame):
+    lines = points(plots.accuracy_curves(with_a_low_recipe(initial), relative=True).axes[0])
+    assert {name: line for name, line in lines.items() if "standard" in name} == {
+        f"{name}, standard": line for name, line in RELATIVE.items()
+    }
     assert lines["random pruning, low"] == [(64.0, -1.25), (80.0, -0.75)]
 
 
 def test_recipes_have_a_row_of_stability_panels_each(table: pd.DataFrame):
-    both = pd.concat([table, table.assign(recipe="low", value=table["value"] / 2)])
+    both = with_a_low_recipe(table)
     figure = plots.stability_curves(both, level=2, metrics=["l2_data_order", "test_accuracy"])
     assert [axes.get_title() for axes in figure.axes] == ["standard recipe"] * 2 + ["low recipe"] * 2
-    own, low = points(figure.axes[0]), points(figure.axes[2])
-    assert own["IMP"] == [(0.0, 12.0), (1.0, 12.0)]
-    assert low["IMP"] == [(0.0, 6.0), (1.0, 6.0)]
+    assert [points(axes)["IMP"] for axes in figure.axes[::2]] == [[(0, 12), (1, 12)], [(0, 6), (1, 6)]]
     (one,) = plots.stability_curves(table, level=2, metrics=["l2_pruning"]).axes
     assert one.get_title() == ""
 
 
 def test_recipes_stand_side_by_side_with_the_mean_of_each_method(table: pd.DataFrame):
-    both = pd.concat([table, table.assign(recipe="low", value=table["value"] / 2)])
+    both = with_a_low_recipe(table)
     paper = pd.DataFrame(
         [("low", "imp", 9.0), ("low", "random_pruning", 14.0), ("warmup", "imp", 7.0)],
         columns=["recipe", "method", "value"],
@@ -171,7 +168,7 @@ def test_recipes_stand_side_by_side_with_the_mean_of_each_method(table: pd.DataF
 
 def test_the_papers_curves_are_differences_to_its_dense_network_and_are_told_apart():
     axes = mpl.figure.Figure().subplots()
-    plots.draw_paper(axes, paper_values("resnet20", "fig5", recipe="standard"))
+    plots.draw_paper(axes, paper_values(network="resnet20", figure="fig5", recipe="standard"))
     lines = points(axes)
     assert set(lines) == {"paper: IMP, k = 0", "paper: IMP, k = 500"}
     assert (lines["paper: IMP, k = 0"][0], lines["paper: IMP, k = 0"][-1]) == ((100.0, 0.0), (4.7, -8.0))
@@ -198,8 +195,8 @@ DENSE = {"resnet50": 76.1, "inception_v3": 78.1, "squeezenet1_0": 54.9}
 @pytest.mark.parametrize("network", DENSE)
 def test_the_papers_imagenet_curves_are_all_drawn_from_the_file(network: str):
     axes = mpl.figure.Figure().subplots()
-    plots.draw_paper(axes, paper_values(network, "fig8"))
-    file = pd.read_csv(PAPER_VALUES)
+    plots.draw_paper(axes, paper_values(network=network, figure="fig8"))
+    file = pd.read_csv(PROJECT / "results" / "paper_values.csv")
     file = file[(file["figure"] == "fig8") & (file["network"] == network.removesuffix("1_0"))]
     expected = {}
     for (own, method, epoch), name in FIGURE_8.items():
@@ -214,20 +211,18 @@ def test_the_papers_imagenet_curves_are_all_drawn_from_the_file(network: str):
     assert len({line.get_linestyle() for line in axes.lines}) == len(expected)
 
 
-def test_where_the_paper_has_no_curve_nothing_is_drawn(table: pd.DataFrame):
-    axes = plots.accuracy_curves(table, relative=True).axes[0]
-    before = len(axes.lines)
-    plots.draw_paper(axes, paper_values("resnet20", "fig5", recipe="low"))
-    assert len(axes.lines) == before
-
-
-def test_a_legend_of_many_lines_stands_beside_the_plot(table: pd.DataFrame):
+def test_where_the_paper_has_no_curve_nothing_is_drawn_and_many_lines_have_their_legend_beside_the_plot(
+    table: pd.DataFrame,
+):
     figure = plots.accuracy_curves(table, relative=True)
-    inside = figure.get_figwidth()
-    plots.draw_paper(figure.axes[0], paper_values("resnet50", "fig8"))
+    (axes,) = figure.axes
+    before, inside = len(axes.lines), figure.get_figwidth()
+    plots.draw_paper(axes, paper_values(network="resnet20", figure="fig5", recipe="low"))
+    assert (len(axes.lines), figure.get_figwidth()) == (before, inside)
+    plots.draw_paper(axes, paper_values(network="resnet50", figure="fig8"))
     assert figure.get_figwidth() > inside
     figure.draw_without_rendering()
-    assert figure.axes[0].get_legend().get_window_extent().x0 > figure.axes[0].get_window_extent().x1
+    assert axes.get_legend().get_window_extent().x0 > axes.get_window_extent().x1
 
 
 def test_stability_against_accuracy_has_a_point_for_each_subnetwork_of_the_level(table: pd.DataFrame):
@@ -241,38 +236,23 @@ def test_stability_against_accuracy_has_a_point_for_each_subnetwork_of_the_level
 
 
 def test_stability_curves_have_a_panel_for_each_metric_at_the_level_asked_for(table: pd.DataFrame):
-    figure = plots.stability_curves(table, level=2, metrics=["l2_data_order", "test_accuracy"])
-    stability, accuracy = (points(axes) for axes in figure.axes)
-    assert stability == {"IMP": [(0, 12), (1, 12)], "random pruning": [(0, 13), (1, 13)]}
-    assert accuracy == {"IMP": [(0, 97.7), (1, 97.7)], "random pruning": [(0, 95.7), (1, 95.7)]}
+    figure = plots.stability_curves(table, level=2, metrics=[METRIC, "test_accuracy"])
+    assert [points(axes) for axes in figure.axes] == [
+        {"IMP": [(0, 12), (1, 12)], "random pruning": [(0, 13), (1, 13)]},
+        {"IMP": [(0, 97.7), (1, 97.7)], "random pruning": [(0, 95.7), (1, 95.7)]},
+    ]
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0", "20"]
 
 
-def test_level_curves_run_over_the_weights_remaining(table: pd.DataFrame):
-    lines = points(plots.level_curves(table, rewind=0, metrics=["l2_pruning"]).axes[0])
-    assert lines["IMP"] == [(64.0, 22.0), (80.0, 12.0)]
-
-
-def test_the_papers_values_are_marked_where_they_are_and_nothing_is_where_there_are_none(table: pd.DataFrame):
+def test_level_curves_run_over_the_weights_remaining_and_the_papers_values_are_marked_within(table: pd.DataFrame):
     axes = plots.level_curves(table, rewind=0, metrics=["l2_pruning"]).axes[0]
-    before = len(axes.lines)
-    paper = pd.DataFrame({"value": [20.0], "low": [19.0], "high": [22.0]})
-    plots.mark_paper(axes, paper.iloc[:0], [])
+    assert points(axes)["IMP"] == [(64.0, 22.0), (80.0, 12.0)]
+    before, paper = len(axes.lines), pd.DataFrame({"value": [90.0], "low": [89.0], "high": [91.0]})
+    plots.mark_paper(axes, paper[:0], [])
     assert len(axes.lines) == before
     plots.mark_paper(axes, paper, [64])
-    marks = [line for line in axes.lines if list(np.atleast_1d(line.get_xdata())) == [64]]
-    assert [float(line.get_ydata()[0]) for line in marks if line.get_marker() == "D"] == [20.0]
-
-
-def test_the_papers_values_are_never_outside_a_plot(table: pd.DataFrame):
-    axes = plots.level_curves(table, rewind=0, metrics=["l2_pruning"]).axes[0]
-    plots.mark_paper(axes, pd.DataFrame({"value": [90.0], "low": [89.0], "high": [91.0]}), [64])
+    (mark,) = [line for line in axes.lines if line.get_marker() == "D"]
+    assert mark.get_xydata().tolist() == [[64.0, 90.0]]
     bottom, top = axes.get_ylim()
     assert bottom == 0
     assert 91 < top < 100
-
-
-def test_an_accuracy_relative_to_the_dense_network_needs_no_ticket(table: pd.DataFrame):
-    controls = table[(table["method"] != "imp") & (table["rewind"] == 0)]
-    figure = plots.accuracy_curves(controls, relative=True)
-    assert points(figure.axes[0])["random pruning"] == [(64.0, -2.5), (80.0, -1.5)]

@@ -87,8 +87,9 @@ def agenda(
             setting, here = study.setting, known_of(study.setting)
             lacking = set(absent(study, here, device))
             missing |= {(setting.name, training) for training in lacking}
-            apart = [d for d in plan.distances(study) if {d.a, d.b} & lacking]
-            work = set(plan.needed(lacking, apart, study, here.complete)) - here.complete
+            apart = plan.unmeasured(here.values, study)
+            new = [c for c in apart if isinstance(c, plan.Distance) and {c.a, c.b} & lacking]
+            work = set(plan.needed(lacking, new, study, here.complete)) - here.complete
             updates = sum(plan.length(training, setting) for training in work)
             hours += updates * seconds_per_update(setting, device, timed) / 3600 if updates else 0
         count = _decided(wanted, made, missing, device)
