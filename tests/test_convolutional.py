@@ -163,7 +163,7 @@ def test_a_stopped_study_goes_on_to_the_same_bits(smoke: Done, tmp_path: Path):
     with pytest.raises(Stopped):
         run(part, store=tmp_path, workers=1, seconds=0)
     run(part, store=tmp_path, workers=1)
-    again = smoke._replace(folder=tmp_path / part.name)
+    again = smoke._replace(folder=tmp_path / part.setting.name)
     for name in ("dense", "imp/rewind_4/level_01/order_0"):
         assert same_bits(again.of(name).load_end(), smoke.of(name).load_end())
 
@@ -233,7 +233,7 @@ def test_one_shot_pruning_keeps_exactly_the_largest_weights_at_the_papers_densit
 ONE_SHOT: dict[str, Any] = {"methods": ("imp",), "orders": 1, "rewinds": (2,)}
 
 
-def one_shot() -> Setting:
+def one_shot() -> Study:
     return settings("squeezenet1_0", **ONE_SHOT, densities=(0.6, 0.2))
 
 
@@ -264,10 +264,10 @@ def test_a_level_that_diverges_keeps_no_other_density_from_being_trained(tmp_pat
         return replace(trained, metrics={}, diverged_at=3) if ticket.level == 1 else trained
 
     monkeypatch.setattr("lth_study.trainings.train", diverges_at_the_first_level)
-    store = StudyStore(tmp_path, one_shot())
+    store = StudyStore(tmp_path, one_shot().setting)
     store.prepare()
     worker.Worker(store).complete(trainings(one_shot()))
-    rows = known(store)[0]
+    rows = known(store.setting, store.store)[0]
     assert set(rows.loc[rows["metric"] == "test_accuracy", "level"]) == {0, 2}
     assert set(rows.loc[rows["metric"] == "diverged", "level"]) == {1}
     assert [training for training in missing(rows, one_shot()) if not training.again] == []

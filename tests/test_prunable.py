@@ -354,7 +354,6 @@ def test_a_mixin_that_speaks_of_embeddings_makes_no_embedding() -> None:
         ({"include": nn.Embedding, "exclude": lambda name, module: "stem" in name}, ["embedding", "head"]),
         ({"include": "embedding", "exclude": "embedding"}, ["stem.0", "stem.1", "head"]),
     ],
-    ids=str,
 )
 def test_include_and_exclude(options: dict[str, object], expected: list[str]) -> None:
     model = nn.Module()
