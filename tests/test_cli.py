@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import Lth
 
-from lth_study import SettingError, __version__, cli, preset
+from lth_study import SettingError, __version__, options, preset
 
 SMOKE = preset("lenet_300_100", profile="smoke").setting
 OF_SMOKE = ("lenet_300_100", "--profile", "smoke")
@@ -16,7 +16,7 @@ FEW = (*OF_SMOKE, "--rewinds", "0", "--levels", "1", "--orders", "1", "--figure"
 """Options that leave four trainings of the smoke profile: dense, imp and both controls."""
 
 
-@pytest.mark.parametrize("command", ["run", "status", "agenda", "export", "import"])
+@pytest.mark.parametrize("command", ["run", "status", "agenda", "export", "import", "tickets"])
 def test_every_command_is_listed_and_has_help(command: str, lth: Lth):
     listed, own = lth("--help"), lth(command, "--help")
     assert (listed.status, own.status) == (0, 0)
@@ -63,8 +63,8 @@ def test_a_mistaken_option_is_one_line_on_stderr_and_status_2(command: str, argu
 @pytest.mark.parametrize("setting", ["levels=3", "rewinds=[0]", "orders=2", "dataset=mnist", "recipe=low"])
 def test_what_has_an_option_of_its_own_is_not_taken_as_a_setting(setting: str):
     with pytest.raises(SettingError, match=f"--set: {setting.split('=')[0]} is an argument or option of its own"):
-        cli._setting(setting)
-    assert cli._setting("pieces=4") == ("pieces", 4)
+        options.setting_of(setting)
+    assert options.setting_of("pieces=4") == ("pieces", 4)
 
 
 def test_run_status_export_and_import_go_round(lth: Lth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

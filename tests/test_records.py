@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import Place, provenance_of, records_of
 
-from lth_study import preset, records
+from lth_study import preset, records, tables
 from lth_study.files import StoreError, write_json
 from lth_study.records import COLUMNS, PROVENANCE, add, import_folder, merge, read, results_folder, traced, write
 from lth_study.settings import Setting
@@ -109,7 +109,7 @@ def test_records_that_were_altered_or_cut_off_are_refused(harm: Callable[[str], 
 def test_records_are_there_only_when_everything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Whatever is written last, an interruption before it leaves a folder that reads as empty."""
     written: list[Path] = []
-    really = records.write_atomic
+    really = tables.write_atomic
 
     def killed_at_the_last(path: Path, content: bytes) -> None:
         if len(written) == 2:
@@ -117,7 +117,7 @@ def test_records_are_there_only_when_everything_is_written(tmp_path: Path, monke
         written.append(path)
         really(path, content)
 
-    monkeypatch.setattr(records, "write_atomic", killed_at_the_last)
+    monkeypatch.setattr(tables, "write_atomic", killed_at_the_last)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, SETTING, table(COMPLETE), MADE)
     assert [(len(part), list(part.columns)) for part in read(tmp_path, SETTING)] == [(0, COLUMNS), (0, PROVENANCE)]
