@@ -20,7 +20,7 @@ from lth_study.weights import carry
 
 DEEP = {"levels": 4, "compared_levels": (4,), "orders": 2}
 LENET = preset("lenet_300_100", profile="smoke").only("stability").updated(**DEEP, iterations=40, rewinds=(0, 10))
-RESNET20 = preset("resnet20", profile="smoke").only("stability").updated(levels=3, compared_levels=(3,), orders=1)
+RESNET20 = preset("resnet20", profile="smoke").only("stability").updated(**DEEP, barriers=False)
 
 
 def to_level_2(study: Study) -> Study:
