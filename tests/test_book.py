@@ -90,7 +90,6 @@ def pages(html: Path) -> dict[str, Page]:
 
 def test_every_chapter_is_a_page(pages: dict[str, Page]) -> None:
     chapters = re.findall(r"(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text())
-    assert len(chapters) == 26
     assert [chapter for chapter in chapters if f"{chapter}.html" not in pages] == []
 
 
