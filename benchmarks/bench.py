@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
-from datetime import UTC, datetime
 
 import command
 import convolutional
@@ -24,11 +22,7 @@ import lenet
 import pandas as pd
 import shares
 import torch
-from common import peak_memory, row
-
-from lth_study.devices import device_name
-from lth_study.files import write_atomic
-from lth_study.records import results_folder
+from common import keep, peak_memory, row
 
 TRAININGS = {"lenet_300_100": lenet.ours_variant, "resnet20": convolutional.training_variant}
 """What a process of its own can be started for."""
@@ -60,14 +54,7 @@ def main() -> None:
     rows += shares.rows(min(chosen.rounds, convolutional.ROUNDS))
     rows += command.rows(chosen.rounds)
     table = pd.DataFrame(rows)
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
-    made = {"device": device_name(), "torch": torch.__version__, "python": platform.python_version()}
-    table = table.assign(**made, measured=datetime.now(UTC).strftime("%Y-%m-%d"))
-    file = results_folder() / "benchmark.csv"
-    if file.exists():
-        before = pd.read_csv(file)
-        table = pd.concat([before[before["device"] != device_name()], table])
-    write_atomic(file, table.to_csv(index=False, float_format="%.4g").encode())
+    keep(table, "benchmark.csv")
     held = next(r["median"] for r in rows if r["measure"] == lenet.HELD)
     if held > lenet.HELD_AT_MOST:
         sys.exit(f"{lenet.HELD} is {held:.3f}; Mask.hold may take no more than {lenet.HELD_AT_MOST}")

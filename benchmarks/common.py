@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +22,10 @@ from lth_core.masks import Mask
 from lth_study import seeds
 from lth_study.data import image_shape
 from lth_study.data.parts import Dataset, Split
+from lth_study.devices import device_name
+from lth_study.files import write_atomic
 from lth_study.networks import build, initial_weights
+from lth_study.records import results_folder
 from lth_study.settings import Setting
 
 Variant = Callable[[], float]
@@ -95,3 +100,15 @@ def peak_memory() -> float:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def keep(table: pd.DataFrame, name: str) -> None:
+    """Print what was measured and write it into the results folder, in place of this device's earlier rows."""
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+    made = {"device": device_name(), "torch": torch.__version__, "python": platform.python_version()}
+    table = table.assign(**made, measured=datetime.now(UTC).strftime("%Y-%m-%d"))
+    file = results_folder() / name
+    if file.exists():
+        before = pd.read_csv(file)
+        table = pd.concat([before[before["device"] != device_name()], table])
+    write_atomic(file, table.to_csv(index=False, float_format="%.4g").encode())

@@ -13,21 +13,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import platform
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from functools import partial
 
 import pandas as pd
 import torch
-from common import Row, interleaved, row, timed
+from common import Row, interleaved, keep, row, timed
 from torch import Tensor, nn
 
 from lth_core import Mask
-from lth_study.devices import device_name
-from lth_study.files import write_atomic
-from lth_study.records import results_folder
 
 NETWORKS = {
     "linear 784 to 300": (784, 300),
@@ -51,14 +46,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
     with torch.inference_mode():
         table = pd.DataFrame(rows(rounds))
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
-    made = {"device": device_name(), "torch": torch.__version__, "python": platform.python_version()}
-    table = table.assign(**made, measured=datetime.now(UTC).strftime("%Y-%m-%d"))
-    file = results_folder() / "sparse.csv"
-    if file.exists():
-        before = pd.read_csv(file)
-        table = pd.concat([before[before["device"] != device_name()], table])
-    write_atomic(file, table.to_csv(index=False, float_format="%.4g").encode())
+    keep(table, "sparse.csv")
 
 
 def rows(rounds: int) -> Iterator[Row]:

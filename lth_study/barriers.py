@@ -11,7 +11,8 @@ from lth_study.data.parts import Dataset, Part, Split
 from lth_study.networks import build
 from lth_study.settings import Setting
 from lth_study.training.batches import EVALUATION_BATCH, evaluated_at_once
-from lth_study.training.train import SEEN, memory_explained, on, prepare, steady_arithmetic
+from lth_study.training.evaluation import SEEN
+from lth_study.training.train import memory_explained, on, prepare, steady_arithmetic
 from lth_study.training.updates import State, products
 
 DECIMALS = 6

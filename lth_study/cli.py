@@ -72,8 +72,9 @@ def run_command(
     Exit status: 0 when everything is done, 3 when it stopped early. torchrun reports an early stop as a failure.
     """
     from lth_study.options import study_of
+    from lth_study.progress import Style
     from lth_study.records import store_folder
-    from lth_study.runner import Style, train_missing
+    from lth_study.runner import train_missing
     from lth_study.training import Stopped
 
     study = study_of(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
@@ -161,7 +162,7 @@ def agenda(
     if not run:
         return
     from lth_study.agenda.run import run_parts, what_is_left
-    from lth_study.runner import Style
+    from lth_study.progress import Style
     from lth_study.training import Stopped
 
     in_order = [listed[place] for place in table.index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from lth_study.store import StudyStore, Training
 from lth_study.training import Stopped
 
 if TYPE_CHECKING:
-    from lth_study.worker import Worker
+    from lth_study.trainings import Trainings
 
 
 POLL_SECONDS = 0.2
@@ -72,13 +73,14 @@ def _start(order: Mapping[str, Any]) -> subprocess.Popen[bytes]:
 def _help() -> None:
     """What a helper process does."""
     order = json.load(sys.stdin)  # first, for the process that started this one waits until it is read
+    from lth_study.trainings import Trainings
     from lth_study.worker import Worker
 
     store = StudyStore(Path(order["store"]), Setting.from_json(order["setting"]))
     kinds = {kind.__name__: kind for kind in (Distance, Barrier)}
     with stop_signals() as stopping, suppress(Stopped):
         to_stop = lambda: stopping.is_set() or os.getppid() != order["parent"]  # noqa: E731
-        worker = Worker(store, order["rewinds"], to_stop, order["workers"])
+        worker = Worker(Trainings(store, order["rewinds"], to_stop, order["workers"]))
         comparisons = [
             kinds[name](found["kind"], Training(**found["a"]), Training(**found["b"]))
             for name, found in order["comparisons"]
@@ -108,7 +110,7 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def complete_side_by_side(
-    worker: Worker, absent: Collection[Training], comparisons: Collection[Comparison], count: int
+    trainings: Trainings, absent: Collection[Training], comparisons: Collection[Comparison], count: int
 ) -> None:
     """Do these trainings and comparisons on a GPU, up to `count` of them at once, each in a thread.
 
@@ -119,9 +121,12 @@ def complete_side_by_side(
     import torch  # late, as in `_help`
 
     from lth_study.training.train import steady_arithmetic
+    from lth_study.worker import Worker
 
-    stop, device = threading.Event(), worker.trainings.data.train.device
-    member = worker.member(stop.is_set)
+    stop, device = threading.Event(), trainings.data.train.device
+    same = copy.copy(trainings)  # the same images, but stopped by an event of its own
+    same.stop_requested = stop.is_set
+    member = Worker(same)
 
     def complete() -> None:
         with torch.cuda.stream(torch.cuda.Stream(device)):
@@ -129,11 +134,11 @@ def complete_side_by_side(
 
     torch.cuda.synchronize(device)  # the images are on their way yet, and other streams would not wait for them
     # what this sets is the process's: it must stay until the last thread is done
-    with steady_arithmetic(worker.trainings.setting.precision), ThreadPoolExecutor(count) as pool:
+    with steady_arithmetic(trainings.setting.precision), ThreadPoolExecutor(count) as pool:
         members = [pool.submit(complete) for _ in range(count)]
         try:
             while wait(members, POLL_SECONDS).not_done:
-                if worker.trainings.stop_requested() or any(each.done() and each.exception() for each in members):
+                if trainings.stop_requested() or any(each.done() and each.exception() for each in members):
                     stop.set()
         finally:
             stop.set()

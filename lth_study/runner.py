@@ -12,22 +12,20 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import pandas as pd
-from tqdm import tqdm
 
 from lth_study import plan, records
 from lth_study.commands import how_to_make
 from lth_study.extents import Study
 from lth_study.files import StoreError
-from lth_study.measure import measurable, measure_distance, measured, summary
+from lth_study.measure import measurable, measure_distance, measured
 from lth_study.plan import Barrier, Comparison, Distance
+from lth_study.progress import Progress, Style
 from lth_study.settings import IMAGENET_NETWORKS, SettingError
 from lth_study.store import Busy, StudyStore, Training
 from lth_study.training import Stopped
-
-Style = Literal["bar", "lines"] | None
 
 ALONE = 10.0
 """Seconds to train alone before starting helper processes: each takes seconds to start."""
@@ -167,6 +165,7 @@ def _train(
     from lth_study.devices import compute_device, cores
     from lth_study.parallel import complete_side_by_side, helpers, stop_signals
     from lth_study.ranks import rank_and_count
+    from lth_study.trainings import Trainings
     from lth_study.worker import Worker
 
     on_gpu = compute_device().type == "cuda"
@@ -183,7 +182,7 @@ def _train(
     store.prepare()
     with (
         stop_signals() as stopping,
-        _Progress(store, [*wanted, *barriers], progress) as shown,
+        Progress(store, [*wanted, *barriers], progress) as shown,
         helpers(store, wanted, comparisons, rewinds) as get_help,
     ):
         deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -198,65 +197,19 @@ def _train(
                 help_at = math.inf
                 shown.say(f"{study.setting.name}: {count} networks side by side from here on")
                 get_help(count - 1)
-                worker.trainings.workers = count
+                trainings.workers = count
             return False
 
         # created before any helper, so that its errors appear once
-        worker = Worker(store, rewinds, stop_requested, workers=count if on_gpu else 1)
+        trainings = Trainings(store, rewinds, stop_requested, workers=count if on_gpu else 1)
         try:
             if on_gpu:
-                complete_side_by_side(worker, wanted, comparisons, count)
+                complete_side_by_side(trainings, wanted, comparisons, count)
             else:
                 if count > 1:
                     help_at = time.monotonic() + (ALONE if workers is None else 0)
-                worker.complete(wanted, comparisons)
+                Worker(trainings).complete(wanted, comparisons)
         except Stopped:
             done = f"{sum(measured(store, barrier) for barrier in barriers)} of {len(barriers)} barriers"
             done += f" and {store.count(wanted)} of {len(wanted)} trainings"
             raise Stopped(f"{study.setting.name}: stopped with {done} done") from None
-
-
-class _Progress:
-    """Shows how many of the wanted trainings and barriers are done, by any process."""
-
-    def __init__(self, store: StudyStore, wanted: Sequence[Training | Barrier], style: Style) -> None:
-        self.store = store
-        self.waiting = [step for step in wanted if not self.done(step)]
-        self.total = len(wanted)
-        self.style = style
-        self.next = 0.0
-        done = self.total - len(self.waiting)
-        self.bar = tqdm(total=self.total, initial=done, unit="step", disable=style != "bar", smoothing=0.1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.next = 0.0
-        self.update()
-        self.bar.close()
-
-    def done(self, step: Training | Barrier) -> bool:
-        if isinstance(step, Barrier):
-            return measured(self.store, step)
-        return self.store.saves(step).complete
-
-    def summary(self, step: Training | Barrier) -> str:
-        return summary(self.store, step) if isinstance(step, Barrier) else self.store.summary(step)
-
-    def say(self, text: str) -> None:
-        """Print a line, above the bar if there is one."""
-        if self.style is not None:
-            self.bar.write(text)
-
-    def update(self) -> None:
-        """Count what is done and show it, at most once a second."""
-        if self.style is None or time.monotonic() < self.next:
-            return
-        self.next = time.monotonic() + 1
-        finished = [step for step in self.waiting if self.done(step)]
-        self.waiting = [step for step in self.waiting if step not in finished]
-        self.bar.update(len(finished))
-        if self.style == "lines":
-            for position, step in enumerate(finished, self.total - len(self.waiting) - len(finished) + 1):
-                print(f"[{position}/{self.total}] {self.summary(step)}", flush=True)

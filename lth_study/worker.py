@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -18,33 +17,17 @@ from lth_study.devices import compute_device
 from lth_study.measure import measurable, measure_barrier, measure_distance
 from lth_study.plan import Barrier, Comparison, Distance
 from lth_study.settings import Setting
-from lth_study.store import Busy, StudyStore, Training
+from lth_study.store import Busy, Training
 from lth_study.training import Stopped
 from lth_study.training.train import Job, train
 from lth_study.trainings import Trainings, images_of
 
 
 class Worker:
-    """One process's share of a study: it does what is missing and what no other process is doing.
+    """One process's share of a study: it does what is missing and what no other process is doing."""
 
-    The parameters are those of `Trainings`.
-    """
-
-    def __init__(
-        self,
-        store: StudyStore,
-        rewinds: Collection[int] = (),
-        stop_requested: Callable[[], bool] = lambda: False,
-        workers: int = 1,
-    ) -> None:
-        self.store, self.trainings = store, Trainings(store, rewinds, stop_requested, workers)
-
-    def member(self, stop_requested: Callable[[], bool]) -> Worker:
-        """A worker with the same images that another function stops, for a thread."""
-        member = copy.copy(self)
-        member.trainings = copy.copy(self.trainings)
-        member.trainings.stop_requested = stop_requested
-        return member
+    def __init__(self, trainings: Trainings) -> None:
+        self.trainings, self.store = trainings, trainings.store
 
     def complete(self, absent: Collection[Training], comparisons: Collection[Comparison] = ()) -> None:
         """Do these trainings, and make those comparisons whose ends are then in the store.

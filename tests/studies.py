@@ -1,5 +1,6 @@
 """Small studies of LeNet for tests (`conftest` finishes two of them), and what tests look at in a run store."""
 
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lth_core.imp import Ticket
-from lth_study import data, preset, run
+from lth_study import SettingError, data, preset, run
 from lth_study.data.parts import Dataset
 from lth_study.extents import Study
 from lth_study.training.train import Trained, train
@@ -80,3 +81,10 @@ def flip_a_bit(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
+
+
+def assert_refused(update: Callable[..., object], changes: Mapping[str, Any], named: Iterable[str]) -> None:
+    """A change is refused, and the message has all of these parts: the name, the value, what was expected."""
+    with pytest.raises(SettingError) as refused:
+        update(**changes)
+    assert [part for part in named if part not in str(refused.value)] == []

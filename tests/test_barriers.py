@@ -22,6 +22,7 @@ from lth_study.plan import Barrier
 from lth_study.settings import METHODS, Setting
 from lth_study.store import Busy, StudyStore, Training, TrainingFolder, dense
 from lth_study.training import Stopped
+from lth_study.trainings import Trainings
 from lth_study.worker import Worker
 
 RESNET = preset("resnet20", profile="smoke").only("stability").updated(rewinds=(0,), methods=("imp",))
@@ -250,7 +251,7 @@ def test_barriers_that_a_killed_run_did_not_measure_are_measured_by_the_next_wit
 def test_a_run_stops_between_two_barriers(unmeasured: Done, measured: list[Any], trains_nothing: None):
     with pytest.raises(Stopped, match="stopped with 0 of 3 barriers"):
         run(TINY, store=unmeasured.store, workers=1, seconds=0)
-    stopping = Worker(StudyStore(unmeasured.store, TINY.setting), stop_requested=lambda: len(measured) == 1)
+    stopping = Worker(Trainings(StudyStore(unmeasured.store, TINY.setting), stop_requested=lambda: len(measured) == 1))
     with pytest.raises(Stopped):
         stopping.complete([], plan.barriers(TINY))
     assert len(measured) == 1
@@ -263,10 +264,10 @@ def test_a_barrier_that_another_process_is_measuring_is_left_to_it(unmeasured: D
             measure_barrier(store, barrier, lambda a, b: {})
         asked = iter(range(10))
         with pytest.raises(Stopped):  # after it has waited for the other
-            Worker(store, stop_requested=lambda: next(asked) > 2).complete([], [barrier])
+            Worker(Trainings(store, stop_requested=lambda: next(asked) > 2)).complete([], [barrier])
     assert measured == []
     for _ in range(2):
-        Worker(store).complete([], [barrier])
+        Worker(Trainings(store)).complete([], [barrier])
         assert len(measured) == 1
 
 

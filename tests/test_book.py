@@ -153,7 +153,7 @@ def test_the_imagenet_chapter_counts_what_its_settings_ask_for(network: str) -> 
     study = preset(network)
     cost = costs(study).loc["all of it"]
     iterations = round(cost["iterations, here"])
-    billions = iterations * study.batch_size / 1e9
+    billions = iterations * study.setting.batch_size / 1e9
     row = f"| {NETWORK_NAMES[network]} | {cost['trainings, here']:.0f} | {iterations:,} | {billions:.2f} billion |"
     assert row in (ROOT / "book" / "imagenet.md").read_text()
 

@@ -33,7 +33,7 @@ from lth_study.data.parts import Dataset, Split, hold_out
 from lth_study.networks import build
 from lth_study.presets import preset
 from lth_study.store import StudyStore
-from lth_study.worker import Worker
+from lth_study.trainings import Trainings
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COUNTS = {"train": 2, "test": 1}
@@ -484,7 +484,9 @@ def test_a_lenet_is_refused_colour_images(folder, tmp_path):
     with pytest.raises(DataError, match=r"CIFAR-10 \(JPEG\) has colour images"):
         data.load("cifar10_jpeg")
     with pytest.raises(DataError, match="colour"):
-        Worker(StudyStore(tmp_path, preset("lenet_300_100", profile="smoke").setting.updated(dataset="cifar10_jpeg")))
+        Trainings(
+            StudyStore(tmp_path, preset("lenet_300_100", profile="smoke").setting.updated(dataset="cifar10_jpeg"))
+        )
 
 
 # Colour and size

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lth_core import Mask, one_shot_pruning
 from lth_core.imp import Ticket, subnetwork
-from lth_study import Study, data, preset, run, seeds, worker
+from lth_study import Study, data, preset, run, seeds
 from lth_study.data.parts import Dataset
 from lth_study.files import read_json
 from lth_study.networks import build, initial_weights
@@ -24,6 +24,8 @@ from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training, TrainingFolder, dense
 from lth_study.training import Stopped
 from lth_study.training.train import Trained, train
+from lth_study.trainings import Trainings
+from lth_study.worker import Worker
 
 State = Mapping[str, Tensor]
 pytestmark = pytest.mark.usefixtures("few_images")
@@ -266,7 +268,7 @@ def test_a_level_that_diverges_keeps_no_other_density_from_being_trained(tmp_pat
     monkeypatch.setattr("lth_study.trainings.train", diverges_at_the_first_level)
     store = StudyStore(tmp_path, one_shot().setting)
     store.prepare()
-    worker.Worker(store).complete(trainings(one_shot()))
+    Worker(Trainings(store)).complete(trainings(one_shot()))
     rows = known(store.setting, store.store)[0]
     assert set(rows.loc[rows["metric"] == "test_accuracy", "level"]) == {0, 2}
     assert set(rows.loc[rows["metric"] == "diverged", "level"]) == {1}

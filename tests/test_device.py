@@ -17,7 +17,7 @@ from lth_study.settings import Setting
 from lth_study.store import StudyStore
 from lth_study.training.train import Trained, train
 from lth_study.training.updates import FlatNetwork
-from lth_study.worker import Worker
+from lth_study.trainings import Trainings
 
 SMOKE = [preset(network, profile="smoke").setting for network in ("lenet_300_100", "resnet20", "vgg19")]
 every_network = pytest.mark.parametrize("setting", SMOKE, ids=lambda setting: setting.network)
@@ -58,7 +58,7 @@ def test_everything_that_an_update_needs_lies_on_the_device_of_the_network(
 def test_tf32_is_refused_where_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_DEVICE", "cpu")
     with pytest.raises(SettingError, match=r"precision: tf32 is arithmetic of GPUs, not of the cpu here"):
-        Worker(StudyStore(tmp_path, SMOKE[1].updated(precision="tf32")))
+        Trainings(StudyStore(tmp_path, SMOKE[1].updated(precision="tf32")))
 
 
 def test_the_device_is_the_gpu_if_there_is_one_and_can_be_named(monkeypatch: pytest.MonkeyPatch):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from studies import assert_refused
 
 from lth_study import SettingError, preset
 from lth_study.settings import METHODS
@@ -77,10 +78,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_bad_value_is_refused_with_a_message_that_names_it_and_what_is_expected(case):
-    changes, named = REFUSED[case]
-    with pytest.raises(SettingError) as refused:
-        SMOKE.updated(**changes)
-    assert [part for part in named if part not in str(refused.value)] == []
+    assert_refused(SMOKE.updated, *REFUSED[case])
 
 
 def test_a_shorter_training_is_refused_where_a_figure_rewinds_beyond_its_end():

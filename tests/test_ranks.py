@@ -23,7 +23,8 @@ from lth_study.records import store_folder
 from lth_study.runner import train_missing
 from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training, dense
-from lth_study.training.train import Job, accuracies, train
+from lth_study.training.evaluation import accuracies
+from lth_study.training.train import Job, train
 from lth_study.trainings import Trainings
 
 STUDY = (

@@ -18,6 +18,7 @@ from lth_study.settings import SettingError
 from lth_study.store import StudyStore
 from lth_study.training import Stopped
 from lth_study.training.steps import check_compiler
+from lth_study.trainings import Trainings
 from lth_study.worker import Worker
 
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
@@ -27,10 +28,10 @@ def study_of(network: str) -> Study:
     return preset(network, profile="smoke").only("stability").updated(replicates=2)
 
 
-def worker(folder: Path, network: str = "lenet_300_100", **changes: int) -> Worker:
+def opened(folder: Path, network: str = "lenet_300_100", **changes: int) -> Trainings:
     store = StudyStore(folder, study_of(network).setting.updated(**changes))
     store.prepare()
-    return Worker(store)
+    return Trainings(store)
 
 
 @pytest.fixture
@@ -41,20 +42,20 @@ def no_streams(few_images: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
 
 
-def absent(worker: Worker):
-    known = records.known(worker.store.setting, worker.store.store)[0]
-    return missing(known, study_of(worker.store.setting.network))
+def absent(trainings: Trainings):
+    known = records.known(trainings.setting, trainings.store.store)[0]
+    return missing(known, study_of(trainings.setting.network))
 
 
-def distances_of(worker: Worker):
-    return distances(study_of(worker.store.setting.network))
+def distances_of(trainings: Trainings):
+    return distances(study_of(trainings.setting.network))
 
 
 @pytest.mark.parametrize("network", ["lenet_300_100", "squeezenet1_0"])  # whose weights and dropout torch draws
 def test_threads_do_all_trainings_once_and_the_same_as_one_after_the_other(
     network: str, tmp_path: Path, no_streams: None, monkeypatch: pytest.MonkeyPatch
 ):
-    beside, alone = worker(tmp_path / "beside", network), worker(tmp_path / "alone", network)
+    beside, alone = opened(tmp_path / "beside", network), opened(tmp_path / "alone", network)
     done: list[str] = []
     finish = type(beside.store.saves(absent(beside)[0])).finish
     monkeypatch.setattr(
@@ -64,7 +65,7 @@ def test_threads_do_all_trainings_once_and_the_same_as_one_after_the_other(
     complete_side_by_side(beside, absent(beside), distances_of(beside), 4)
     assert sorted(done) == sorted(set(done))
     assert absent(beside) == []
-    alone.complete(absent(alone))
+    Worker(alone).complete(absent(alone))
     for training, result in alone.store.results().items():
         assert beside.store.results()[training]["metrics"] == result["metrics"]
         ends = [each.store.saves(training).load_end() for each in (beside, alone)]
@@ -74,7 +75,7 @@ def test_threads_do_all_trainings_once_and_the_same_as_one_after_the_other(
 def test_what_one_thread_raises_stops_the_others_and_is_raised(
     tmp_path: Path, no_streams: None, monkeypatch: pytest.MonkeyPatch
 ):
-    busy = worker(tmp_path, iterations=100_000)
+    busy = opened(tmp_path, iterations=100_000)
     before = Chain.dense_run
 
     def dense_run(self: Chain):
@@ -88,8 +89,8 @@ def test_what_one_thread_raises_stops_the_others_and_is_raised(
 
 
 def test_asked_to_stop_all_threads_save_their_checkpoints(tmp_path: Path, no_streams: None):
-    busy = worker(tmp_path, iterations=100_000)
-    busy.trainings.stop_requested = lambda: True
+    busy = opened(tmp_path, iterations=100_000)
+    busy.stop_requested = lambda: True
     with pytest.raises(Stopped):
         complete_side_by_side(busy, absent(busy), [], 2)
     for replicate in (1, 2):
@@ -109,7 +110,7 @@ def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @needs_a_gpu
 def test_networks_side_by_side_on_a_gpu_end_with_the_bits_of_one_alone(tmp_path: Path):
-    beside, alone = (worker(tmp_path / name, "resnet20", iterations=40) for name in ("beside", "alone"))
+    beside, alone = (opened(tmp_path / name, "resnet20", iterations=40) for name in ("beside", "alone"))
     complete_side_by_side(beside, absent(beside), [], 6)
     complete_side_by_side(alone, absent(alone), [], 1)
     for training in alone.store.results():

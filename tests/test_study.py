@@ -288,7 +288,7 @@ def test_a_gpu_trains_as_many_networks_as_are_missing_and_never_none(
 ):
     counts, recorded = list[int](), list[int]()
     monkeypatch.setattr("lth_study.devices.compute_device", lambda: torch.device("cuda"))
-    monkeypatch.setattr(worker, "Worker", lambda *_, workers: recorded.append(workers))
+    monkeypatch.setattr("lth_study.trainings.Trainings", lambda *_, workers: recorded.append(workers))
     monkeypatch.setattr("lth_study.parallel.complete_side_by_side", lambda *arguments: counts.append(arguments[-1]))
     for store in (store_of(tiny), StudyStore(tmp_path / "empty", TINY.setting)):
         runner._train(TINY, store, plan.trainings(TINY), [], workers=None, seconds=None, progress=None)
@@ -311,7 +311,7 @@ def test_a_later_rewind_is_reached_in_several_goes_with_the_same_bits_by_one_pro
         assert checkpoint is not None
         assert checkpoint[0] == done
     with monkeypatch.context() as late:
-        late.setattr("lth_study.training.train._evaluated", None)  # nothing is evaluated on the way
+        late.setattr("lth_study.training.train.evaluated", None)  # nothing is evaluated on the way
         stopping.dense_state(50)
     assert not files(copy.store, "checkpoint.safetensors")
     run(TINY.updated(rewinds=(50,), levels=0), store=tmp_path / "fresh", workers=1)
@@ -477,7 +477,7 @@ def test_a_worker_that_waits_for_another_leaves_it_the_processor_and_stops_when_
 
     monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
     store = store_of(copy)
-    waiting, new = Worker(store, stop_requested=lambda: clock[0] >= 50), Training(1, "imp", 5, 2, 0)
+    waiting, new = Worker(Trainings(store, stop_requested=lambda: clock[0] >= 50)), Training(1, "imp", 5, 2, 0)
     walk = Chain.complete
 
     def complete(chain: Chain, wanted: Any) -> set[Training]:

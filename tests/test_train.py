@@ -22,12 +22,11 @@ from lth_study.store import TrainingFolder
 from lth_study.training import Stopped
 from lth_study.training import train as training
 from lth_study.training.batches import EVALUATION_BATCH
+from lth_study.training.evaluation import accuracies, on_training_images
 from lth_study.training.train import (
     Diverged,
     OutOfMemory,
     Trained,
-    _on_training_images,
-    accuracies,
     memory_explained,
     steady_arithmetic,
     train,
@@ -248,14 +247,14 @@ def test_accuracy_and_loss_on_training_images_are_those_of_the_first_5000():
     labels = torch.ones(5_001, dtype=torch.int64)
     labels[:1_000] = 0
     labels[5_000] = 0  # which is not seen
-    found = _on_training_images(nn.Identity(), Split(logits, labels))
+    found = on_training_images(nn.Identity(), Split(logits, labels))
     right = float(torch.log1p(torch.exp(torch.tensor(-2.0))))  # the loss of logits 0 and 2 at label 1
     assert found == pytest.approx({"train_accuracy": 80.0, "train_loss": right + 0.2 * 2.0})
 
 
 def test_a_loss_beyond_the_range_of_numbers_is_left_out():
     logits = torch.tensor([[3e38, -3e38], [3e38, -3e38]])  # the second one's loss is 6e38
-    found = _on_training_images(nn.Identity(), Split(logits, torch.tensor([0, 1])))
+    found = on_training_images(nn.Identity(), Split(logits, torch.tensor([0, 1])))
     assert found == {"train_accuracy": 50.0}
 
 

@@ -18,8 +18,10 @@ from lth_study.files import StoreError
 from lth_study.measure import measurable
 from lth_study.parallel import stop_signals
 from lth_study.presets import preset
-from lth_study.runner import Style, train_missing
+from lth_study.progress import Style
+from lth_study.runner import train_missing
 from lth_study.store import StudyStore, dense
+from lth_study.trainings import Trainings
 from lth_study.worker import Worker
 
 LARGEST_DIFFERENCE = 2.0
@@ -107,7 +109,7 @@ def _accuracy(precision: str, folder: Path, deadline: float | None) -> float:
         study.prepare()
         with stop_signals() as stopping:
             late = lambda: stopping.is_set() or (deadline is not None and time.monotonic() >= deadline)  # noqa: E731
-            Worker(study, stop_requested=late).complete([training])
+            Worker(Trainings(study, stop_requested=late)).complete([training])
     metrics = study.saves(training).result()["metrics"]
     return float(metrics.get("test_accuracy", float("nan")))  # a diverged training has none
 

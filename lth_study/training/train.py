@@ -7,9 +7,8 @@ rewound to W_k gets all of it back. So the unpruned network retrained from W_k r
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,18 +22,16 @@ from lth_core.masks import Mask
 from lth_core.pruning import magnitude, prune_layerwise
 from lth_core.tickets import Ticket
 from lth_study.data.image_files import dead_readers_explained
-from lth_study.data.parts import Dataset, Part
+from lth_study.data.parts import Dataset
 from lth_study.networks import build
-from lth_study.ranks import agreed, hand_out, rank_and_count, share_buffers, total
-from lth_study.settings import IMAGENET_NETWORKS, Setting
+from lth_study.ranks import agreed, hand_out, rank_and_count, share_buffers
+from lth_study.settings import Setting
 from lth_study.training import Stopped
-from lth_study.training.batches import evaluation_batches
+from lth_study.training.evaluation import evaluated
 from lth_study.training.steps import steps
 from lth_study.training.updates import FlatNetwork, State, products
 
 CHECKPOINT_SECONDS = 30.0
-SEEN = 5_000
-"""A trained network is also evaluated on the first so many training images, not augmented."""
 
 
 class OutOfMemory(RuntimeError):
@@ -139,7 +136,7 @@ def train(
             network.use_average()
             share_buffers(model)
             with products(setting, device):
-                metrics = _evaluated(setting, model, data)
+                metrics = evaluated(setting, model, data)
         return Trained(ended, metrics, diverged_at, time.monotonic() - started)
 
 
@@ -187,45 +184,6 @@ def pruner(setting: Setting) -> Prune:
         return prune_layerwise(scores, mask, rates)
 
     return prune
-
-
-def _evaluated(setting: Setting, model: nn.Module, data: Dataset) -> dict[str, float]:
-    """Accuracies in percent and the training loss; for ImageNet's networks with over 5 classes also top-5 accuracy."""
-    top_5 = setting.network in IMAGENET_NETWORKS and setting.classes > 5
-    test = accuracies(model, data.test, (1, 5) if top_5 else (1,))
-    metrics = {"test_accuracy": test[0], "validation_accuracy": accuracies(model, data.validation)[0]}
-    metrics |= _on_training_images(model, data.train)
-    return metrics | ({"test_top5_accuracy": test[1]} if top_5 else {})
-
-
-@torch.no_grad()
-def accuracies(model: nn.Module, part: Part, among: Sequence[int] = (1,)) -> list[float]:
-    """Top-n accuracies in percent: for each n in `among`, how often the label is among the n largest logits."""
-    model.eval()
-    correct = torch.zeros(len(among), dtype=torch.int64, device=part.device)
-    for images, labels in evaluation_batches(part):
-        logits = model(images)
-        for position, count in enumerate(among):
-            largest = logits.argmax(1, keepdim=True) if count == 1 else logits.topk(count, dim=1).indices
-            correct[position] += (largest == labels[:, None]).sum()
-    return [100 * count / len(part) for count in total(correct).tolist()]
-
-
-@torch.no_grad()
-def _on_training_images(model: nn.Module, part: Part) -> dict[str, float]:
-    """Accuracy in percent and mean cross-entropy, without label smoothing, on the first `SEEN` training images.
-
-    A loss that is not finite, as huge weights give, is omitted.
-    """
-    model.eval()
-    correct, loss = torch.zeros(2, dtype=torch.float64, device=part.device)
-    for images, labels in evaluation_batches(part, SEEN):
-        logits = model(images).float()
-        correct += (logits.argmax(1) == labels).sum()
-        loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
-    count = min(SEEN, len(part))
-    found = {"train_accuracy": 100 * float(total(correct)) / count, "train_loss": float(total(loss)) / count}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 @contextmanager
