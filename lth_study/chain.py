@@ -24,10 +24,28 @@ from lth_core import (
 from lth_study import seeds
 from lth_study.files import Damaged
 from lth_study.networks import build, initial_weights
+from lth_study.settings import Setting
 from lth_study.store import Busy, StudyStore, Training, dense
 from lth_study.training.train import pruner
 from lth_study.training.updates import MOMENTS, State
 from lth_study.trainings import Trainings
+
+
+def initial(setting: Setting, replicate: int) -> dict[str, Tensor]:
+    """W_0 of a replicate."""
+    return initial_weights(setting, seeds.stream(replicate, "init"))
+
+
+def rewound(setting: Setting, state: State) -> State:
+    """What a training goes on with of the dense run's state: without the optimiser's moments if they start fresh."""
+    if setting.rewind_optimizer == "fresh":
+        return {name: tensor for name, tensor in state.items() if not name.startswith(MOMENTS)}
+    return state
+
+
+def in_order(mask: Mask, ones: Mask) -> Mask:
+    """A mask from a file, in the network's order. Files do not keep it, and random numbers are drawn in it."""
+    return Mask({name: mask[name] for name in ones})
 
 
 class Chain:
@@ -97,7 +115,7 @@ class Chain:
 
     def initial(self) -> dict[str, Tensor]:
         """W_0."""
-        return initial_weights(self.setting, seeds.stream(self.replicate, "init"))
+        return initial(self.setting, self.replicate)
 
     def dense_run(self) -> tuple[State, dict[str, Any]]:
         """The end of the dense run. Training it keeps W_k for every rewinding iteration of the study."""
@@ -108,10 +126,7 @@ class Chain:
         """W_k, with the optimiser's moments where they are rewound too."""
         if not self.rewind:
             return self.initial()
-        state = self.dense_state(self.rewind)
-        if self.setting.rewind_optimizer == "fresh":
-            return {name: tensor for name, tensor in state.items() if not name.startswith(MOMENTS)}
-        return state
+        return rewound(self.setting, self.dense_state(self.rewind))
 
     def dense_state(self, iteration: int) -> State:
         """W_k. One that the dense run did not leave behind is trained again from the nearest earlier one.
@@ -150,9 +165,7 @@ class _StoredChain:
         if not folder.complete:
             return None
         with suppress(Damaged):
-            mask = folder.load_mask()
-            # In the network's order. Files do not keep it, and the controls' random numbers are drawn in it.
-            mask = Mask({name: mask[name] for name in self.level_0.mask})
+            mask = in_order(folder.load_mask(), self.level_0.mask)
             return Level(mask, self.level_0.rewound, folder.load_end(), folder.result())
         return None
 

@@ -61,8 +61,9 @@ class Extent(Checked):
 
     def updated(self, **changes: Any) -> Self:
         """A copy with some fields changed, checked again. New levels drop those compared levels that are deeper."""
-        if "levels" in changes and "compared_levels" not in changes and isinstance(self.compared_levels, tuple):
-            kept = tuple(level for level in self.compared_levels if level <= changes["levels"])
+        levels = changes.get("levels")
+        if isinstance(levels, int) and "compared_levels" not in changes and isinstance(self.compared_levels, tuple):
+            kept = tuple(level for level in self.compared_levels if level <= levels)
             changes["compared_levels"] = kept or (None if self.compared_levels else ())
         return super().updated(**changes)
 
@@ -120,8 +121,8 @@ class Study:
         """
         if unknown := sorted(set(changes) - set(Setting.model_fields) - set(Extent.model_fields)):
             raise unknown_setting(unknown, [*Setting.model_fields, *Extent.model_fields])
-        if changes.get("densities") and "levels" not in changes:
-            changes["levels"] = len(changes["densities"])
+        if isinstance(densities := changes.get("densities"), list | tuple) and densities and "levels" not in changes:
+            changes["levels"] = len(densities)
         asked = {name: changes.pop(name) for name in Extent.model_fields if name in changes}
         (figure, extent), *others = self.extents.items()
         problems = []

@@ -16,7 +16,7 @@ from lth_study.extents import Extent, Study
 from lth_study.settings import Setting
 from lth_study.store import Training, dense
 
-_COMPARED = ("imp", "random_pruning")
+_COMPARED_METHODS = ("imp", "random_pruning")
 """Methods whose networks are compared with each other and with the dense network."""
 _METRIC = re.compile(r"(?:l2|angle)_(\w+)|barrier_(\w+?)_(?:train|test)_\w+")
 """Metrics of a comparison: kind of a distance, or kind of a barrier."""
@@ -101,7 +101,7 @@ def distances(study: Study) -> list[Distance]:
     """
     levels: dict[tuple[int, str, int, int], list[Training]] = {}
     for t in trainings(study):
-        if t.method in _COMPARED:
+        if t.method in _COMPARED_METHODS:
             levels.setdefault((t.replicate, t.method, t.rewind, t.level), []).append(t)
     plan: list[Distance] = []
     for here in levels.values():
@@ -128,7 +128,7 @@ def _barriers(setting: Setting, extent: Extent) -> list[Barrier]:
     places = [(k, level, r) for k in extent.rewinds for level in extent.compared for r in extent.replicates]
     for rewind, level, replicate in places:
         for method in extent.methods:
-            if method not in _COMPARED:
+            if method not in _COMPARED_METHODS:
                 continue
             ends = [Training(replicate, method, rewind, level, order) for order in range(extent.orders)]
             plan += [Barrier("data_order", a, b) for a, b in combinations(ends, 2)]
@@ -237,12 +237,12 @@ def _row(comparison: Comparison) -> _Row:
 
 def _rows(records: pd.DataFrame) -> list[_Row]:
     metrics = records["metric"].tolist()
-    names = {metric: _compared(metric) for metric in set(metrics)}
+    names = {metric: _comparison_of(metric) for metric in set(metrics)}
     columns = [records[name].tolist() for name in ("replicate", "method", "rewind", "level", "order")]
     return list(zip(*columns, (names[metric] for metric in metrics), strict=True))
 
 
-def _compared(metric: str) -> str | None:
+def _comparison_of(metric: str) -> str | None:
     match = _METRIC.fullmatch(metric)
     if match is None:
         return None

@@ -14,18 +14,19 @@ from torch import Tensor
 
 from lth_core import Mask, Ticket, subnetwork
 from lth_core.tickets import Source
-from lth_study import plan, seeds
+from lth_study import plan
+from lth_study.chain import in_order, initial, rewound
 from lth_study.commands import command_for
 from lth_study.data import TITLES
 from lth_study.extents import Study
 from lth_study.files import StoreError, read_json
 from lth_study.measure import FILES
-from lth_study.networks import build, initial_weights
+from lth_study.networks import build
 from lth_study.plan import Distance
 from lth_study.report import METHOD_NAMES, NETWORK_NAMES
 from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training, dense
-from lth_study.training.updates import AVERAGE, MOMENTS, UPDATES, flattened, shaped
+from lth_study.training.updates import AVERAGE, MOMENTS, UPDATES, State, flattened, shaped
 
 LICENCE = "MIT"
 CITATION = """\
@@ -81,19 +82,17 @@ def load(source: Source, setting: Setting) -> Ticket:
 def _ticket(kept: StudyStore, training: Training) -> Ticket:
     """The ticket of a finished training, with the moments by parameter."""
     setting, model = kept.setting, build(kept.setting)
-    mask = kept.saves(training).load_mask()
-    mask = Mask({name: mask[name] for name in Mask.ones(model)})  # in the network's order; files do not keep it
-    rewound: Mapping[str, Any] = initial_weights(setting, seeds.stream(training.replicate, "init"))
+    mask = in_order(kept.saves(training).load_mask(), Mask.ones(model))
+    w_k: State = initial(setting, training.replicate)
     if training.rewind:
-        rewound = kept.saves(dense(training.replicate)).load_state(training.rewind)
-        fresh = setting.rewind_optimizer == "fresh"
-        rewound = {name: tensor for name, tensor in rewound.items() if not (fresh and name.startswith(MOMENTS))}
-    ticket = subnetwork(rewound, mask, training.rewind, training.level)
+        w_k = rewound(setting, kept.saves(dense(training.replicate)).load_state(training.rewind))
+    ticket = subnetwork(w_k, mask, training.rewind, training.level)
     parameters = dict(model.named_parameters())
-    weights = {name: tensor for name, tensor in ticket.weights.items() if not name.startswith(MOMENTS)}
+    weights: dict[str, Any] = {name: tensor for name, tensor in ticket.weights.items() if not name.startswith(MOMENTS)}
     moments = {}
-    for name in ticket.weights.keys() - weights.keys():
-        vector = ticket.weights[name]
+    for name, vector in ticket.weights.items():
+        if name in weights:
+            continue
         if name not in (AVERAGE, UPDATES):
             pieces = vector.split([parameter.numel() for parameter in parameters.values()])
             vector = {each: shaped(piece, parameters[each]) for each, piece in zip(parameters, pieces, strict=True)}

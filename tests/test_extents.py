@@ -95,6 +95,14 @@ def test_new_densities_bring_as_many_levels_unless_levels_are_given():
         laptop.updated(densities=(0.5, 0.1), levels=3)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"levels": "2"}, ["levels", "'2'", "integer"]), ({"densities": 0.5}, ["densities", "0.5", "list"])],
+)
+def test_what_other_fields_follow_is_checked_too(changes, named):
+    assert_refused(preset("resnet50", profile="laptop").updated, changes, named)
+
+
 def test_the_first_figure_takes_a_change_as_it_is_and_the_others_what_they_can_share():
     study = preset("resnet20", profile="laptop")
     assert study.extents["accuracy"].rewinds == (0, 25)
