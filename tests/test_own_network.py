@@ -12,7 +12,7 @@ from project import ROOT
 from lth_core import Level, Mask
 
 PAGE = (ROOT / "book" / "own_network.md").read_text()
-RECIPES = dict(re.findall(r"```python\n# recipe: (\w+)\n(.*?)```", PAGE, flags=re.DOTALL))
+RECIPES = dict(re.findall(r"% recipe: (\w+)\n\n```python\n(.*?)```", PAGE, flags=re.DOTALL))
 NEEDS = {"lightning": "lightning", "transformers": "transformers"}
 
 
