@@ -14,7 +14,7 @@ from conftest import PROJECT
 from doubles import write_imagenette
 from notebook_files import IPC, code_cells
 
-from lth_study import figures, preset
+from lth_study import preset
 from lth_study.data import data_root
 from lth_study.files import read_json
 from lth_study.plan import trainings
@@ -40,13 +40,12 @@ def shown(outputs: list[Any], kind: str) -> list[str]:
 
 
 def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_path: Path) -> None:
-    study = preset("resnet50", profile="laptop")
-    parts = [study.updated(methods=METHODS), figures(study)["accuracy"]]
-    wanted = list(dict.fromkeys(training for part in parts for training in trainings(part)))
-    about = [study.digest(), study.network, study.recipe, study.profile, study.dataset]
+    study = preset("resnet50", profile="laptop").updated(methods=METHODS)
+    setting, wanted = study.setting, trainings(study)
+    about = [setting.digest(), setting.network, setting.recipe, setting.profile, setting.dataset]
     rows = []
     for t in wanted:
-        density = (1.0, *(study.densities or ()))[t.level]
+        density = (1.0, *(setting.densities or ()))[t.level]
         where = [*about, t.method, t.rewind, t.replicate, t.level, density]
         measured = {"l2_noise_floor": "0-0"} if t.again else {"test_accuracy": str(t.order)}
         if t.method in ("imp", "random_pruning") and not t.again:
@@ -54,7 +53,7 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
             measured |= {"l2_data_order": other, "angle_data_order": other}
             measured |= {} if t.order else {"l2_pruning": "0", "angle_pruning": "0"}
         rows += [[*where, order, metric, 50.0 + t.replicate - t.level] for metric, order in measured.items()]
-    write(results_folder(), study, pd.DataFrame(rows, columns=COLUMNS), pd.DataFrame(columns=PROVENANCE))
+    write(results_folder(), setting, pd.DataFrame(rows, columns=COLUMNS), pd.DataFrame(columns=PROVENANCE))
     shutil.copy(PROJECT / "results" / "paper_values.csv", results_folder())
     papermill.execute_notebook(
         str(PROJECT / "notebooks" / "imagenet.ipynb"), str(tmp_path / "out.ipynb"),
@@ -79,7 +78,7 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
     [
         ("cifar10_accuracy", {"network": "resnet20"}),
         ("cifar10_stability", {"network": "vgg19", "recipe": "warmup", "levels": 1, "compared_levels": [1]}),
-        ("cifar10_recipes", {"network": "vgg19", "levels": 1}),
+        ("cifar10_recipes", {"network": "resnet20", "levels": 1}),
         ("imagenet", {"network": "squeezenet1_0"}),
         ("imagenet", {"network": "squeezenet1_0", "densities": [], "levels": 2, "orders": 1}),
     ],
@@ -87,7 +86,7 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
 def test_what_is_not_recorded_is_trained_on_the_embedded_images_and_says_so(
     notebook: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
-    small = {"profile": "smoke", "dataset": "mnist_embedded", "missing": "train"}
+    small = {"profile": "smoke", "dataset": "mnist_embedded", "barriers": False, "missing": "train"}
     outputs = outputs_of(notebook, values | small, tmp_path)
     captions = shown(outputs, "text/markdown")
     assert captions
@@ -129,7 +128,7 @@ def test_the_imagenet_notebook_trains_the_largest_network_on_the_images_of_a_dat
     """On few images, since what takes time is to evaluate Inception-v3; and few trainings, since each is kept."""
     write_imagenette(tmp_path / "pictures")
     images = {"dataset": "imagenette", "data_folder": str(tmp_path / "pictures")}
-    extent = {"methods": ["imp"], "rewinds": [0], "curve_rewinds": [0], "orders": 1, "missing": "train"}
+    extent = {"methods": ["imp"], "rewinds": [0], "orders": 1, "barriers": False, "missing": "train"}
     outputs = outputs_of("imagenet", {"network": "inception_v3", "profile": "smoke"} | images | extent, tmp_path)
     captions = shown(outputs, "text/markdown")
     assert captions
@@ -146,7 +145,14 @@ def test_the_imagenet_notebook_trains_the_largest_network_on_the_images_of_a_dat
 def test_without_cifar10_and_without_a_network_the_embedded_images_stand_in_under_their_own_name(
     tmp_path: Path,
 ) -> None:
-    values = {"network": "resnet20", "profile": "smoke", "dataset": "cifar10", "curve_levels": 1, "missing": "train"}
+    values = {
+        "network": "resnet20",
+        "profile": "smoke",
+        "dataset": "cifar10",
+        "levels": 1,
+        "barriers": False,
+        "missing": "train",
+    }
     outputs = outputs_of("cifar10_accuracy", values, tmp_path)
     said = "".join(output.text for output in outputs if output.get("name") == "stderr")
     assert f"CIFAR-10 is not in {data_root()} and cannot be downloaded; using the 5,000 MNIST images" in said
@@ -172,4 +178,4 @@ def test_scales_are_trained_where_they_are_not_recorded_and_each_has_a_panel(tmp
     assert len(captions) == 5
     assert all("smoke profile (12 iterations of batch 32), 2 replicates" in caption for caption in captions)
     assert sum("image/png" in data for data in outputs) == 2
-    assert "k = 4 less k = 0" in str(outputs)
+    assert "tickets, k = 0" in str(outputs)
