@@ -8,10 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Network": ("network", "build"),
+    "Network": ("kind", "network", "method", "build"),
     "Data": ("data", "fingerprint"),
     "Training": ("recipe", "iterations", "seed", "order", "precision", "device", "versions", "digest"),
-    "Results": ("accuracy", "dense_accuracy", "control_accuracy", "stability_to_pruning", "stability_to_data_order"),
+    "Results": (
+        "terms",
+        "accuracy",
+        "dense_accuracy",
+        "control_accuracy",
+        "stability_to_pruning",
+        "stability_to_data_order",
+    ),
     "Make it again": ("command",),
     "Licence": ("licence",),
     "How to cite": ("citation",),
@@ -57,7 +64,7 @@ def card(facts: Mapping[str, Any], about: Mapping[str, Any]) -> str:
             "---",
             *(f"{key}: {json.dumps(value)}" for key, value in head.items()),
             "---",
-            f"# Lottery ticket: {_line(about.get('network', 'a network'))}, level {facts['level']}",
+            f"# {_line(about.get('kind', 'Lottery ticket'))}: {_line(about.get('network', 'a network'))}, level {facts['level']}",
             "",
             f"{facts['density']:.4%} of the weights under the mask are left after {facts['level']} prunings. Training "
             f"starts from the rewound weights at iteration {facts['iteration']}{iterations}.",
@@ -67,7 +74,8 @@ def card(facts: Mapping[str, Any], about: Mapping[str, Any]) -> str:
             *(f"| `{name}` | {density:.4%} |" for name, density in facts["density_by_layer"].items()),
             *(line for title, keys in sections.items() for line in _section(title, keys, about)),
             "\n## Load it\n",
-            "`lth_core.Ticket.load(folder)` checks every file. Without lth_core, run this in the folder:\n",
+            "`lth_core.Ticket.load(folder)` checks every file. Without lth_core, run this in the folder. It leaves out "
+            "what is nested, such as an optimiser's moments.\n",
             f"```python\n{LOADER}```",
             "",
         ]
@@ -75,16 +83,19 @@ def card(facts: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 
 
 def _section(title: str, keys: tuple[str, ...], about: Mapping[str, Any]) -> list[str]:
-    lines = [_entry(key, about[key]) for key in keys if key in about]
-    return [f"\n## {title}\n", *(lines or ["Not given."])]
+    lines = [f"- {_name(key)}: {_line(about[key])}" for key in keys if key in about and key not in _CODE]
+    blocks = ["\n".join(lines)] if lines else []
+    blocks += [_block(key, str(about[key])) for key in keys if key in about and key in _CODE]
+    return [f"\n## {title}\n", "\n\n".join(blocks or ["Not given."])]
 
 
-def _entry(key: str, value: Any) -> str:
-    name = _line(key).replace("_", " ").capitalize()
-    if key in _CODE:
-        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", str(value))), default=0))
-        return f"\n{name}:\n\n{fence}{_CODE[key]}\n{value}\n{fence}\n"
-    return f"- {name}: {_line(value)}"
+def _block(key: str, code: str) -> str:
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    return f"{_name(key)}:\n\n{fence}{_CODE[key]}\n{code}\n{fence}"
+
+
+def _name(key: str) -> str:
+    return _line(key).replace("_", " ").capitalize()
 
 
 def _line(value: Any) -> str:

@@ -229,6 +229,7 @@ def tickets_command(
     dataset: DataSet = None,
     settings: Set = None,
     store: Store = None,
+    trained: Annotated[bool, typer.Option("--trained", help="Keep the weights at the end of training too.")] = False,
 ) -> None:
     """Pack tickets of the run store: mask, rewound weights and a card each. torch and safetensors can load them."""
     from lth_study.options import study_of
@@ -236,7 +237,7 @@ def tickets_command(
     from lth_study.tickets import pack
 
     study = study_of(network, recipe, profile, "stability", rewinds, levels, replicates, None, dataset, settings)
-    for folder in pack(study, store or store_folder(), destination):
+    for folder in pack(study, store or store_folder(), destination, trained):
         print(folder)
 
 

@@ -1,6 +1,7 @@
-"""Tickets of a run store as folders that anyone can load, each with a card, for `lth tickets`.
+"""Tickets of a run store as folders that anyone can load, each with a card, for `lth tickets`; and the committed ones.
 
 `lth_core.tickets` has the format. Here are the study's own facts, and the optimiser's moments by parameter.
+`results/tickets/` holds what `pack` wrote of a few studies.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -23,13 +25,29 @@ from lth_study.files import StoreError, read_json
 from lth_study.measure import FILES
 from lth_study.networks import build
 from lth_study.plan import Distance
-from lth_study.report import METHOD_NAMES, NETWORK_NAMES
-from lth_study.settings import Setting
+from lth_study.presets import preset
+from lth_study.records import results_file
+from lth_study.report import METHOD_NAMES, METRIC_NAMES, NETWORK_NAMES
+from lth_study.settings import LABELS, Setting
 from lth_study.store import StudyStore, Training, dense
 from lth_study.training.updates import AVERAGE, MOMENTS, UPDATES, State, flattened, shaped
 
 LICENCE = "MIT"
+_L2 = ("l2_pruning", "l2_data_order")
+KINDS = {"imp": "Lottery ticket", "random_pruning": "Random subnetwork"}
+TERMS = (
+    "accuracy is the percentage of the test images; the control is a random subnetwork with as many weights in every "
+    "layer; stabilities are L2 distances and angles in degrees, over the surviving weights, to the dense network and "
+    "between two data orders"
+)
 CITATION = """\
+@misc{lth_core,
+  title = {lth-core: a living reproduction of Stabilizing the Lottery Ticket Hypothesis},
+  author = {{The lth-core developers}},
+  year = {2026},
+  note = {Version %s}
+}
+
 @misc{frankle2019stabilizing,
   title = {Stabilizing the Lottery Ticket Hypothesis},
   author = {Frankle, Jonathan and Dziugaite, Gintare Karolina and Roy, Daniel M. and Carbin, Michael},
@@ -39,12 +57,42 @@ CITATION = """\
 }"""
 
 
-def pack(study: Study, store: Path, destination: Path) -> list[Path]:
+def committed() -> Path:
+    """The folder of the tickets that come with the repository. Raises `StoreError` where they did not come along."""
+    folder = results_file("tickets")
+    if not folder.is_dir():
+        raise StoreError(
+            f"there is no {folder}: the tickets come with the repository, not with the package; run this in a copy of "
+            "the repository, or let LTH_RESULTS name its folder results"
+        )
+    return folder
+
+
+def committed_table() -> pd.DataFrame:
+    """The committed tickets, a row each, by study and folder: what their cards say, and the kilobytes they take."""
+    rows = {}
+    for file in sorted(committed().glob("*/*/ticket.json")):
+        facts, size = read_json(file), sum(part.stat().st_size for part in file.parent.iterdir())
+        about = facts["about"]
+        distances = about["stability_to_pruning"], about["stability_to_data_order"]
+        rows[file.parent.parent.name, file.parent.name] = {
+            "weights left (%)": round(100 * facts["density"], 1),
+            METRIC_NAMES["test_accuracy"]: about["accuracy"],
+            "dense network's": about["dense_accuracy"],
+            "random pruning's": about["control_accuracy"],
+            **{METRIC_NAMES[name]: round(of["l2"], 1) for name, of in zip(_L2, distances, strict=True)},
+            "kB": round(size / 1000),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["study", "ticket"])
+
+
+def pack(study: Study, store: Path, destination: Path, trained: bool = False) -> list[Path]:
     """Write a folder for every ticket, and every random subnetwork, at the compared levels of a study.
 
     The folder is `<study>/<method>_rewind_<k>_level_<n>_replicate_<r>`. It holds the mask and the rewound state with
-    the optimiser's moments; pruned weights and their moments are 0.0. A training that diverged is left out. Returns the
-    folders. Raises `StoreError` if the run store has no such training.
+    the optimiser's moments; pruned weights and their moments are 0.0. With `trained`, it also holds the weights at the
+    end of training. A training that diverged is left out. Returns the folders. Raises `StoreError` if the run store has
+    no such training.
     """
     kept = StudyStore(store, study.setting)
     found = []
@@ -56,7 +104,8 @@ def pack(study: Study, store: Path, destination: Path) -> list[Path]:
             continue
         name = f"{training.method}_rewind_{training.rewind}_level_{training.level:02d}_replicate_{training.replicate}"
         folder = destination / study.setting.name / name
-        _ticket(kept, training).save(folder, about=_about(study, kept, training))
+        end = kept.saves(training).load_end() if trained else None
+        _ticket(kept, training).save(folder, trained=end, about=_about(study, kept, training))
         found.append(folder)
     if not found:
         raise StoreError(
@@ -109,13 +158,18 @@ def _about(study: Study, kept: StudyStore, training: Training) -> dict[str, Any]
     made = result["provenance"]
     control = Training(replicate, "random_pruning", training.rewind, training.level, 0)
     others = {"dense_accuracy": dense(replicate), "control_accuracy": control}
-    chosen = f"preset({setting.network!r}, {setting.recipe!r}, {setting.profile!r})"
+    chosen = f"preset({setting.network!r}, {setting.recipe!r}, {setting.profile!r}).setting"
+    standard = preset(setting.network, setting.recipe, setting.profile).setting
+    changed = {name: value for name, value in setting if name not in LABELS and value != getattr(standard, name)}
     alone = study.only("stability").updated(
         rewinds=(training.rewind,), levels=training.level, compared_levels=None, replicates=(replicate,)
     )
     about: dict[str, Any] = {
-        "network": f"{NETWORK_NAMES[setting.network]}, {METHOD_NAMES[training.method]}",
-        "build": f"from lth_study import networks, preset\n\nmodel = networks.build({chosen}.setting)",
+        "kind": KINDS[training.method],
+        "network": NETWORK_NAMES[setting.network],
+        "method": METHOD_NAMES[training.method],
+        "build": "from lth_study import networks, preset\n\n"
+        f"model = networks.build({chosen}{f'.updated(**{changed})' if changed else ''})",
         "data": TITLES[setting.dataset],
         "fingerprint": made["data_fingerprint"],
         "recipe": f"{setting.recipe} at the scale of the profile {setting.profile}",
@@ -126,14 +180,22 @@ def _about(study: Study, kept: StudyStore, training: Training) -> dict[str, Any]
         "device": made["device"],
         "versions": {name: made[name] for name in ("lth_core", "torch", "python")},
         "digest": setting.digest(),
+        "terms": TERMS,
         "accuracy": result["metrics"]["test_accuracy"],
         **{name: _accuracy(kept, other) for name, other in others.items() if _accuracy(kept, other) is not None},
         **_stabilities(kept, training),
-        "command": command_for(alone),
+        "command": _again(alone),
         "licence": LICENCE,
-        "citation": CITATION,
+        "citation": CITATION % made["lth_core"],
     }
     return about
+
+
+def _again(study: Study) -> str:
+    """The commands that make a ticket again. They name a folder without records: what is recorded is not trained."""
+    command = str(command_for(study))
+    packed = command.replace("lth run", "lth tickets").replace(" --figure stability", "")
+    return f"LTH_RESULTS=none {command}\n{packed}"
 
 
 def _accuracy(kept: StudyStore, training: Training) -> float | None:
@@ -147,7 +209,7 @@ def _stabilities(kept: StudyStore, training: Training) -> dict[str, Mapping[str,
     measured = read_json(file) if file.exists() else {}
     pairs = {"stability_to_pruning": "0", "stability_to_data_order": "0-1"}
     return {
-        name: {metric: round(value, 4) for metric, value in measured[pair].items()}
+        name: {metric.partition("_")[0]: round(value, 4) for metric, value in measured[pair].items()}
         for name, pair in pairs.items()
         if pair in measured
     }

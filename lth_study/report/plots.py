@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lth_core import Mask
 from lth_study.report import METHOD_NAMES, METRIC_NAMES, accuracies, nothing_recorded, paper_curves, relative_to_dense
 from lth_study.report.axes import (
     PAPER_COLOR,
@@ -220,4 +221,17 @@ def ticket_search(history: pd.DataFrame) -> Figure:
     right.set_ylabel("weights remaining in the layer (%)")
     for axes in (left, right):
         percent_axis(axes)
+    return figure
+
+
+def pixel_maps(masks: Mapping[str, Mask], layer: str, side: int) -> Figure:
+    """How many weights each pixel keeps in a network's first layer, [units, side x side]: a map for each mask."""
+    figure, grid = plt.subplots(1, len(masks), figsize=(3.2 * len(masks) + 0.8, 3.2), squeeze=False)
+    maps = {title: mask[layer].sum(0).view(side, side).numpy() for title, mask in masks.items()}
+    top = max(int(kept.max()) for kept in maps.values())
+    for axes, (title, kept) in zip(grid[0], maps.items(), strict=True):
+        drawn = axes.imshow(kept, vmin=0, vmax=top, cmap="viridis")
+        axes.set(title=title, xticks=[], yticks=[])
+        axes.grid(False)
+    figure.colorbar(drawn, ax=grid[0], label="weights left at the pixel")
     return figure
