@@ -64,7 +64,8 @@ def card(facts: Mapping[str, Any], about: Mapping[str, Any]) -> str:
             "---",
             *(f"{key}: {json.dumps(value)}" for key, value in head.items()),
             "---",
-            f"# {_line(about.get('kind', 'Lottery ticket'))}: {_line(about.get('network', 'a network'))}, level {facts['level']}",
+            f"# {_line(about.get('kind', 'Lottery ticket'))}: {_line(about.get('network', 'a network'))}, "
+            f"level {facts['level']}",
             "",
             f"{facts['density']:.4%} of the weights under the mask are left after {facts['level']} prunings. Training "
             f"starts from the rewound weights at iteration {facts['iteration']}{iterations}.",

@@ -26,11 +26,11 @@ def how_to_make(study: Study, absent: Collection[Training]) -> str:
     )
 
 
-def command_for(study: Study) -> str | None:
+def command_for(study: Study, figure: str | None = None) -> str | None:
     """The command that trains a study and nothing else. None if no preset has its recipe and profile.
 
     It changes the preset with all its figures if that gives the study. Otherwise there is a command for each figure: it
-    changes the preset's figure that differs least.
+    changes the preset's figure `figure`; by default, the one that differs least.
     """
     setting = study.setting
     try:
@@ -44,7 +44,9 @@ def command_for(study: Study) -> str | None:
         return " ".join([command, *map(_argument, whole, whole.values())])
     commands = []
     for extent in study.extents.values():
-        differences = {name: _differences(own, extent, changed) for name, own in standard.extents.items()}
+        differences = {
+            name: _differences(own, extent, changed) for name, own in standard.extents.items() if figure in (None, name)
+        }
         least = min(differences, key=lambda name: len(differences[name]))
         options = changed | differences[least]
         commands.append(" ".join([f"{command} --figure {least}", *map(_argument, options, options.values())]))

@@ -159,11 +159,8 @@ def _about(study: Study, kept: StudyStore, training: Training) -> dict[str, Any]
     control = Training(replicate, "random_pruning", training.rewind, training.level, 0)
     others = {"dense_accuracy": dense(replicate), "control_accuracy": control}
     chosen = f"preset({setting.network!r}, {setting.recipe!r}, {setting.profile!r}).setting"
-    standard = preset(setting.network, setting.recipe, setting.profile).setting
-    changed = {name: value for name, value in setting if name not in LABELS and value != getattr(standard, name)}
-    alone = study.only("stability").updated(
-        rewinds=(training.rewind,), levels=training.level, compared_levels=None, replicates=(replicate,)
-    )
+    standard = preset(setting.network, setting.recipe, setting.profile)
+    changed = {name: v for name, v in setting if name not in LABELS and v != getattr(standard.setting, name)}
     about: dict[str, Any] = {
         "kind": KINDS[training.method],
         "network": NETWORK_NAMES[setting.network],
@@ -184,18 +181,24 @@ def _about(study: Study, kept: StudyStore, training: Training) -> dict[str, Any]
         "accuracy": result["metrics"]["test_accuracy"],
         **{name: _accuracy(kept, other) for name, other in others.items() if _accuracy(kept, other) is not None},
         **_stabilities(kept, training),
-        "command": _again(alone),
+        "command": _again(study, standard.updated(**changed), training),
         "licence": LICENCE,
         "citation": CITATION % made["lth_core"],
     }
     return about
 
 
-def _again(study: Study) -> str:
-    """The commands that make a ticket again. They name a folder without records: what is recorded is not trained."""
-    command = str(command_for(study))
-    packed = command.replace("lth run", "lth tickets").replace(" --figure stability", "")
-    return f"LTH_RESULTS=none {command}\n{packed}"
+def _again(study: Study, standard: Study, training: Training) -> str:
+    """The commands that train a ticket again and pack it. They name a folder without records: what is recorded is not
+    trained. `lth tickets` packs the figure of the preset, so `standard` is the preset with the study's settings."""
+    chosen: dict[str, Any] = {"rewinds": (training.rewind,), "levels": training.level, "compared_levels": None}
+    chosen["replicates"] = (training.replicate,)
+    train, pack_again = (
+        str(command_for(each.only("stability").updated(**chosen), "stability")) for each in (study, standard)
+    )
+    return (
+        f"LTH_RESULTS=none {train}\n{pack_again.replace('lth run', 'lth tickets').replace(' --figure stability', '')}"
+    )
 
 
 def _accuracy(kept: StudyStore, training: Training) -> float | None:

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from lth_core import Ticket, subnetwork
-from lth_core.tickets import load_about
+from lth_core.tickets import load_about, load_trained
 from lth_study import Study, data, preset, run, seeds, trainer
 from lth_study.cli import app
 from lth_study.files import StoreError
@@ -21,7 +21,8 @@ from lth_study.tickets import load, pack
 
 BRIEF: dict[str, Any] = {"orders": 1, "barriers": False, "levels": 1, "rewinds": (0, 4)}
 STUDIES = {
-    name: preset(name, profile="smoke").only("stability").updated(**BRIEF) for name in ("lenet_300_100", "vgg19")
+    "lenet_300_100": preset("lenet_300_100", profile="smoke").only("stability").updated(**BRIEF),
+    "vgg19": preset("vgg19", profile="smoke").only("stability").updated(**BRIEF, width=0.125),
 }
 
 
@@ -95,10 +96,33 @@ def test_the_card_says_what_the_ticket_scored_and_its_command_asks_for_it(
         "control_accuracy": Training(1, "random_pruning", 4, 1, 0),
     }.items():
         assert about[key] == kept.saves(training).result()["metrics"]["test_accuracy"]
-    assert about["stability_to_pruning"]["l2_pruning"] > 0
+    assert about["stability_to_pruning"]["l2"] > 0
     assert (about["digest"], about["seed"]) == (study.setting.digest(), 1)
-    status = CliRunner().invoke(app, ["status", *shlex.split(about["command"])[2:], "--store", str(store)])
+    train, again = (shlex.split(line) for line in about["command"].splitlines())
+    assert train[:3] == ["LTH_RESULTS=none", "lth", "run"]
+    status = CliRunner().invoke(app, ["status", *train[3:], "--store", str(store)])
     assert "rewound to 4: 3 of 3" in status.output
+    here = ["--store", str(store), "--destination", str(tmp_path / "again"), "--trained"]
+    packed = CliRunner().invoke(app, [*again[1:], *here])
+    assert packed.exit_code == 0, packed.output
+    for training in (Training(1, "imp", 4, 1, 0), Training(1, "random_pruning", 4, 1, 0)):
+        first, second = (folder_of(training, study, tmp_path / name) for name in ("", "again"))
+        assert Ticket.load(first).mask == Ticket.load(second).mask
+        end, trained = kept.saves(training).load_end(), load_trained(second)
+        assert end.keys() == trained.keys()
+        assert all(torch.equal(end[name], trained[name]) for name in end)
+        assert not (first / "trained.safetensors").exists()
+
+
+def test_the_card_builds_the_network_and_says_what_kind_it_is(finished: tuple[Study, Path], tmp_path: Path) -> None:
+    study, store = finished
+    pack(study, store, tmp_path)
+    for method, title in (("imp", "# Lottery ticket: "), ("random_pruning", "# Random subnetwork: ")):
+        folder = folder_of(Training(1, method, 0, 1, 0), study, tmp_path)
+        namespace: dict[str, Any] = {}
+        exec(load_about(folder)["build"], namespace)
+        namespace["model"].load_state_dict(Ticket.load(folder).weights)
+        assert title in (folder / "README.md").read_text()
 
 
 def test_a_store_without_tickets_is_refused_with_the_command_that_trains_them(tmp_path: Path) -> None:

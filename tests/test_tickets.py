@@ -165,6 +165,14 @@ def test_the_card_tells_everything(ticket: Ticket, folder: Path) -> None:
     assert '\nlicense: "mit"\n---\n' in card
 
 
+def test_a_card_has_no_empty_lines_in_a_row_and_its_maker_names_the_kind(ticket: Ticket, tmp_path: Path) -> None:
+    ticket.save(tmp_path, about={"kind": "Random subnetwork", "network": "MLP", "command": "a\nb", "citation": "c"})
+    card = (tmp_path / "README.md").read_text()
+    assert "\n# Random subnetwork: MLP, level 9\n" in card
+    assert "\n\n\n" not in card
+    assert "\n## Make it again\n\nCommand:\n\n```bash\na\nb\n```\n\n## Licence\n\nNot given.\n" in card
+
+
 def test_the_cards_loader_needs_torch_and_safetensors_alone(ticket: Ticket, folder: Path, tmp_path: Path) -> None:
     packages = link_packages(tmp_path / "packages", ["torch", "safetensors"], without=frozenset({"numpy"}))
     (loader,) = re.findall(r"```python\n(import json.*?)```", (folder / "README.md").read_text(), re.DOTALL)
