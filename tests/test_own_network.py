@@ -5,27 +5,28 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from project import ROOT
 
-from lth_core import Level, Mask
+from lth_core import Level, Mask, Ticket
 
 PAGE = (ROOT / "book" / "own_network.md").read_text()
 RECIPES = dict(re.findall(r"% recipe: (\w+)\n\n```python\n(.*?)```", PAGE, flags=re.DOTALL))
 NEEDS = {"lightning": "lightning", "transformers": "transformers"}
 
 
-def ran(recipe: str) -> dict[str, object]:
+def ran(recipe: str) -> dict[str, Any]:
     if (needed := NEEDS.get(recipe)) and find_spec(needed) is None:
         pytest.skip(f"needs {needed}, which is not installed: pip install {needed}")
-    namespace: dict[str, object] = {}
+    namespace: dict[str, Any] = {}
     exec(RECIPES[recipe], namespace)
     return namespace
 
 
 def test_every_block_of_the_page_is_a_recipe() -> None:
-    assert PAGE.count("```python") == len(RECIPES) == 6
+    assert PAGE.count("```python") == len(RECIPES) == 7
 
 
 @pytest.mark.filterwarnings("default")  # of other people's packages
@@ -67,3 +68,14 @@ def test_a_saved_ticket_is_the_one_that_is_loaded(tmp_path: Path, monkeypatch: p
     ticket, mask = namespace["ticket"], namespace["mask"]
     assert ticket.mask == mask
     assert int((ticket.weights["weight"] != 0).sum()) == mask.survivors == 100
+
+
+def test_a_committed_ticket_is_loaded_with_torch_and_safetensors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    loaded = ran("download")
+    assert "lth_" not in RECIPES["download"]
+    ticket = Ticket.load(str(loaded["folder"]))
+    assert Mask(loaded["mask"]) == ticket.mask
+    state = loaded["model"].state_dict()
+    assert state.keys() == ticket.weights.keys()
+    assert all((state[name] == weight).all() for name, weight in ticket.weights.items())
