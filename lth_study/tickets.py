@@ -181,24 +181,23 @@ def _about(study: Study, kept: StudyStore, training: Training) -> dict[str, Any]
         "accuracy": result["metrics"]["test_accuracy"],
         **{name: _accuracy(kept, other) for name, other in others.items() if _accuracy(kept, other) is not None},
         **_stabilities(kept, training),
-        "command": _again(study, standard.updated(**changed), training),
+        "command": _again(study, standard, changed, training),
         "licence": LICENCE,
         "citation": CITATION % made["lth_core"],
     }
     return about
 
 
-def _again(study: Study, standard: Study, training: Training) -> str:
-    """The commands that train a ticket again and pack it. They name a folder without records: what is recorded is not
-    trained. `lth tickets` packs the figure of the preset, so `standard` is the preset with the study's settings."""
+def _again(study: Study, standard: Study, changed: Mapping[str, Any], training: Training) -> str:
+    """The commands that train a ticket again and pack it, for a study that is the preset `standard` with `changed`.
+
+    They name a folder without records: what is recorded is not trained. `lth tickets` packs the preset's figure.
+    """
     chosen: dict[str, Any] = {"rewinds": (training.rewind,), "levels": training.level, "compared_levels": None}
     chosen["replicates"] = (training.replicate,)
-    train, pack_again = (
-        str(command_for(each.only("stability").updated(**chosen), "stability")) for each in (study, standard)
-    )
-    return (
-        f"LTH_RESULTS=none {train}\n{pack_again.replace('lth run', 'lth tickets').replace(' --figure stability', '')}"
-    )
+    alone = study.only("stability").updated(**chosen), standard.only("stability").updated(**changed, **chosen)
+    train, pack_it = (str(command_for(each, "stability")) for each in alone)
+    return f"LTH_RESULTS=none {train}\n{pack_it.replace('lth run', 'lth tickets').replace(' --figure stability', '')}"
 
 
 def _accuracy(kept: StudyStore, training: Training) -> float | None:

@@ -22,7 +22,9 @@ from lth_study.tickets import load, pack
 BRIEF: dict[str, Any] = {"orders": 1, "barriers": False, "levels": 1, "rewinds": (0, 4)}
 STUDIES = {
     "lenet_300_100": preset("lenet_300_100", profile="smoke").only("stability").updated(**BRIEF),
-    "vgg19": preset("vgg19", profile="smoke").only("stability").updated(**BRIEF, width=0.125),
+    "vgg19": preset("vgg19", profile="smoke")
+    .only("stability")
+    .updated(**BRIEF, width=0.125, iterations=10, drops=(5,)),
 }
 
 
