@@ -25,7 +25,7 @@ needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a 
 
 
 def study_of(network: str) -> Study:
-    return preset(network, profile="smoke").only("stability").updated(replicates=2)
+    return preset(network, profile="smoke").only("stability").updated(replicates=2, orders=1, barriers=False)
 
 
 def opened(folder: Path, network: str = "lenet_300_100", **changes: int) -> Trainings:

@@ -18,9 +18,9 @@ from lth_study.store import StudyStore, Training, dense
 from lth_study.training.train import train
 from lth_study.weights import carry
 
-DEEP = {"levels": 4, "compared_levels": (4,), "orders": 2}
+DEEP = {"levels": 4, "compared_levels": (4,), "orders": 2, "barriers": False}
 LENET = preset("lenet_300_100", profile="smoke").only("stability").updated(**DEEP, iterations=40, rewinds=(0, 10))
-RESNET20 = preset("resnet20", profile="smoke").only("stability").updated(**DEEP, barriers=False)
+RESNET20 = preset("resnet20", profile="smoke").only("stability").updated(**DEEP)
 
 
 def to_level_2(study: Study) -> Study:
