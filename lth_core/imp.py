@@ -92,9 +92,7 @@ def iterative_magnitude_pruning(
     """
     if densities is not None and levels is None:
         if not all(0 <= density <= before for before, density in pairwise([1, *densities])):
-            raise ValueError(
-                f"cannot keep {list(densities)} in turn; choose densities between 0 and 1 that do not rise"
-            )
+            raise ValueError(f"cannot keep {list(densities)} in turn; choose densities from 1 to 0 that do not rise")
         levels = len(densities)
     elif densities is not None or levels is None:
         raise ValueError("give either levels (how often to prune) or densities (what each pruning keeps), not both")

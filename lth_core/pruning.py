@@ -86,7 +86,7 @@ def prune_layerwise(scores: Mapping[str, Tensor], mask: Mask, rate: float | Mapp
 def densities_to(target: float, rate: float = 0.2) -> list[float]:
     """The densities of pruning at a rate, level by level, until a target; the last is the target itself.
 
-    `densities_to(0.5)` is [0.8, 0.64, 0.5]. Raises `ValueError` for a target or a rate that is not between 0 and 1.
+    `densities_to(0.6)` is [0.8, 0.64, 0.6]. Raises `ValueError` for a target or a rate that is not between 0 and 1.
     """
     if not (0 < target < 1 and 0 < rate < 1):
         raise ValueError(f"cannot prune to {target!r} at the rate {rate!r}; choose both above 0 and below 1")

@@ -25,7 +25,7 @@ def ran(recipe: str) -> dict[str, object]:
 
 
 def test_every_block_of_the_page_is_a_recipe() -> None:
-    assert PAGE.count("```python") == len(RECIPES) == 6
+    assert PAGE.count("```python") == len(RECIPES) == 7
 
 
 @pytest.mark.filterwarnings("default")  # of other people's packages
@@ -59,6 +59,16 @@ def test_a_transformer_is_pruned_but_for_what_is_excluded() -> None:
     assert isinstance(mask, Mask)
     attention, feedforward = 3 * 32 * 32 + 32 * 32, 2 * 32 * 64
     assert mask.size == 2 * (attention + feedforward)
+
+
+def test_a_search_with_variations_ends_at_its_target_and_keeps_its_floor() -> None:
+    level = ran("variations")["level"]
+    assert isinstance(level, Level)
+    assert level.mask.survivors == round(0.1 * (20 * 64 + 64 * 3))
+    assert min(level.mask.density_by_layer().values()) >= 0.05
+    for name, weight in level.mask.fitting(level.rewound).items():  # trained and pruned at the level before
+        assert int(weight.count_nonzero()) < weight.numel()
+        assert weight[level.mask[name]].all()
 
 
 def test_a_saved_ticket_is_the_one_that_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
