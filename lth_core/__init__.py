@@ -7,13 +7,14 @@ from lth_core.exchange import load_mask, load_state, mask_from_torch_prune, save
 from lth_core.imp import (
     iterative_magnitude_pruning,
     one_shot_pruning,
+    prune_lowest,
     random_pruning,
     random_reinitialisation,
     subnetwork,
 )
 from lth_core.levels import Level, LevelFolder, Saved
 from lth_core.masks import Mask
-from lth_core.pruning import magnitude, prune_global, prune_layerwise, shuffle_within_layers
+from lth_core.pruning import densities_to, magnitude, prune_global, prune_layerwise, shuffle_within_layers
 from lth_core.stability import (
     ErrorBarrier,
     Stability,
@@ -40,6 +41,7 @@ __all__ = [
     "Summary",
     "Ticket",
     "angle",
+    "densities_to",
     "error_barrier",
     "iterative_magnitude_pruning",
     "l2_distance",
@@ -53,6 +55,7 @@ __all__ = [
     "prunable",
     "prune_global",
     "prune_layerwise",
+    "prune_lowest",
     "random_pruning",
     "random_reinitialisation",
     "save_open_lth",

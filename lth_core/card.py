@@ -59,6 +59,7 @@ def card(facts: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     if "licence" in about:
         head["license"] = str(about["licence"]).lower()
     iterations = f" of {about['iterations']}" if "iterations" in about else ""
+    remaining = f" and goes on for {facts['remaining']}" if "remaining" in facts else ""
     return "\n".join(
         [
             "---",
@@ -68,7 +69,7 @@ def card(facts: Mapping[str, Any], about: Mapping[str, Any]) -> str:
             f"level {facts['level']}",
             "",
             f"{facts['density']:.4%} of the weights under the mask are left after {facts['level']} prunings. Training "
-            f"starts from the rewound weights at iteration {facts['iteration']}{iterations}.",
+            f"starts from the rewound weights at iteration {facts['iteration']}{iterations}{remaining}.",
             "",
             "| layer | density |",
             "|---|---|",

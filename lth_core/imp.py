@@ -12,19 +12,28 @@ in it), and anything else worth keeping, such as the accuracy. The mapping may h
 optimiser's own state dict: `{**model.state_dict(), "optimizer": optimizer.state_dict()}`. A wrapped network's prefixes
 (`module.`, `_orig_mod.`) do no harm: weights keep the names that they had in W_0.
 
+What a pruned network goes on with is `retrain` (arXiv 2003.02389). T is the iterations of a training, k is `rewind`.
+"weight_rewinding": W_k, at iteration k. "learning_rate_rewinding": the trained weights, at iteration k. "fine_tuning":
+the trained weights, at iteration T, for as many iterations (T - k) at the schedule's last learning rate. `iterations`
+is T: fine-tuning needs it, and with it every ticket says how many iterations are `remaining`. A fine-tuning ticket
+starts at `ticket.iteration` = T, and `stop` is T + (T - k). So one `train` serves all three, if its schedule stays at
+its last rate after T. Whatever `train` returns beside the weights, such as moments, goes with them.
+
 A search that is broken off goes on where it was if it is given a folder, or a `Saved` that keeps levels and loads them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, get_args
 
 import torch
 
-from lth_core.levels import Level, LevelFolder, Saved
+from lth_core.levels import Level, LevelFolder, Retrain, Saved
 from lth_core.masks import Mask
 from lth_core.pruning import magnitude, prune_global, shuffle_within_layers
 from lth_core.states import Weights, copied
@@ -32,12 +41,15 @@ from lth_core.tickets import Ticket
 from lth_core.weights import under_names
 
 Train = Callable[[Ticket, int | None], tuple[Weights, Any]]
-Prune = Callable[[Weights, Mask], Mask]
+Prune = Callable[..., Mask]
 
 
-def prune_lowest(weights: Weights, mask: Mask, rate: float = 0.2) -> Mask:
-    """Prune the smallest surviving weights by magnitude, all layers together: 20% of them unless told otherwise."""
-    return prune_global(magnitude(mask.fitting(weights)), mask, rate)
+def prune_lowest(weights: Weights, mask: Mask, rate: float = 0.2, *, floor: float | Mapping[str, float] = 0.0) -> Mask:
+    """Prune the smallest surviving weights by magnitude, all layers together: 20% of them unless told otherwise.
+
+    `floor` is the least fraction that a layer keeps, as in `prune_global`: `prune=partial(prune_lowest, floor=0.01)`.
+    """
+    return prune_global(magnitude(mask.fitting(weights)), mask, rate, floor=floor)
 
 
 def iterative_magnitude_pruning(
@@ -45,8 +57,11 @@ def iterative_magnitude_pruning(
     weights: Weights,
     mask: Mask,
     *,
-    levels: int,
+    levels: int | None = None,
+    densities: Sequence[float] | None = None,
     rewind: int = 0,
+    retrain: Retrain = "weight_rewinding",
+    iterations: int | None = None,
     prune: Prune = prune_lowest,
     saved: Saved | str | os.PathLike[str] | None = None,
     first: int = 0,
@@ -58,31 +73,42 @@ def iterative_magnitude_pruning(
     trained when it is asked for, so a loop that stops early trains nothing further. Hand over a copy of W_0: the state
     dict of a model that is trained in between changes with it.
 
+    `densities` in place of `levels` say what each pruning keeps: round(density x weights that `mask` keeps), exactly.
+    `prune(trained, mask, rate=rate)` then gets the rate. `densities_to` gives those down to a target. `retrain` is the
+    module's three variations, and `iterations` their T.
+
     A level that `saved` has is yielded and not trained; one that is trained is kept in it before it is yielded. Levels
     before `first` are not yielded. The search goes on from the deepest level up to `first` that `saved` has, with that
     level's W_k; earlier levels need not be there. Without such a level it starts at W_0.
 
     `saved` may be a folder's path (`LevelFolder`): killed at any moment and called again with the same arguments, the
-    search gives the same bits. `levels` may grow. The folder is checked against W_0, `mask`, `rewind`, and level by
-    level against `prune`, not against `train`: choose a folder for each way of training.
+    search gives the same bits. `levels` and `densities` may grow. The folder is checked against W_0, `mask`, `rewind`,
+    `retrain`, `iterations`, and level by level against `prune`, not against `train`: choose a folder for each way of
+    training.
 
-    Raises `ValueError` for negative `levels` or `rewind`, for `first` outside 0 to `levels`, for a pruned weight that
-    training moved, and for a folder that holds another search or a damaged file.
+    Warns (`UserWarning`) of a pruning that empties a layer, and of one that prunes nothing. Raises `ValueError` for
+    arguments that make no search, for a pruned weight that training moved, and for a folder that holds another search
+    or a damaged file.
     """
+    if densities is not None and levels is None:
+        if not all(0 <= density <= before for before, density in pairwise([1, *densities])):
+            raise ValueError(f"cannot keep {list(densities)} in turn; choose densities from 1 to 0 that do not rise")
+        levels = len(densities)
+    elif densities is not None or levels is None:
+        raise ValueError("give either levels (how often to prune) or densities (what each pruning keeps), not both")
     if levels < 0:
         raise ValueError(f"cannot prune {levels} times; choose 0 (the dense network alone) or more levels")
     if not 0 <= first <= levels:
         raise ValueError(f"cannot start at level {first}; choose from 0 (the dense network) to levels={levels}")
-    _check_rewind(rewind)
-    saved = _opened(saved, weights, mask, rewind)
-    start = 0 if isinstance(saved, LevelFolder) else first  # a folder has every level, and each is checked
-    while (found := _load(saved, start)) is None and start:
+    search = _Search(train, weights, mask, rewind, retrain, iterations, saved)
+    start = 0 if search.folder else first  # a folder has every level, and each is checked
+    while (found := search.load(start)) is None and start:
         start -= 1
-    if found is None:
-        found = _dense(train, weights, mask, rewind, saved)
+    found = found or search.dense()
     for level in range(start, levels + 1):
         if level > start:
-            found = _next(train, found, partial(_pruned, prune, found.trained, found.mask), rewind, level, saved)
+            asked = {} if densities is None else {"rate": _rate(found.mask, densities[level - 1], mask)}
+            found = search.next(level, found, partial(prune, **asked))
         if level >= first:
             yield _own(found)
 
@@ -94,28 +120,29 @@ def one_shot_pruning(
     *,
     densities: Sequence[float],
     rewind: int = 0,
+    retrain: Retrain = "weight_rewinding",
+    iterations: int | None = None,
+    prune: Prune = prune_lowest,
     saved: Saved | str | os.PathLike[str] | None = None,
 ) -> Iterator[Level]:
     """Train once, prune once to each density by global magnitude, rewind to iteration `rewind` and retrain.
 
     Yields the dense network, then one level for each density (a fraction of the weights that `mask` keeps), numbered
-    from 1 in the order of `densities`. A level that `saved` has is yielded and not trained; one that is trained is kept
-    in it before it is yielded. W_k is that of the saved dense network, if there is one. `saved` may be a folder's path,
-    as in `iterative_magnitude_pruning`; `densities` may grow at its end.
+    from 1 in the order of `densities`. `prune(trained, mask, rate=rate)` returns the mask. A level that `saved` has is
+    yielded and not trained; one that is trained is kept in it before it is yielded. W_k is that of the saved dense
+    network, if there is one. `retrain`, `iterations` and `saved`, which may be a folder's path, are those of
+    `iterative_magnitude_pruning`; `densities` may grow at its end.
 
-    Raises `ValueError` for densities outside 0 to 1, a negative `rewind`, for a pruned weight that training moved, and
-    for a folder that holds another search or a damaged file.
+    Warns and raises as that does, but for a density of 1: it asks for a level that prunes nothing.
     """
     for density in densities:
         if not 0 <= density <= 1:
             raise ValueError(f"cannot keep {density} of the weights; choose densities between 0 and 1")
-    _check_rewind(rewind)
-    saved = _opened(saved, weights, mask, rewind)
-    dense = _load(saved, 0) or _dense(train, weights, mask, rewind, saved)
+    search = _Search(train, weights, mask, rewind, retrain, iterations, saved)
+    dense = search.load(0) or search.dense()
     yield _own(dense)
     for level, density in enumerate(densities, start=1):
-        pruned = partial(prune_lowest, dense.trained, dense.mask, 1 - density)
-        yield _own(_next(train, dense, pruned, rewind, level, saved))
+        yield _own(search.next(level, dense, partial(prune, rate=1 - density), may_repeat=density == 1))
 
 
 def random_pruning(mask: Mask, rewound: Weights, seed: int | torch.Generator, iteration: int, level: int) -> Ticket:
@@ -128,65 +155,111 @@ def random_reinitialisation(mask: Mask, fresh: Weights, iteration: int, level: i
     return subnetwork(fresh, mask, iteration, level)
 
 
-def subnetwork(weights: Weights, mask: Mask, iteration: int, level: int) -> Ticket:
-    """The ticket (mask . weights) that starts at `iteration`."""
+def subnetwork(weights: Weights, mask: Mask, iteration: int, level: int, remaining: int | None = None) -> Ticket:
+    """The ticket (mask . weights) whose schedule starts at `iteration`, with so many iterations `remaining`."""
     copies = copied(weights)
     mask.apply_(copies)
-    return Ticket(mask, copies, iteration, level)
+    return Ticket(mask, copies, iteration, level, remaining)
 
 
-def _check_rewind(rewind: int) -> None:
-    if rewind < 0:
-        raise ValueError(f"cannot rewind to iteration {rewind}; choose 0 (initialisation) or a later one")
+class _Search:
+    """What both procedures share: how a level is loaded, or pruned, trained, checked and kept."""
+
+    def __init__(
+        self,
+        train: Train,
+        weights: Weights,
+        mask: Mask,
+        rewind: int,
+        retrain: Retrain,
+        iterations: int | None,
+        saved: Saved | str | os.PathLike[str] | None,
+    ) -> None:
+        if rewind < 0:
+            raise ValueError(f"cannot rewind to iteration {rewind}; choose 0 (initialisation) or a later one")
+        if retrain not in get_args(Retrain):
+            raise ValueError(f"cannot retrain by {retrain!r}; choose one of {', '.join(get_args(Retrain))}")
+        if iterations is None and retrain == "fine_tuning":
+            raise ValueError("fine-tuning starts at the end of a training; say with iterations how many that one takes")
+        if iterations is not None and iterations <= rewind:
+            raise ValueError(f"rewind={rewind} leaves none of iterations={iterations}; rewind to an earlier one")
+        if isinstance(saved, str | os.PathLike):
+            saved = LevelFolder(saved, weights, mask, rewind, retrain, iterations)
+        self.train, self.weights, self.mask, self.saved = train, weights, mask, saved
+        self.rewind, self.retrain, self.iterations = rewind, retrain, iterations
+        self.folder = saved if isinstance(saved, LevelFolder) else None  # a folder checks every level
+
+    def load(self, level: int) -> Level | None:
+        return self.saved.load(level) if self.saved is not None else None
+
+    def dense(self) -> Level:
+        """Level 0, from W_0: W_k, and the dense network trained from it."""
+        rewound = self.weights
+        if self.rewind:
+            ticket = subnetwork(rewound, self.mask, 0, 0, self.iterations)
+            rewound = _named_as(rewound, self.train(ticket, self.rewind)[0])
+        return self._trained(copied(rewound), self.mask, 0)  # a training loop may go on using what it returned
+
+    def next(self, level: int, before: Level, prune: Prune, *, may_repeat: bool = False) -> Level:
+        """A level that is saved, or trained under the mask that `prune` makes of the level before."""
+        rewound = before.rewound if self.retrain == "weight_rewinding" else before.trained
+        found = self.load(level)
+        if found is None:
+            mask = _pruned(prune, before)
+            _warn(level, before.mask, mask, may_repeat)
+            return self._trained(rewound, mask, level)
+        if self.folder is not None:
+            self.folder.check(level, found.mask, _pruned(prune, before))
+        return found._replace(rewound=rewound)
+
+    def _trained(self, rewound: Weights, mask: Mask, level: int) -> Level:
+        """A level trained to the end, checked and kept."""
+        iteration, remaining, stop = self.rewind, None, None
+        if self.iterations is not None:
+            remaining = self.iterations - self.rewind
+            if level and self.retrain == "fine_tuning":
+                iteration, stop = self.iterations, self.iterations + remaining
+        trained, result = self.train(subnetwork(rewound, mask, iteration, level, remaining), stop)
+        trained = _named_as(rewound, trained)
+        for name, weight in mask.fitting(trained).items():
+            pruned = weight[~mask[name].to(weight.device)]
+            if bool((pruned.isfinite() & (pruned != 0)).any()):  # NaN is that of a training that diverged
+                raise ValueError(
+                    f"{name}: pruned weights are not 0 after training; call ticket.mask.apply_(model) after every "
+                    "update, or ticket.mask.hold(model, optimizer) once before the first"
+                )
+        found = Level(mask, rewound, copied(trained), result)
+        if self.saved is not None:
+            self.saved.keep(level, found)
+        return found
 
 
-def _opened(saved: Saved | str | os.PathLike[str] | None, weights: Weights, mask: Mask, rewind: int) -> Saved | None:
-    return LevelFolder(saved, weights, mask, rewind) if isinstance(saved, str | os.PathLike) else saved
-
-
-def _load(saved: Saved | None, level: int) -> Level | None:
-    return saved.load(level) if saved is not None else None
-
-
-def _dense(train: Train, weights: Weights, mask: Mask, rewind: int, saved: Saved | None) -> Level:
-    """Level 0, from W_0: W_k, and the dense network trained from it."""
-    rewound = _named_as(weights, train(subnetwork(weights, mask, 0, 0), rewind)[0]) if rewind else weights
-    # copied: a training loop may go on using the tensors that it returned
-    return _trained(train, copied(rewound), mask, rewind, 0, saved)
-
-
-def _next(
-    train: Train, before: Level, pruned: Callable[[], Mask], rewind: int, level: int, saved: Saved | None
-) -> Level:
-    """A level that is saved, or trained under the mask that `pruned` gives."""
-    found = _load(saved, level)
-    if found is None:
-        return _trained(train, before.rewound, pruned(), rewind, level, saved)
-    if isinstance(saved, LevelFolder):
-        saved.check(level, found.mask, pruned())
-    return found
-
-
-def _trained(train: Train, rewound: Weights, mask: Mask, rewind: int, level: int, saved: Saved | None) -> Level:
-    """A level trained from W_k to the end, checked and kept."""
-    trained, result = train(subnetwork(rewound, mask, rewind, level), None)
-    trained = _named_as(rewound, trained)
-    for name, weight in mask.fitting(trained).items():
-        pruned = weight[~mask[name].to(weight.device)]
-        if bool((pruned.isfinite() & (pruned != 0)).any()):  # NaN is that of a training that diverged
-            raise ValueError(
-                f"{name}: pruned weights are not 0 after training; call ticket.mask.apply_(model) after every update, "
-                "or ticket.mask.hold(model, optimizer) once before the first"
-            )
-    found = Level(mask, rewound, copied(trained), result)
-    if saved is not None:
-        saved.keep(level, found)
-    return found
-
-
-def _pruned(prune: Prune, trained: Weights, mask: Mask) -> Mask:
+def _pruned(prune: Prune, before: Level) -> Mask:
     """The next mask. `prune` finds the mask's names among the weights, whatever prefixes W_0 had."""
+    trained, mask = before.trained, before.mask
     return Mask(prune({**trained, **mask.fitting(trained)}, mask), shared=mask.shared)
+
+
+def _warn(level: int, before: Mask, mask: Mask, may_repeat: bool) -> None:
+    """Warn, where the search is looped over, of layers that a pruning empties, and of one that prunes nothing."""
+    emptied = [name for name in mask if before[name].any() and not mask[name].any()]
+    if emptied and mask.survivors:
+        warnings.warn(
+            f"level {level} has no weight left in {', '.join(emptied)}; a floor keeps some in every layer: "
+            "prune=partial(prune_lowest, floor=0.01)",
+            stacklevel=4,
+        )
+    if mask == before and not may_repeat:
+        warnings.warn(
+            f"level {level} prunes nothing, and trains the mask of {mask.survivors:,} weights again; end the search at "
+            "an earlier level, or prune more at a time",
+            stacklevel=4,
+        )
+
+
+def _rate(mask: Mask, density: float, first: Mask) -> float:
+    """The rate that leaves round(density x weights of the first mask) of a mask's weights."""
+    return max(0.0, 1 - round(density * first.survivors) / mask.survivors) if mask.survivors else 0.0
 
 
 def _named_as(weights: Weights, returned: Weights) -> Weights:

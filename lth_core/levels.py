@@ -11,14 +11,23 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from reprlib import repr as shortened
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from lth_core.masks import Mask
 from lth_core.states import Weights, fingerprint, read_state, write_state
 
+Retrain = Literal["weight_rewinding", "learning_rate_rewinding", "fine_tuning"]
+"""What a level is trained from (arXiv 2003.02389): W_k at iteration k of the schedule; the trained weights that were
+pruned, at iteration k; these, at the end of the schedule and at its last learning rate."""
+
 
 class Level(NamedTuple):
-    """One level: the mask, W_k (unmasked), the trained weights, and what `train` returned beside them."""
+    """One level: the mask, the weights it was rewound to, the trained weights, and what `train` returned beside them.
+
+    `rewound` is what the level's training started from, unmasked. With weight rewinding, it is W_k. With learning-rate
+    rewinding and with fine-tuning, it is the trained weights that were pruned: W_k at level 0, then `trained` of the
+    level before, or of the dense network in one-shot pruning.
+    """
 
     mask: Mask
     rewound: Weights
@@ -33,8 +42,9 @@ class Level(NamedTuple):
 class Saved(Protocol):
     """Levels that outlive a search: any object with these two methods, over a dictionary or files of your own.
 
-    One object serves one search: the same weights, masks, `rewind`, and densities or pruning. The search changes no
-    tensor that it keeps or loads, and yields copies. A folder's path in place of the object is a `LevelFolder`.
+    One object serves one search: the same weights, masks, `rewind`, `retrain`, and densities or pruning. The search
+    changes no tensor that it keeps or loads, and yields copies. A folder's path in place of the object is a
+    `LevelFolder`.
     """
 
     def load(self, level: int) -> Level | None:
@@ -49,24 +59,38 @@ class Saved(Protocol):
 
 
 class LevelFolder:
-    """The levels of one search in a folder (`Saved`). Every file says whose it is: W_0, the first mask, and `rewind`.
+    """The levels of one search in a folder (`Saved`). Every file says whose it is: W_0, the first mask,
+    `rewind`, `retrain` and `iterations`.
 
     States and results are nested dictionaries, lists, tuples, tensors, numbers, strings, bytes, booleans and None;
     anything else is a `ValueError`. Tensors are loaded onto the processor.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], weights: Weights, mask: Mask, rewind: int) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        weights: Weights,
+        mask: Mask,
+        rewind: int,
+        retrain: Retrain = "weight_rewinding",
+        iterations: int | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is said before any training
         self.search = {
             "W_0": fingerprint(weights),
             "the first mask": fingerprint(mask.by_every_name()),
             "rewind": rewind,
+            "retrain": retrain,
+            "iterations": iterations,
         }
         self.rewound: Weights | None = None
 
     def load(self, level: int) -> Level | None:
-        """A level, or None. Raises `ValueError` for a damaged file and for one of another search."""
+        """A level, or None. Its `rewound` is W_k, whatever the search makes of it.
+
+        Raises `ValueError` for a damaged file and for one of another search.
+        """
         file = self._file(level)
         if not file.exists():
             return None
@@ -102,10 +126,10 @@ class LevelFolder:
 
     def _read(self, file: Path) -> dict[str, Any]:
         kept = read_state(file)[0]
-        there = kept.get("search", {})
+        there = {"retrain": "weight_rewinding", "iterations": None, **kept.get("search", {})}  # older files lack both
         differing = [name for name in self.search if there.get(name) != self.search[name]]
         if differing:
-            said = "; ".join(f"{n} is {there.get(n)!s:.12} there and {self.search[n]!s:.12} here" for n in differing)
+            said = "; ".join(f"{n} is {there.get(n)!s:.24} there and {self.search[n]!s:.24} here" for n in differing)
             raise ValueError(
                 f"{file} is of another search: {said}; choose another folder, or search as before (is W_0 drawn "
                 "from a seed?)"

@@ -35,15 +35,18 @@ Source = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Ticket:
-    """A subnetwork to train: a mask, the weights it starts from (pruned ones at 0.0), and where it starts.
+    """A subnetwork to train: a mask, the weights it starts from (pruned ones at 0.0), and where its schedule starts.
 
-    The weights are the ticket's own copies: training may change them freely.
+    The weights are the ticket's own copies: training may change them freely. `iteration` is where the schedule of the
+    learning rate starts. `remaining` is how many iterations are trained from there, or None if nobody said: then it is
+    all that are left of the schedule.
     """
 
     mask: Mask
     weights: Weights = field(repr=False)
     iteration: int
     level: int
+    remaining: int | None = None
 
     def save(self, folder: Source, *, trained: Weights | None = None, about: Mapping[str, Any] | None = None) -> None:
         """Write the ticket into a folder, in place of a ticket that is there.
@@ -66,6 +69,7 @@ class Ticket:
             "format": FORMAT,
             "level": self.level,
             "iteration": self.iteration,
+            **({} if self.remaining is None else {"remaining": self.remaining}),
             "density": self.mask.density,
             "density_by_layer": self.mask.density_by_layer(),
         }
@@ -93,7 +97,8 @@ class Ticket:
         and for a mask that does not fit; `ModuleNotFoundError` where the Hub's client is not installed.
         """
         folder, facts, mask = _opened(source)
-        return cls(mask, _state(folder, facts, mask, "rewound"), facts["iteration"], facts["level"])
+        state = _state(folder, facts, mask, "rewound")
+        return cls(mask, state, facts["iteration"], facts["level"], facts.get("remaining"))
 
 
 def load_trained(source: Source) -> dict[str, Any]:
@@ -123,7 +128,8 @@ def _opened(source: Source) -> tuple[Path, dict[str, Any], Mask]:
         raise ValueError(f"{file} is damaged ({error!r}); save or download the ticket again") from None
     if version != FORMAT:
         raise ValueError(f"{file} is of format {version!r}, and this lth_core reads {FORMAT}; install the one it needs")
-    for key, kind in (("level", int), ("iteration", int), ("density", float), ("checksums", dict), ("about", dict)):
+    kinds = {"level": int, "iteration": int, "density": float, "checksums": dict, "about": dict}
+    for key, kind in (kinds | ({"remaining": int} if "remaining" in facts else {})).items():
         if type(facts.get(key)) is not kind or (kind is int and facts[key] < 0):
             raise ValueError(f"{file}: {key} is {facts.get(key)!r}; save or download the ticket again")
     kept = _state(folder, facts, Mask({}), "mask")

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def load(source: Source, setting: Setting) -> Ticket:
         whole = isinstance(by_parameter, Tensor)
         flat = by_parameter if whole else torch.cat([flattened(by_parameter[each]) for each in parameters])
         state[f"{MOMENTS}{name}"] = flat
-    return Ticket(ticket.mask, state, ticket.iteration, ticket.level)
+    return replace(ticket, weights=state)
 
 
 def _ticket(kept: StudyStore, training: Training) -> Ticket:

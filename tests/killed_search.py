@@ -19,7 +19,8 @@ from lth_core import Mask, Ticket, iterative_magnitude_pruning, one_shot_pruning
 
 LEVELS, END = 6, 9
 MOMENTS = [(call, after) for call in ("open", "fsync", "replace") for after in (False, True)]
-folder, log, procedure, rewind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+folder, log, procedure = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+asked: dict[str, Any] = {"rewind": int(sys.argv[4]), "retrain": sys.argv[5], "iterations": END}
 weights = {"a": torch.linspace(-1, 1, 300).view(20, 15), "b": torch.linspace(-2, 1, 100), "bias": torch.ones(3)}
 
 
@@ -32,7 +33,7 @@ def train(ticket: Ticket, stop: int | None) -> tuple[dict[str, Any], Any]:
             state[name].mul_(0.9).add_(state["moments"][name], alpha=0.1)
         ticket.mask.apply_({name: state[name] for name in ticket.mask})
         time.sleep(0.0005)
-    if stop is None:
+    if stop is None or stop > END:  # not on the way to W_k
         with open(log, "a") as file:
             file.write(f"{ticket.level}\n")
     return state, (ticket.level, {1: [None]})
@@ -41,8 +42,8 @@ def train(ticket: Ticket, stop: int | None) -> tuple[dict[str, Any], Any]:
 def search(saved: Path | None) -> list[Any]:
     start = train, weights, Mask.ones({name: weights[name] for name in "ab"})
     if procedure == "iterative":
-        return list(iterative_magnitude_pruning(*start, levels=LEVELS - 1, rewind=rewind, saved=saved))
-    return list(one_shot_pruning(*start, densities=(0.5, 0.9, 0.1, 0.3, 0.2), rewind=rewind, saved=saved))
+        return list(iterative_magnitude_pruning(*start, levels=LEVELS - 1, saved=saved, **asked))
+    return list(one_shot_pruning(*start, densities=(0.5, 0.9, 0.1, 0.3, 0.2), saved=saved, **asked))
 
 
 def kept() -> set[int]:

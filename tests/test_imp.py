@@ -1,5 +1,8 @@
+import warnings
 from collections.abc import Callable, Iterable
-from itertools import combinations, islice
+from functools import partial
+from itertools import combinations, islice, pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +11,10 @@ from lth_core import (
     Level,
     Mask,
     Ticket,
+    densities_to,
     iterative_magnitude_pruning,
     one_shot_pruning,
+    prune_lowest,
     random_pruning,
     random_reinitialisation,
     subnetwork,
@@ -369,6 +374,19 @@ def test_a_training_that_moved_pruned_weights_is_refused_and_not_kept(procedure)
         (one_shot_pruning, {"densities": [0.5], "rewind": -1}, "cannot rewind to iteration -1"),
         (one_shot_pruning, {"densities": [0.5, 1.01]}, "cannot keep 1.01 of the weights"),
         (one_shot_pruning, {"densities": [0.5, -0.01]}, "cannot keep -0.01 of the weights"),
+        (iterative_magnitude_pruning, {}, "give either levels .* or densities .*, not both"),
+        (iterative_magnitude_pruning, {"levels": 1, "densities": [0.5]}, "give either levels .* or densities"),
+        (iterative_magnitude_pruning, {"densities": [0.5, 0.6]}, r"cannot keep \[0.5, 0.6\] in turn"),
+        (iterative_magnitude_pruning, {"densities": [1.1]}, r"cannot keep \[1.1\] in turn"),
+        (iterative_magnitude_pruning, {"densities": [-0.1]}, r"cannot keep \[-0.1\] in turn"),
+        (iterative_magnitude_pruning, {"densities": [0.5], "first": 2}, "cannot start at level 2; .* levels=1"),
+        (one_shot_pruning, {"densities": [0.5], "retrain": "weights"}, "cannot retrain by 'weights'; choose one of we"),
+        (one_shot_pruning, {"densities": [0.5], "retrain": "fine_tuning"}, "say with iterations how many"),
+        (
+            iterative_magnitude_pruning,
+            {"levels": 1, "rewind": 9, "iterations": 9},
+            "rewind=9 leaves none of iterat.*=9",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_said_before_anything_is_trained(procedure, asked, message):
@@ -381,3 +399,165 @@ def test_what_cannot_be_searched_is_said_before_anything_is_trained(procedure, a
 def test_a_search_without_prunings_is_the_dense_network():
     for procedure, asked in ((iterative_magnitude_pruning, {"levels": 0}), (one_shot_pruning, {"densities": []})):
         assert in_lists(procedure(Trainer(), tensors(initial()), ones(), **asked)) == algorithm_1(0, levels=0)
+
+
+TARGETS, CURVATURES = [1.0, -2.0, 0.3], [1.0, 0.5, 2.0]
+START, T, K = [0.4, 0.7, -0.9], 9, 4
+
+
+def scheduled(iteration: int) -> float:
+    """A rate that falls during training, and stays at its last value after the end."""
+    return 0.2 / (1 + min(iteration, T - 1))
+
+
+def quadratic(started: list[tuple[int, int | None, int | None]]) -> Callable[..., Any]:
+    """A training of two tensors, `a` (2) and `b` (1), on the sum of c (w - t)^2 / 2, by SGD with momentum."""
+
+    def train(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], None]:
+        started.append((ticket.iteration, ticket.remaining, stop))
+        weights = {name: weight.requires_grad_() for name, weight in ticket.weights.items()}
+        optimizer = torch.optim.SGD(weights.values(), momentum=0.9)
+        for iteration in range(ticket.iteration, T if stop is None else stop):
+            optimizer.param_groups[0]["lr"] = scheduled(iteration)
+            optimizer.zero_grad()
+            errors = torch.cat([*weights.values()]) - torch.tensor(TARGETS, dtype=torch.float64)
+            (torch.tensor(CURVATURES, dtype=torch.float64) * errors**2 / 2).sum().backward()
+            optimizer.step()
+            ticket.mask.apply_(weights)
+        return weights, None
+
+    return train
+
+
+def descended(start: list[float], kept: list[bool], first: int, last: int) -> list[float]:
+    """The same training by hand."""
+    weights, moments = [w * k for w, k in zip(start, kept, strict=True)], [0.0] * 3
+    for iteration in range(first, last):
+        for i, (target, curvature) in enumerate(zip(TARGETS, CURVATURES, strict=True)):
+            moments[i] = 0.9 * moments[i] + curvature * (weights[i] - target)
+            weights[i] = (weights[i] - scheduled(iteration) * moments[i]) * kept[i]
+    return weights
+
+
+@pytest.mark.parametrize("procedure", [iterative_magnitude_pruning, one_shot_pruning])
+@pytest.mark.parametrize("retrain", ["weight_rewinding", "learning_rate_rewinding", "fine_tuning"])
+def test_what_is_rewound_by_hand(procedure, retrain):
+    started: list[tuple[int, int | None, int | None]] = []
+    weights = {"a": torch.tensor(START[:2], dtype=torch.float64), "b": torch.tensor(START[2:], dtype=torch.float64)}
+    asked = {"densities": [2 / 3, 1 / 3], "rewind": K, "retrain": retrain, "iterations": T}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # b, of one weight, may be emptied
+        found = list(procedure(quadratic(started), weights, Mask.ones(weights), **asked))
+    w_k = descended(START, [True] * 3, 0, K)
+    kept, rewound, trained = [True] * 3, w_k, descended(w_k, [True] * 3, K, T)
+    dense = trained
+    first, last = (T, T + T - K) if retrain == "fine_tuning" else (K, T)
+    for level, (mask, start, end, _) in enumerate(found):
+        if level:
+            before = trained if procedure is iterative_magnitude_pruning else dense
+            rewound = w_k if retrain == "weight_rewinding" else before
+            strongest = sorted(range(3), key=lambda i: -abs(before[i]))[: 3 - level]
+            kept = [i in strongest for i in range(3)]
+            trained = descended(rewound, kept, first, last)
+        assert torch.cat([*mask.values()]).tolist() == kept
+        assert torch.cat([*start.values()]).tolist() == pytest.approx(rewound, abs=1e-12)
+        assert torch.cat([*end.values()]).tolist() == pytest.approx(trained, abs=1e-12)
+    again = (first, T - K, last if retrain == "fine_tuning" else None)
+    assert started == [(0, T, K), (K, T - K, None), again, again]
+
+
+def test_a_ticket_says_how_many_iterations_remain_only_if_the_search_is_told():
+    remaining = []
+
+    def train(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], None]:
+        remaining.append(ticket.remaining)
+        return ticket.weights, None
+
+    for told in ({}, {"iterations": 9}):
+        list(iterative_magnitude_pruning(train, tensors(initial()), ones(), levels=0, rewind=4, **told))
+    assert remaining == [None, None, 9, 5]
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.2, {"second": 0.5}])
+def test_densities_are_exact_counts_of_the_first_masks_weights_and_go_with_a_floor(floor):
+    sparse = Mask({"first": torch.arange(30) < 29, "second": torch.arange(20) < 18})
+    densities = densities_to(0.31, rate=0.3)
+    prune = partial(prune_lowest, floor=floor)
+    found = [
+        level.mask
+        for level in iterative_magnitude_pruning(
+            Trainer(), tensors(initial()), sparse, densities=densities, prune=prune, rewind=2
+        )
+    ]
+    assert [mask.survivors for mask in found] == [47, round(47 * 0.7), round(47 * 0.49), round(47 * 0.343), 15]
+    least = {"first": 6, "second": 4} if floor == 0.2 else {"first": 0, "second": 10 if floor else 0}
+    assert all(int(mask[name].sum()) >= count for mask in found for name, count in least.items())
+    assert not any(bool((after[name] & ~before[name]).any()) for before, after in pairwise(found) for name in after)
+
+
+def test_a_pruning_of_ones_own_gets_the_rate_of_its_density():
+    def from_the_end(trained: dict[str, torch.Tensor], mask: Mask, rate: float) -> Mask:
+        rates.append(rate)
+        return Mask({"first": torch.arange(30) < round(mask.survivors * (1 - rate)) - 20, "second": mask["second"]})
+
+    rates: list[float] = []
+    asked = {"densities": [0.8, 0.8, 0.5], "prune": from_the_end}
+    with pytest.warns(UserWarning, match="level 2 prunes nothing"):
+        found = list(iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), **asked))
+    assert [level.mask.survivors for level in found] == [50, 40, 40, 25]
+    assert rates == pytest.approx([0.2, 0.0, 0.375])
+
+
+def growing(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], None]:
+    return ticket.weights, None
+
+
+def test_a_layer_that_pruning_empties_is_named_once_where_the_search_is_looped_over():
+    weights = {"large": torch.arange(5.0, 15.0), "small": torch.tensor([1.0, 2.0]), "none": torch.zeros(0)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in iterative_magnitude_pruning(growing, weights, Mask.ones(weights), levels=3):
+            pass
+        for _ in one_shot_pruning(growing, weights, Mask.ones(weights), densities=[0.9, 0.5, 1.0]):
+            pass
+    assert [(w.category, w.filename) for w in caught] == [(UserWarning, __file__)] * 2
+    assert [str(w.message)[:38] for w in caught] == [
+        "level 1 has no weight left in small; a",
+        "level 2 has no weight left in small; a",
+    ]
+    assert "prune=partial(prune_lowest, floor=0.01)" in str(caught[0].message)
+    floored = partial(prune_lowest, floor=0.01)
+    for procedure, asked in ((iterative_magnitude_pruning, {"levels": 3}), (one_shot_pruning, {"densities": [0.3]})):
+        *_, last = procedure(growing, weights, Mask.ones(weights), prune=floored, **asked)
+        assert last.mask["small"].tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("procedure", "asked", "level"),
+    [
+        (iterative_magnitude_pruning, {"levels": 2}, 2),
+        (iterative_magnitude_pruning, {"densities": [0.67, 0.6]}, 2),
+        (one_shot_pruning, {"densities": [0.4, 1.0, 0.9]}, 3),
+    ],
+)
+def test_a_level_that_prunes_nothing_is_said_when_it_is_trained_and_not_when_it_is_loaded(procedure, asked, level):
+    weights, kept = {"w": torch.tensor([1.0, 2.0, 3.0])}, Kept()
+    with pytest.warns(
+        UserWarning, match=f"^level {level} prunes nothing, and trains the mask of [23] weights"
+    ) as caught:
+        list(procedure(growing, weights, Mask.ones(weights), saved=kept, **asked))
+    assert [warning.filename for warning in caught] == [__file__]
+    list(procedure(growing, weights, Mask.ones(weights), saved=kept, **asked))
+
+
+@pytest.mark.parametrize("retrain", ["learning_rate_rewinding", "fine_tuning"])
+def test_levels_that_are_loaded_are_rewound_to_what_they_were_trained_from(retrain):
+    kept, asked = Kept(), {"levels": DEPTH, "rewind": 4, "retrain": retrain, "iterations": END}
+    undisturbed = in_lists(iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), saved=kept, **asked))
+    assert [level[1] for level in undisturbed[1:]] == [level[2] for level in undisturbed[:-1]]
+    for first in range(DEPTH + 1):
+        there = Kept({first: kept[first]})
+        found = iterative_magnitude_pruning(
+            Trainer(spoil=fill_with_nan), tensors(initial()), ones(), saved=there, first=first, **asked
+        )
+        assert in_lists(found) == undisturbed[first:]

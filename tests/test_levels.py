@@ -28,14 +28,21 @@ from lth_core.states import copied, read_state, write_state
 LEVELS = 3
 
 
-@pytest.mark.parametrize("procedure", ["iterative", "one_shot"])
-@pytest.mark.parametrize("rewind", [0, 4])
+@pytest.mark.parametrize(
+    ("procedure", "rewind", "retrain"),
+    [
+        *[(procedure, rewind, "weight_rewinding") for procedure in ("iterative", "one_shot") for rewind in (0, 4)],
+        ("iterative", 4, "learning_rate_rewinding"),
+        ("iterative", 0, "fine_tuning"),
+        ("one_shot", 4, "fine_tuning"),
+    ],
+)
 def test_a_search_that_is_killed_at_any_moment_gives_the_same_bits_and_trains_no_level_twice(
-    procedure: str, rewind: int, tmp_path: Path
+    procedure: str, rewind: int, retrain: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "tests/killed_search.py", str(tmp_path / "levels"), str(tmp_path / "log")]
     ran = subprocess.run(
-        [*command, procedure, str(rewind)],
+        [*command, procedure, str(rewind), retrain],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -117,6 +124,15 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "mask": ({"mask": Mask({"w": torch.arange(20) > 0})}, "the first mask is "),
     "rewind": ({"rewind": 3}, "rewind is 2 there and 3 here"),
     "no rewinding": ({"rewind": 0}, "rewind is 2 there and 0 here"),
+    "retrain": (
+        {"retrain": "learning_rate_rewinding"},
+        "retrain is weight_rewinding there and learning_rate_rewinding here",
+    ),
+    "iterations": ({"iterations": 5}, "iterations is None there and 5 here"),
+    "densities": (
+        {"levels": None, "densities": [0.8, 0.6, 0.5]},
+        r"level_02.* keeps 13 weights, .* asked for keeps 12",
+    ),
     "rate": ({"prune": partial(prune_lowest, rate=0.3)}, r"keeps 16 weights, and the pruning asked for keeps 14"),
     "scores": (
         {"prune": lambda trained, mask: prune_layerwise({"w": -trained["w"].abs()}, mask, 0.2)},
@@ -140,6 +156,16 @@ def test_a_folder_of_another_search_is_refused_by_name_and_left_as_it_was(
     assert "choose another folder" in str(refused.value)
     assert train.calls == []
     assert {file.name: file.read_bytes() for file in tmp_path.glob("*.safetensors")} == before
+
+
+def test_a_folder_that_does_not_say_what_was_rewound_is_one_of_weight_rewinding(tmp_path: Path) -> None:
+    undisturbed, train = search(tmp_path), Trainer()
+    for file in tmp_path.glob("*.safetensors"):
+        state = read_state(file)[0]
+        del state["search"]["retrain"], state["search"]["iterations"]
+        write_state(file, state)
+    assert list(map(plain, search(tmp_path, train))) == list(map(plain, undisturbed))
+    assert train.calls == []
 
 
 @pytest.mark.parametrize("name", ["rewound", "level_00", "level_02"])

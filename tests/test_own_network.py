@@ -62,6 +62,16 @@ def test_a_transformer_is_pruned_but_for_what_is_excluded() -> None:
     assert mask.size == 2 * (attention + feedforward)
 
 
+def test_a_search_with_variations_ends_at_its_target_and_keeps_its_floor() -> None:
+    level = ran("variations")["level"]
+    assert isinstance(level, Level)
+    assert level.mask.survivors == round(0.1 * (20 * 64 + 64 * 3))
+    assert min(level.mask.density_by_layer().values()) >= 0.05
+    for name, weight in level.mask.fitting(level.rewound).items():  # trained and pruned at the level before
+        assert int(weight.count_nonzero()) < weight.numel()
+        assert weight[level.mask[name]].all()
+
+
 def test_a_saved_ticket_is_the_one_that_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace = ran("ticket")

@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lth_core import Mask, magnitude, prune_global, prune_layerwise, shuffle_within_layers
+from lth_core import Mask, densities_to, magnitude, prune_global, prune_layerwise, shuffle_within_layers
 
 Layers = list[list[tuple[float, bool]]]
 
@@ -59,6 +60,55 @@ def test_prune_global_agrees_with_sorting_and_leaves_the_mask_alone(layers, rate
     assert list(pruned) == list(mask)
     assert as_lists(pruned) == expected_survivors(layers, rate)
     assert mask == tensors(layers)[1]
+
+
+@given(layers_of_scores_and_survivors, rates, st.lists(st.integers(0, 100), min_size=4, max_size=4), st.booleans())
+def test_floors_agree_with_taking_the_lowest_of_the_layers_that_are_above_theirs(layers, rate, percents, by_name):
+    scores, mask = tensors(layers)
+    if by_name:  # the first layer has none
+        percents = [0, *percents[1:]]
+        floor = {name: percent / 100 for name, percent in list(zip(mask, percents, strict=False))[1:]}
+    else:
+        percents = percents[:1] * 4
+        floor = percents[0] / 100
+    least = [math.ceil(Fraction(p, 100) * len(layer)) for p, layer in zip(percents, layers, strict=False)]
+    kept = [[alive for _, alive in layer] for layer in layers]
+    remaining = round(rate * sum(map(sum, kept)))
+    for _, i, j in sorted((s, i, j) for i, layer in enumerate(layers) for j, (s, alive) in enumerate(layer) if alive):
+        if remaining and sum(kept[i]) > least[i]:
+            kept[i][j] = False
+            remaining -= 1
+    if remaining:
+        with pytest.raises(
+            ValueError, match=rf"cannot prune [\d,]+ of {mask.survivors} weights: the floors keep all but"
+        ):
+            prune_global(scores, mask, rate, floor=floor)
+    else:
+        assert as_lists(prune_global(scores, mask, rate, floor=floor)) == [[[k] for k in layer] for layer in kept]
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.1, math.nan, {"a": 2.0}, {"c": 0.5}])
+def test_a_floor_outside_zero_to_one_or_without_a_layer_is_refused(floor, pair):
+    with pytest.raises(ValueError, match=r"floor of '[ac]' is .*; give layers of the mask \(a, b\) the fraction"):
+        prune_global(*pair, 0.5, floor=floor)
+
+
+def test_densities_fall_by_the_rate_until_the_target_which_is_the_last():
+    assert densities_to(0.6) == pytest.approx([0.8, 0.64, 0.6])
+    assert densities_to(0.64) == [0.8, 0.64]
+    assert densities_to(0.9) == [0.9]
+    assert densities_to(0.1, rate=0.5) == [0.5, 0.25, 0.125, 0.1]
+    for target in (0.01, 0.8**7, 0.9**30):
+        *before, last = densities_to(target, rate=0.1)
+        assert last == target
+        assert before == pytest.approx([0.9**n for n in range(1, len(before) + 1)])
+        assert before[-1] * 0.9 <= target * (1 + 1e-6) < before[-1]
+
+
+@pytest.mark.parametrize(("target", "rate"), [(0, 0.2), (1, 0.2), (math.nan, 0.2), (0.5, 0), (0.5, 1), (0.5, -1)])
+def test_a_target_that_no_pruning_reaches_is_refused(target, rate):
+    with pytest.raises(ValueError, match=f"cannot prune to {target} at the rate {rate}; choose both"):
+        densities_to(target, rate)
 
 
 @given(layers_of_scores_and_survivors, st.lists(rates, min_size=4, max_size=4))

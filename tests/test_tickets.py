@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -147,6 +148,15 @@ def test_a_negative_zero_that_is_pruned_is_kept(tmp_path: Path) -> None:
     assert Ticket.load(tmp_path).weights["w"].signbit().tolist() == [False, True, False]
 
 
+def test_how_many_iterations_remain_is_kept_and_told_where_it_is_known(ticket: Ticket, tmp_path: Path) -> None:
+    for remaining in (None, 0, 700):
+        replace(ticket, remaining=remaining).save(tmp_path)
+        assert Ticket.load(tmp_path).remaining == remaining
+        facts, card = json.loads((tmp_path / "ticket.json").read_text()), (tmp_path / "README.md").read_text()
+        assert ("remaining" in facts) == (remaining is not None)
+        assert (f"at iteration 500 and goes on for {remaining}." in card) == (remaining is not None)
+
+
 def test_the_card_tells_everything(ticket: Ticket, folder: Path) -> None:
     card = (folder / "README.md").read_text()
     for title in (*SECTIONS, "Other", "Load it"):
@@ -276,6 +286,8 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "version": (changed(format=2), r"ticket\.json is of format 2, and this lth_core reads 1; install"),
     "level": (changed(level=-1), r"ticket\.json: level is -1"),
     "iteration": (changed(iteration="500"), r"ticket\.json: iteration is '500'"),
+    "remaining": (changed(remaining=-1), r"ticket\.json: remaining is -1"),
+    "no remaining": (changed(remaining=None), r"ticket\.json: remaining is None"),
     "density": (changed(density=0.5), r"ticket\.json: density is 0\.5, its mask's 0\."),
     "checksums": (changed(checksums=["../../etc/passwd"]), r"ticket\.json: checksums is \['\.\./\.\./etc"),
     "no mask": (lambda folder: (folder / "mask.safetensors").unlink(), r"mask\.safetensors is missing"),
