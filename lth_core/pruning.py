@@ -114,9 +114,10 @@ def _check_rate(rate: float) -> None:
 def _matching(scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
     matching = mask.fitting(scores)
     for name, score in matching.items():
-        if bool(score.isnan().any()):
+        score = score.detach().cpu()
+        if bool(score[mask[name]].isnan().any()):
             raise ValueError(f"{name!r}: scores hold NaN, which has no order; was the training diverging?")
-        matching[name] = score.detach().cpu()
+        matching[name] = score
     return matching
 
 

@@ -26,7 +26,7 @@ def ran(recipe: str) -> dict[str, Any]:
 
 
 def test_every_block_of_the_page_is_a_recipe() -> None:
-    assert PAGE.count("```python") == len(RECIPES) == 7
+    assert PAGE.count("```python") == len(RECIPES) == 8
 
 
 @pytest.mark.filterwarnings("default")  # of other people's packages

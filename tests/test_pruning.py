@@ -207,3 +207,10 @@ def test_shuffling_spreads_the_survivors_evenly_over_seeds():
     mask = Mask({"w": torch.arange(40) < 10})
     hits = sum(shuffle_within_layers(mask, seed)["w"].to(torch.int64) for seed in range(800)).tolist()
     assert all(abs(hit - 200) < 5 * math.sqrt(800 * 0.25 * 0.75) for hit in hits)
+
+
+def test_nan_counts_only_where_weights_survive():
+    mask, nan = Mask({"first": torch.tensor([True, True, False])}), math.nan
+    assert prune_global({"first": torch.tensor([2.0, 1.0, nan])}, mask, 0.5)["first"].tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="'first': scores hold NaN"):
+        prune_global({"first": torch.tensor([2.0, nan, 1.0])}, mask, 0.5)
