@@ -179,7 +179,9 @@ def test_a_claim_with_a_control_that_passes_too_cannot_fail():
 
 
 def test_networks_may_be_given_as_a_list_or_as_a_command_line_writes_one():
-    write_claims({"claim": "a", "network": "resnet20"}, {"claim": "b", "network": "vgg19"}, {"claim": "c", "network": "resnet50"})
+    write_claims(
+        {"claim": "a", "network": "resnet20"}, {"claim": "b", "network": "vgg19"}, {"claim": "c", "network": "resnet50"}
+    )
     for networks in ("resnet20,vgg19", ["vgg19", "resnet20"]):
         assert judged(networks)["claim"].tolist() == ["a", "b"]
     assert judged("vgg19")["claim"].tolist() == ["b"]
