@@ -65,7 +65,7 @@ def run(
         study = train_missing(study, folder, workers=workers, seconds=seconds, progress=progress)
     found = records.traced(study.setting, folder)
     if missing == "error" and (absent := plan.missing(found, study)):
-        raise plan.MissingRecords(how_to_make(study, absent))
+        raise plan.MissingRecords(records.no_results() + how_to_make(study, absent))
     return plan.select(found, study)
 
 
