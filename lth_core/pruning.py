@@ -80,8 +80,10 @@ def _check_rate(rate: float) -> None:
 def _matching(scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
     matching = mask.fitting(scores)
     for name, score in matching.items():
-        if bool(score.isnan().any()):
-            raise ValueError(f"{name!r}: scores hold NaN, which has no order; was the training diverging?")
+        if bool(score[mask[name].to(score.device)].isnan().any()):
+            raise ValueError(
+                f"{name!r}: scores of surviving weights hold NaN, which has no order; was the training diverging?"
+            )
         matching[name] = score.detach().cpu()
     return matching
 

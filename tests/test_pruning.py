@@ -112,6 +112,14 @@ def test_a_rate_outside_zero_to_one_is_refused(prune, rate, pair):
 
 
 @pytest.mark.parametrize("prune", [prune_global, prune_layerwise])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_scores_of_what_is_pruned_already_do_not_matter(prune, value):
+    mask = Mask({"a": torch.tensor([1, 0, 1, 1])})
+    found = prune({"a": torch.tensor([3.0, value, 1.0, 2.0])}, mask, 1 / 3)
+    assert found["a"].tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("prune", [prune_global, prune_layerwise])
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
