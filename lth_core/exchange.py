@@ -24,7 +24,8 @@ Source = str | os.PathLike[str]
 def to_torch_prune(mask: Mask, model: nn.Module) -> None:
     """Prune a model as `torch.nn.utils.prune` does: `name_orig` a parameter, `name_mask` a buffer, for every mask.
 
-    A wrapped model is pruned inside its wrappers. A weight of several layers is pruned in all of them. Raises `ValueError` where the mask does not fit the model.
+    A wrapped model is pruned inside its wrappers. A weight of several layers is pruned in all of them.
+    Raises `ValueError` where the mask does not fit the model.
     """
     model = bare(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -106,8 +107,8 @@ def load_state(path: Source) -> dict[str, Tensor]:
         ) from None
     states = {key: held for key, value in {"its top": found, **found}.items() if (held := _by_name(value))}
     if "state_dict" not in states and len(states) != 1:
-        held = f"several states ({', '.join(map(str, states))})" if states else "no tensors by name"
-        raise ValueError(f"{file} holds {held}; expected a state dict, or a checkpoint with one")
+        what = f"several states ({', '.join(map(str, states))})" if states else "no tensors by name"
+        raise ValueError(f"{file} holds {what}; expected a state dict, or a checkpoint with one")
     return states.get("state_dict") or next(iter(states.values()))
 
 

@@ -81,9 +81,7 @@ def _matching(scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
     matching = mask.fitting(scores)
     for name, score in matching.items():
         if bool(score[mask[name].to(score.device)].isnan().any()):
-            raise ValueError(
-                f"{name!r}: scores of surviving weights hold NaN, which has no order; was the training diverging?"
-            )
+            raise ValueError(f"{name!r}: scores of survivors hold NaN, which has no order; was the training diverging?")
         matching[name] = score.detach().cpu()
     return matching
 
