@@ -3,6 +3,8 @@
 For any network and any training loop. It needs torch, numpy and safetensors; the study itself is `lth_study`.
 """
 
+from torch.serialization import add_safe_globals
+
 from lth_core.exchange import load_mask, load_state, mask_from_torch_prune, save_open_lth, to_numpy, to_torch_prune
 from lth_core.imp import (
     iterative_magnitude_pruning,
@@ -29,6 +31,8 @@ from lth_core.tickets import Ticket, load_about, load_trained
 from lth_core.weights import Prunable, prunable
 
 __version__ = "0.1.0"
+
+add_safe_globals([Level, Mask, Ticket])  # torch.load reads what torch.save wrote; they hold tensors and no code
 
 __all__ = [
     "ErrorBarrier",

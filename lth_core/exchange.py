@@ -16,6 +16,7 @@ from torch.nn.utils import prune
 
 from lth_core.masks import Mask
 from lth_core.states import read_state
+from lth_core.weights import bare
 
 Source = str | os.PathLike[str]
 
@@ -23,8 +24,10 @@ Source = str | os.PathLike[str]
 def to_torch_prune(mask: Mask, model: nn.Module) -> None:
     """Prune a model as `torch.nn.utils.prune` does: `name_orig` a parameter, `name_mask` a buffer, for every mask.
 
-    A weight of several layers is pruned in all of them. Raises `ValueError` where the mask does not fit the model.
+    A wrapped model is pruned inside its wrappers. A weight of several layers is pruned in all of them.
+    Raises `ValueError` where the mask does not fit the model.
     """
+    model = bare(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, kept in mask.items():
         if name not in parameters or parameters[name].shape != kept.shape:
@@ -44,6 +47,7 @@ def mask_from_torch_prune(model: nn.Module) -> Mask:
 
     A weight of several layers is there once. Raises `ValueError` for a model without pruned weights.
     """
+    model = bare(model)
     buffers = dict(model.named_buffers())
     names = {name: name.removesuffix("_orig") for name, _ in model.named_parameters() if name.endswith("_orig")}
     found = {name: buffers[f"{name}_mask"] for name in names.values() if f"{name}_mask" in buffers}
@@ -53,7 +57,7 @@ def mask_from_torch_prune(model: nn.Module) -> Mask:
 
 
 def to_numpy(mask: Mask) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
-    """The mask as boolean arrays, for `numpy.savez` say. `Mask(arrays)` is the way back."""
+    """The mask as boolean arrays, for `numpy.savez` say. `Mask(arrays, shared=mask.shared)` is the way back."""
     return {name: kept.numpy() for name, kept in mask.items()}
 
 
@@ -83,10 +87,11 @@ def load_mask(path: Source) -> Mask:
 def load_state(path: Source) -> dict[str, Tensor]:
     """The tensors of somebody else's file by name: safetensors, `.npz`, or what `torch.save` wrote.
 
-    The last is read with torch's weights-only loading, which runs no code. A `state_dict` inside a checkpoint is taken;
-    what is not a tensor is left out. Tensors are on the processor.
+    The last is read with torch's weights-only loading, which runs no code. From a checkpoint its `state_dict` is taken,
+    or the one mapping in it that holds tensors. What is not a tensor is left out. Tensors are on the processor.
 
-    Raises `ValueError`, naming the file, if it is missing, holds no tensors, or cannot be read safely.
+    Raises `ValueError`, naming the file, if it is missing, holds no tensors or several states, or cannot be read
+    safely.
     """
     file = Path(path)
     if not file.is_file():
@@ -100,10 +105,16 @@ def load_state(path: Source) -> dict[str, Tensor]:
             f"{file} cannot be read safely ({reason}); expected safetensors, numpy's .npz without objects, or a state "
             "dict of tensors that torch.save wrote"
         ) from None
-    tensors = {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if not tensors:
-        raise ValueError(f"{file} holds no tensors by name; expected a state dict")
-    return tensors
+    states = {key: held for key, value in {"its top": found, **found}.items() if (held := _by_name(value))}
+    if "state_dict" not in states and len(states) != 1:
+        what = f"several states ({', '.join(map(str, states))})" if states else "no tensors by name"
+        raise ValueError(f"{file} holds {what}; expected a state dict, or a checkpoint with one")
+    return states.get("state_dict") or next(iter(states.values()))
+
+
+def _by_name(state: object) -> dict[str, Tensor]:
+    pairs = state.items() if isinstance(state, Mapping) else ()
+    return {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, Tensor)}
 
 
 def _read(file: Path) -> Mapping[Any, Any]:
@@ -115,5 +126,4 @@ def _read(file: Path) -> Mapping[Any, Any]:
             ours = "tree" in (tensors.metadata() or {})
             return read_state(file)[0] if ours else {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     found = torch.load(file, map_location="cpu", weights_only=True)
-    found = found.get("state_dict", found) if isinstance(found, Mapping) else found
     return found if isinstance(found, Mapping) else {}

@@ -50,7 +50,7 @@ class Mask(Mapping[str, Tensor]):
         """The mask that keeps everything, for a model's prunable weights or for a mapping of weights.
 
         `prunable` says which weights of a model these are, and what `include` and `exclude` do: each is a name, a
-        pattern of names, a type of module, a function of a name and its module, or several of these.
+        pattern of names, a module, a type of module, a function of a name and its module, or several of these.
         Raises `ValueError` for a model that has no weights to prune, and for what `prunable` refuses.
         """
         kind, shared = type(model).__name__, None

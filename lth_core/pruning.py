@@ -116,7 +116,7 @@ def _matching(scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
     for name, score in matching.items():
         score = score.detach().cpu()
         if bool(score[mask[name]].isnan().any()):
-            raise ValueError(f"{name!r}: scores hold NaN, which has no order; was the training diverging?")
+            raise ValueError(f"{name!r}: scores of survivors hold NaN, which has no order; was the training diverging?")
         matching[name] = score
     return matching
 

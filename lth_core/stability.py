@@ -106,7 +106,7 @@ def error_barrier(
     """The barrier between two sets of weights: the error of a network along the straight line between them.
 
     `a` and `b` map names to tensors of the same shapes and types; state dicts do, with the statistics of batch norm.
-    Where wrappers gave one of them prefixes, `a`'s names are used.
+    Where wrappers gave one of them prefixes, `a`'s names are used. What is no tensor, an epoch say, is left out.
     `evaluate(weights)` is called once for each of `points` evenly spaced points, the first being `a` and the last `b`.
     It returns the error of these weights, in percent say, or several errors by name, and may change the weights.
     Several errors give a barrier each, by the same names.
@@ -117,6 +117,7 @@ def error_barrier(
     """
     if points < 2:
         raise ValueError(f"points={points} is not valid; expected 2 (the two ends alone) or more")
+    a, b = ({name: value for name, value in w.items() if isinstance(value, Tensor)} for w in (a, b))
     fitting = under_names(b, a)
     if not len(a) == len(b) == len(fitting):
         raise ValueError(

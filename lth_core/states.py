@@ -72,14 +72,16 @@ def read_state(path: Path, mask: Mapping[str, Tensor] | None = None) -> tuple[di
     try:
         tensors = load(content)
         about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        if about["sha256"] != _checksum(tensors, about["tree"]):
+        tree = about["tree"]
+        if about["sha256"] != _checksum(tensors, tree):
             raise ValueError("its content does not match its checksum")
-        state = dict(_decoded(json.loads(about["tree"]), tensors, dict(mask or {})))
+        state = dict(_decoded(json.loads(tree), tensors, dict(mask or {})))
     except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = f"lacks {error}" if isinstance(error, LookupError) else error
-        raise ValueError(
-            f"{path} is damaged, or not a file of lth_core ({reason}); delete it, and make or download it again"
-        ) from None
+        what, remedy = "damaged, or not a file of lth_core", "delete it, and make or download it again"
+        if content.startswith((b"PK", b"\x80", b"\x93NUMPY")) or reason in ("lacks '__metadata__'", "lacks 'tree'"):
+            what, remedy = "not a file of lth_core", "load_mask or load_state may read it, or make or download it again"
+        raise ValueError(f"{path} is {what} ({reason}); {remedy}") from None
     return state, about["sha256"]
 
 

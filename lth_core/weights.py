@@ -18,9 +18,9 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim.swa_utils import AveragedModel
 
-Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]
-"""Parameters: a name or a pattern of names (`fnmatch`; "head" is all in it too), a type of module (all in it), or a
-function of a parameter's name and its module."""
+Choice = str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool]
+"""Parameters: a name or a pattern of names (`fnmatch`; "head" is all in it too), a module or a type of module (all in
+it), or a function of a parameter's name and its module."""
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 _PREFIXES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -216,11 +216,16 @@ def _why_not_here(place: _Place) -> str | None:
 
 def _matched(argument: str, choices: Choice | Iterable[Choice], weights: list[list[_Place]]) -> set[str]:
     """The first names of the weights that any of the choices matches."""
-    several = not isinstance(choices, (str, type)) and isinstance(choices, Iterable)
+    several = not isinstance(choices, (str, type, nn.Module, Tensor)) and isinstance(choices, Iterable)
     matched: set[str] = set()
     for choice in cast(Iterable[Choice], choices) if several else [cast(Choice, choices)]:
+        if not isinstance(choice, str) and not callable(choice):
+            raise ValueError(
+                f"{argument}={choice!r} is no choice; expected a name, a module, a type of module, or a function of a "
+                "name and its module"
+            )
         found = {shared[0].name for shared in weights if any(_matches(choice, place) for place in shared)}
-        if not found and isinstance(choice, (str, type)):
+        if not found and isinstance(choice, (str, type, nn.Module)):
             raise ValueError(
                 f"{argument}={choice!r} matches none of the model's parameters; print(prunable(model)) lists them"
             )
@@ -233,4 +238,6 @@ def _matches(choice: Choice, place: _Place) -> bool:
         return fnmatchcase(place.name, choice) or fnmatchcase(place.name, f"{choice}.*")
     if isinstance(choice, type):
         return any(isinstance(owner, choice) for owner in place.owners)
+    if isinstance(choice, nn.Module):
+        return choice in place.owners
     return bool(choice(place.name, place.owner))

@@ -123,7 +123,7 @@ def status(
             if possible:
                 print(f"  {len(possible - unmeasured)} of {len(possible)} {what} measured")
         for rewind in extent.rewinds:
-            here = [t for t in wanted if t.rewind == rewind]
+            here = [t for t in wanted if t.rewind == rewind and t.method != "dense"]
             print(f"  rewound to {rewind}: {sum(t not in absent for t in here)} of {len(here)}")
 
 

@@ -5,6 +5,7 @@ papermill accepts any parameter name and value. `settings` and `presets` say whi
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from lth_study.extents import Extent, Study
+from lth_study.options import value_of
 from lth_study.presets import preset
 from lth_study.settings import LABELS, Setting, SettingError
 
@@ -20,15 +22,22 @@ _PARAMETERS = ["network", *LABELS, "missing", "data_folder", *_SETTINGS]
 
 
 def given_parameters(namespace: Mapping[str, Any], valid: Collection[str]) -> dict[str, Any]:
-    """A notebook's parameters, from its `globals()` in the first cell after them.
+    """A notebook's parameters, from its `globals()` in the first cell after them, as `value_of` reads them.
 
-    Raises `SettingError`, naming the valid parameters, for one that the notebook does not have.
+    They are what the cells before this one assign. Where these are not known, they are all names that are no function,
+    class or module and that no startup file defined. Raises `SettingError`, naming the valid parameters, for one that
+    the notebook does not have.
     """
-    shell = {"In", "Out", "exit", "quit", "get_ipython", "open"}
+    if cells := namespace.get("_ih", [])[1:-1]:  # IPython's input, from 1; the last is the cell that calls this
+        names = set[str]().union(*map(_assigned, cells))
+    else:  # nbval's cells are not in it, and a script has none
+        shell = namespace.get("get_ipython")
+        hidden = shell().user_ns_hidden if shell else {}  # what was there when the kernel was ready
+        names = {name for name in namespace if name in valid or name not in hidden}
     given = {
-        name: value
+        name: value_of(name, value)
         for name, value in namespace.items()
-        if not name.startswith("_") and name not in shell and not isinstance(value, (FunctionType, ModuleType))
+        if name in names and not name.startswith("_") and not isinstance(value, (FunctionType, ModuleType, type))
     }
     unknown = [repr(name) for name in given if name not in valid]
     if unknown:
@@ -72,3 +81,12 @@ def configure(
     if folder is not None:
         os.environ["LTH_DATA"] = str(Path(folder).absolute())
     return study, options
+
+
+def _assigned(cell: str) -> set[str]:
+    """The names that a cell assigns."""
+    try:
+        tree = ast.parse(cell)
+    except SyntaxError:  # it has not run
+        return set()
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}

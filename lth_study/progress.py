@@ -1,10 +1,14 @@
-"""What a run shows of its progress: a bar, a line for each step, or nothing."""
+"""What a run shows of its progress: a bar, a line for each step, or nothing.
+
+A bar is drawn in terminals and notebooks. Where a file would keep its carriage returns, lines take its place.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from tqdm import tqdm
 
@@ -15,6 +19,24 @@ from lth_study.store import StudyStore, Training
 Style = Literal["bar", "lines"] | None
 
 
+class _Output:
+    """An output of a notebook's cell that holds what was written last. A stream would keep every state of a bar."""
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+
+    def write(self, text: str) -> None:
+        from IPython.display import display
+
+        if shown := text.strip():
+            if self.handle is None:
+                self.handle = display({}, raw=True, display_id=True)
+            self.handle.update({"text/plain": shown}, raw=True)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
 class Progress:
     """Shows how many of the wanted trainings and barriers are done, by any process."""
 
@@ -22,10 +44,13 @@ class Progress:
         self.store = store
         self.waiting = [step for step in wanted if not self.done(step)]
         self.total = len(wanted)
-        self.style = style
+        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+        file = _Output() if hasattr(shell, "kernel") else sys.stderr
+        self.style: Style = "lines" if style == "bar" and file is sys.stderr and not file.isatty() else style
         self.next = 0.0
         done = self.total - len(self.waiting)
-        self.bar = tqdm(total=self.total, initial=done, unit="step", disable=style != "bar", smoothing=0.1)
+        off = self.style != "bar"
+        self.bar = tqdm(total=self.total, initial=done, unit="step", disable=off, smoothing=0.1, file=file)
 
     def __enter__(self) -> Self:
         return self

@@ -38,9 +38,20 @@ def results_folder() -> Path:
 
 
 def results_file(name: str) -> Path:
-    """A file of the results folder, such as the paper's values. If it has none of that name: the project's own file."""
-    own = results_folder() / name
-    return own if own.exists() else project_folder() / "results" / name
+    """A file of the results folder, such as the paper's values. If it has none of that name: the project's own file.
+
+    Raises `StoreError` where neither has it: the package is installed without a checkout.
+    """
+    for file in (results_folder() / name, project_folder() / "results" / name):
+        if file.exists():
+            return file
+    raise StoreError(f"{name} is not in {results_folder()}; set LTH_RESULTS to the folder results/ of a checkout")
+
+
+def no_results() -> str:
+    """What a message begins with about something that is not recorded: where records would be."""
+    folder = results_folder()
+    return "" if folder.is_dir() else f"There is no {folder}; set LTH_RESULTS to the folder results/ of a checkout. "
 
 
 def store_folder() -> Path:

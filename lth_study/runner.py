@@ -65,7 +65,7 @@ def run(
         study = train_missing(study, folder, workers=workers, seconds=seconds, progress=progress)
     found = records.traced(study.setting, folder)
     if missing == "error" and (absent := plan.missing(found, study)):
-        raise plan.MissingRecords(how_to_make(study, absent))
+        raise plan.MissingRecords(records.no_results() + how_to_make(study, absent))
     return plan.select(found, study)
 
 
@@ -125,6 +125,7 @@ def _complete(study: Study, folder: Path, **options: Any) -> Study:
                 _measure(store, distance)
             continue
         from lth_study import data
+        from lth_study.data.parts import DataError
 
         with warnings.catch_warnings():
             if not absent:  # only barriers are missing, and a stand-in's images cannot give them
@@ -136,7 +137,13 @@ def _complete(study: Study, folder: Path, **options: Any) -> Study:
             new = [c for c in apart if isinstance(c, Distance) and not {c.a, c.b}.isdisjoint(absent)]
             wanted = plan.needed(absent, new, study, complete)
             there = {*wanted, *complete}
-            _train(study, store, wanted, [c for c in apart if {c.a, c.b} <= there], **options)
+            try:
+                _train(study, store, wanted, [c for c in apart if {c.a, c.b} <= there], **options)
+            except DataError as error:
+                if absent:
+                    raise
+                warnings.warn(f"error barriers are not measured: {error}", stacklevel=4)
+                return study
         elif not absent:
             return study
         else:

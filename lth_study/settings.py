@@ -241,4 +241,6 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return str(problem["ctx"]["error"])
     where = ".".join(map(str, problem["loc"]))
     expected = problem["msg"].lower().replace("tuple", "list")  # JSON and notebooks have lists
+    if problem["type"] == "tuple_type":
+        expected += ", like [1, 2], or 1,2 on a command line"
     return f"{where}: {problem['input']!r} is not valid: {expected}"

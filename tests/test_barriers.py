@@ -12,7 +12,7 @@ from studies import SMOKE, TINY, Done, assert_same_records, files, finished
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from lth_study import barriers, data, plan, preset, records, run
+from lth_study import DataError, barriers, data, plan, preset, records, run
 from lth_study.barriers import heights
 from lth_study.data.parts import Dataset, Split
 from lth_study.files import read_state
@@ -269,6 +269,21 @@ def test_a_barrier_that_another_process_is_measuring_is_left_to_it(unmeasured: D
     for _ in range(2):
         Worker(Trainings(store)).complete([], [barrier])
         assert len(measured) == 1
+
+
+def test_records_appear_where_only_barriers_are_missing_and_images_cannot_be_read(
+    unmeasured: Done, trains_nothing: None, monkeypatch: pytest.MonkeyPatch
+):
+    def gone(name: str, **shape: Any) -> Dataset:
+        raise DataError("the images are gone")
+
+    monkeypatch.setattr(data, "load", gone)
+    with pytest.warns(UserWarning, match="error barriers are not measured: the images are gone"):
+        table = run(TINY, store=unmeasured.store, workers=1)
+    assert len(rows_of(table)) == 0
+    assert plan.missing(table, TINY) == []
+    with pytest.raises(DataError, match="the images are gone"):
+        run(TINY.updated(replicates=2), store=unmeasured.store, workers=1)
 
 
 def test_recorded_barriers_are_not_measured_again(tiny: Done, unmeasured: Done, measured: list[Any]):

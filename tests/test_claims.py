@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from conftest import Place, provenance_of, records_of
 
-from lth_study import preset
+from lth_study import SettingError, preset
 from lth_study.records import project_folder, results_folder, write
 from lth_study.records import read as read_records
 from lth_study.report.claim_tables import counts, power_table, readable
@@ -176,6 +176,18 @@ def test_a_claim_with_a_control_that_passes_too_cannot_fail():
     )
     assert table["verdict"].to_dict() == {"rewound": "cannot fail here", "initial": "supported", "without": "supported"}
     assert table["note"].eq("").all()
+
+
+def test_networks_may_be_given_as_a_list_or_as_a_command_line_writes_one():
+    write_claims(
+        {"claim": "a", "network": "resnet20"}, {"claim": "b", "network": "vgg19"}, {"claim": "c", "network": "resnet50"}
+    )
+    for networks in ("resnet20,vgg19", ["vgg19", "resnet20"]):
+        assert judged(networks)["claim"].tolist() == ["a", "b"]
+    assert judged("vgg19")["claim"].tolist() == ["b"]
+    for wrong in ("resnet18", "resnet20,", "", []):
+        with pytest.raises(SettingError, match="is not a list of networks; expected some of resnet20, vgg19, resnet50"):
+            judged(wrong)
 
 
 def test_two_measures_of_one_claim_are_decided_together():

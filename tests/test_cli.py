@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import Lth
 
-from lth_study import SettingError, __version__, options, preset
+from lth_study import SettingError, __version__, options, preset, run
 
 SMOKE = preset("lenet_300_100", profile="smoke").setting
 OF_SMOKE = ("lenet_300_100", "--profile", "smoke")
@@ -67,6 +67,20 @@ def test_what_has_an_option_of_its_own_is_not_taken_as_a_setting(setting: str):
     assert options.setting_of("pieces=4") == ("pieces", 4)
 
 
+def test_a_bar_is_drawn_in_a_terminal_and_is_lines_in_a_file(
+    quick_data: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    study = preset("lenet_300_100", profile="smoke").only("accuracy")
+    run(study.updated(levels=0), progress="bar")
+    out, err = capsys.readouterr()
+    assert (out.count("\n"), out.partition(": ")[0], err) == (1, "[1/1] replicate 1, dense", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run(study.updated(levels=0, replicates=2), progress="bar")
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.split("\r")[-1].startswith("100%")
+
+
 def test_run_status_export_and_import_go_round(lth: Lth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Each command finds what the others left, says so, and writes nothing twice."""
     assert "0 of 4 trainings recorded\n  0 of 2 distances measured\n" in lth("status", *FEW).out
@@ -81,7 +95,7 @@ def test_run_status_export_and_import_go_round(lth: Lth, tmp_path: Path, monkeyp
     status = lth("status", *FEW).out
     assert SMOKE.name in status
     assert "stability: 4 of 4 trainings recorded\n  0 of 2 distances measured\n  3 of 3 error barriers" in status
-    assert "rewound to 0: 4 of 4" in status
+    assert "rewound to 0: 3 of 3" in status  # the dense network is rewound to none
     assert contents(tmp_path / "store") == before
     assert lth("run", *FEW) == (0, "", "")
     assert "  2 of 2 distances measured\n" in lth("status", *FEW).out

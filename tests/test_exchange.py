@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune
 
-from lth_core import Mask, load_mask, load_state, mask_from_torch_prune, save_open_lth, to_numpy, to_torch_prune
+from lth_core import (
+    Level,
+    Mask,
+    Ticket,
+    load_mask,
+    load_state,
+    mask_from_torch_prune,
+    save_open_lth,
+    to_numpy,
+    to_torch_prune,
+)
 
 
 def network() -> nn.Sequential:
@@ -74,6 +85,15 @@ def test_a_model_that_torch_pruned_gives_its_mask() -> None:
     assert {name: int(kept.sum()) for name, kept in found.items()} == {"0.bias": 2, "2.weight": 42, "3.1.weight": 4}
     smallest = model[2].weight_orig.detach().abs().flatten().argsort()[:30]
     assert not found["2.weight"].flatten()[smallest].any()
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda model: nn.DataParallel(torch.compile(model))])
+def test_a_wrapped_model_is_pruned_inside_its_wrappers(wrap: Callable[[nn.Module], nn.Module], mask: Mask) -> None:
+    model = network()
+    to_torch_prune(mask, wrap(model))
+    assert all((model.get_parameter(f"{name}_orig").shape == kept.shape) for name, kept in mask.items())
+    assert all(torch.equal(model.get_buffer(f"{name}_mask").bool(), kept) for name, kept in mask.items())
+    assert mask_from_torch_prune(wrap(model)) == mask_from_torch_prune(model) == mask
 
 
 def test_a_weight_of_two_layers_is_pruned_in_both() -> None:
@@ -205,7 +225,53 @@ def test_a_file_without_names_is_refused(content: Any, tmp_path: Path) -> None:
         load_mask(tmp_path / "x.pt")
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
+def test_the_state_of_a_checkpoint_is_found(key: str, tmp_path: Path) -> None:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(2, 1, 4, 4)).sum().backward()
+    optimizer.step()
+    torch.save({"epoch": 3, key: model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "x.pt")
+    found, expected = load_state(tmp_path / "x.pt"), model.state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_checkpoint_of_several_states_is_refused_unless_one_is_its_state_dict(tmp_path: Path) -> None:
+    state, average = {"w": torch.ones(2)}, {"w": torch.zeros(2)}
+    for others, named in (({"ema": average}, "model, ema"), ({"best": torch.tensor(0.9)}, "its top, model")):
+        torch.save({"model": state, **others}, tmp_path / "x.pt")
+        with pytest.raises(ValueError, match=rf"x\.pt holds several states \({named}\); expected a state dict, or a"):
+            load_state(tmp_path / "x.pt")
+        torch.save({"state_dict": state, **others}, tmp_path / "x.pt")
+        assert load_state(tmp_path / "x.pt")["w"].tolist() == [1, 1]
+
+
 def test_mask_load_says_whose_file_it_is_not(tmp_path: Path) -> None:
-    torch.save({"w": torch.ones(2)}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"x\.pt is damaged, or not a file of lth_core"):
-        Mask.load(tmp_path / "x.pt")
+    torch.save({"w": torch.ones(2)}, tmp_path / "zip.pt")
+    torch.save({"w": torch.ones(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    np.savez(tmp_path / "x.npz", w=np.ones(2))
+    np.save(tmp_path / "x.npy", np.ones(2))
+    save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors")
+    save_file({"w": torch.ones(2)}, tmp_path / "y.safetensors", {"format": "pt"})
+    files = list(tmp_path.glob("*.*"))
+    assert len(files) == 6
+    for file in files:
+        with pytest.raises(ValueError, match=rf"{file.name} is not a file of lth_core .*; load_mask or load_state may"):
+            Mask.load(file)
+    (tmp_path / "text").write_text("none of these")
+    with pytest.raises(ValueError, match=r"text is damaged, or not a file of lth_core .*; delete it, and make"):
+        Mask.load(tmp_path / "text")
+
+
+def test_torch_saves_masks_levels_and_tickets_and_loads_them_safely(mask: Mask, tmp_path: Path) -> None:
+    weights = {name: torch.randn(kept.shape) for name, kept in mask.items()}
+    mask = Mask(mask, shared={"tied": "2.weight"})
+    level = Level(mask, weights, {**weights, "epoch": 3}, {"accuracy": 0.5})
+    torch.save([mask, level, Ticket(mask, weights, 5, 2)], tmp_path / "x.pt")
+    found, loaded, ticket = torch.load(tmp_path / "x.pt", weights_only=True)
+    assert [type(found), type(loaded), type(ticket)] == [Mask, Level, Ticket]
+    assert found == loaded.mask == ticket.mask == mask
+    assert found.shared == {"tied": "2.weight"}
+    assert (loaded.trained["epoch"], loaded.result, ticket.iteration, ticket.level) == (3, {"accuracy": 0.5}, 5, 2)
+    assert all(torch.equal(loaded.rewound[name], weight) for name, weight in weights.items())

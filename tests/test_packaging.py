@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -75,3 +82,69 @@ def test_the_versions_agree() -> None:
 def test_commits_are_checked_with_the_pinned_ruff() -> None:
     (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert hooks["rev"] == f"v{pins()['ruff']}"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the wheel holds, unpacked where there is no checkout."""
+    folder = tmp_path_factory.mktemp("installed")
+    for name in ("lth_core", "lth_study"):
+        shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "source")
+    build = "import setuptools.build_meta as backend; backend.build_wheel('..')"
+    subprocess.run([sys.executable, "-c", build], cwd=folder / "source", capture_output=True, check=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        opened.extractall(folder / "site")
+    shutil.rmtree(folder / "source")
+    return folder / "site"
+
+
+def elsewhere(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in another folder, with the installed packages alone."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LTH_")}
+    command = [sys.executable, *arguments]
+    environment["PYTHONPATH"] = str(installed)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_without_a_checkout_a_study_is_done_in_the_current_folder(installed: Path, tmp_path: Path) -> None:
+    few = ("lenet_300_100", "--profile=smoke", "--rewinds=0", "--levels=1")
+    for command, told in (
+        (("run", *few, "--orders=1", "--figure=stability"), "[7/7]"),
+        (("status", *few, "--orders=1"), "stability: 4 of 4 trainings"),
+        (("export",), "results/lenet_300_100"),
+        (("import", "results", "theirs"), "theirs/lenet_300_100"),
+        (("tickets", *few), "imp_rewind_0_level_01_replicate_1"),
+    ):
+        done = elsewhere(installed, tmp_path, "-m", "lth_study", *command)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert told in done.stdout
+    (tmp_path / "data").rmdir()  # the fixtures' own
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "results", "theirs", "tickets"}
+    program = """
+from lth_study import configure, report, run
+study, _ = configure({"profile": "smoke", "rewinds": [0], "levels": 1, "orders": 1}, network="lenet_300_100")
+print(report.caption(run(study.only("stability"), missing="error"), study.setting))
+"""
+    done = elsewhere(installed, tmp_path, "-c", program)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "smoke profile" in done.stdout
+
+
+def test_without_a_checkout_it_is_said_what_needs_one(installed: Path, tmp_path: Path) -> None:
+    remedy = "set LTH_RESULTS to the folder results/ of a checkout"
+    done = elsewhere(installed, tmp_path, "-m", "lth_study", "agenda")
+    assert done.stderr == f"lth: claims.csv is not in {tmp_path / 'results'}; {remedy}\n"
+    for call, message in (
+        ("report.paper_values()", f"paper_values.csv is not in {tmp_path / 'results'}; {remedy}"),
+        ("claims.judged()", f"claims.csv is not in {tmp_path / 'results'}; {remedy}"),
+        ("hours.floors()", f"benchmark.csv is not in {tmp_path / 'results'}; {remedy}"),
+        ("provenance.recorded_studies()", f"There is no {tmp_path / 'results'}; {remedy}. no recorded study has ''"),
+        ("run(preset('vgg19'), missing='error')", f"There is no {tmp_path / 'results'}; {remedy}. "),
+    ):
+        imports = "from lth_study import preset, report, run; from lth_study.costs import hours\n"
+        imports += "from lth_study.report import claims, provenance\n"
+        done = elsewhere(installed, tmp_path, "-c", f"{imports}{call}")
+        assert done.stderr.splitlines()[-1].partition(": ")[2].startswith(message), call

@@ -1,16 +1,22 @@
 """`configure`: the parameters of a notebook, checked before anything runs."""
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lth_study import SettingError, configure, preset
 from lth_study.data import data_root
+from lth_study.notebook import given_parameters
+from lth_study.options import setting_of, study_of
 
 
 def test_a_notebooks_parameters_become_a_study():
-    namespace = {"profile": "smoke", "replicates": 2, "rewinds": [0, 5], "__name__": "__main__", "_i1": "", "In": []}
+    namespace = {"profile": "smoke", "replicates": 2, "rewinds": [0, 5], "__name__": "__main__", "_i1": ""}
     study, options = configure(namespace, network="lenet_300_100")
     assert study == preset("lenet_300_100", profile="smoke").updated(replicates=(1, 2), rewinds=(0, 5))
     assert options == {}
@@ -35,6 +41,92 @@ def test_a_parameter_that_no_notebook_has_is_refused_with_the_valid_ones_listed(
         configure({"network": "vgg19", "profile": "smoke"}, network="resnet20", recipe="low")
     with pytest.raises(SettingError, match="unknown parameter 'rewinds'"):
         configure({"rewinds": [5]}, network="lenet_300_100", rewinds=[0])
+
+
+CELLS = ["", "levels = 1", "# Parameters\nlevels, *_ = [2]\nif True:\n    replicates: int = 3", "def (", "study = 5"]
+
+
+def test_where_no_cells_are_known_all_values_but_those_of_startup_files_are_parameters():
+    script = {"profile": "smoke", "Path": Path, "pytest": pytest, "read": json.loads}
+    shell = SimpleNamespace(user_ns_hidden={"In": [""], "exit": 1, "environ": 2, "profile": "none"})
+    nbval = script | shell.user_ns_hidden | {"_ih": [""], "get_ipython": lambda: shell, "profile": "smoke"}
+    for namespace in (script, nbval):
+        assert configure(namespace, network="lenet_300_100")[0] == preset("lenet_300_100", profile="smoke")
+        with pytest.raises(SettingError, match="unknown parameter 'profil';"):
+            configure(namespace | {"profil": 1}, network="lenet_300_100")
+
+
+def test_only_what_cells_before_this_one_assign_is_a_parameter():
+    startup = {"Path": Path, "environ": os.environ, "rewinds": [1, 2], "study": "mine", "profile": "none", "mine": 3}
+    given = {"levels": 2, "replicates": 3}
+    assert given_parameters(startup | given | {"_ih": CELLS}, ["levels", "replicates", "rewinds"]) == given
+    with pytest.raises(SettingError, match="unknown parameter 'replicates'; valid parameters: levels"):
+        given_parameters(startup | given | {"_ih": CELLS}, ["levels"])
+
+
+AS_WRITTEN = [
+    ("rewinds", "0,100", (0, 100)),
+    ("rewinds", "[0, 100]", (0, 100)),
+    ("rewinds", "0 , 100", (0, 100)),
+    ("rewinds", 7, (7,)),
+    ("rewinds", "7", (7,)),
+    ("rewinds", ["1e2", 3.0], (100, 3)),
+    ("replicates", "1,2", (1, 2)),
+    ("replicates", "2", (1, 2)),
+    ("replicates", 2.0, (1, 2)),
+    ("replicates", "[2]", (2,)),
+    ("methods", "imp", ("imp",)),
+    ("methods", "imp,random_reinit", ("imp", "random_reinit")),
+    ("methods", "['imp', 'random_reinit']", ("imp", "random_reinit")),
+    ("compared_levels", "all", "all"),
+    ("compared_levels", "1, 2", (1, 2)),
+    ("compared_levels", "[]", ()),
+    ("levels", 2.0, 2),
+    ("orders", "3", 3),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "expected"), AS_WRITTEN, ids=map(str, AS_WRITTEN))
+def test_values_may_be_written_as_command_lines_give_them(name, given, expected):
+    smoke = preset("lenet_300_100", profile="smoke")
+    study, _ = configure({"profile": "smoke", name: given}, network="lenet_300_100")
+    assert getattr(study.extent, name) == expected
+    assert study == smoke.updated(**{name: expected})
+    if isinstance(given, str) and name not in ("methods", "compared_levels"):
+        options = {"rewinds": None, "levels": None, "replicates": None, "orders": None} | {name: given}
+        asked = study_of("lenet_300_100", "standard", "smoke", None, **options, dataset=None, settings=None)
+        assert asked == smoke.updated(**{name: expected})
+
+
+def test_settings_may_be_written_as_command_lines_give_them():
+    given = {"learning_rate": "1e-3", "augment": "true", "drops": "20,3e1", "final_learning_rate": "None", "width": 2.0}
+    study, _ = configure({"profile": "laptop", "network": "resnet20"} | given)
+    setting = study.setting
+    assert (setting.learning_rate, setting.augment, setting.drops, setting.width) == (0.001, True, (20, 30), 2.0)
+    assert dict(map(setting_of, ("learning_rate=1e-3", "drops=20,30", "drop_factor=0.5", "densities=null"))) == {
+        "learning_rate": 0.001,
+        "drops": (20, 30),
+        "drop_factor": 0.5,
+        "densities": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("rewinds", "0;200", "list, like [1, 2], or 1,2 on a command line"),
+        ("rewinds", "", "list, like [1, 2], or 1,2 on a command line"),
+        ("rewinds", True, "list, like [1, 2], or 1,2 on a command line"),
+        ("levels", "true", "integer"),
+        ("levels", 2.5, "integer"),
+        ("levels", "1,2", "integer"),
+        ("learning_rate", "fast", "number"),
+    ],
+)
+def test_what_a_command_line_cannot_mean_is_refused_with_the_form_that_works(name, given, expected):
+    with pytest.raises(SettingError) as refused:
+        configure({"profile": "smoke", name: given}, network="lenet_300_100")
+    assert str(refused.value) == f"{name}: {given!r} is not valid: input should be a valid {expected}"
 
 
 def test_a_notebook_can_give_settings_of_its_own():

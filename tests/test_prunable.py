@@ -363,6 +363,23 @@ def test_include_and_exclude(options: dict[str, object], expected: list[str]) ->
     assert list(Mask.ones(model, **options)) == [f"{name}.weight" for name in expected]
 
 
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel, torch.compile])
+def test_a_module_is_chosen_by_itself(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Embedding(3, 2))
+    wrapped = wrap(model)
+    assert list(Mask.ones(wrapped, exclude=model[1][0])) == ["0.weight", "1.1.weight"]
+    assert list(Mask.ones(wrapped, exclude=model[1])) == ["0.weight"]
+    assert list(Mask.ones(wrapped, exclude=[model[0], "1.1"], include=model[2])) == ["1.0.weight", "2.weight"]
+    with pytest.raises(ValueError, match=r"exclude=Linear.* matches none"):
+        Mask.ones(wrapped, exclude=nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("wrong", [0, nn.Linear(1, 1).weight, [None], True], ids=str)
+def test_what_is_no_choice_is_refused(wrong: object) -> None:
+    with pytest.raises(ValueError, match=r"(?s)exclude=.* is no choice; expected a name, a module, a type"):
+        Mask.ones(nn.Linear(2, 2), exclude=wrong)
+
+
 @pytest.mark.parametrize("option", ["include", "exclude"])
 @pytest.mark.parametrize("nothing", ["haed", nn.Conv3d])
 def test_a_choice_that_matches_nothing_is_refused(option: str, nothing: object) -> None:

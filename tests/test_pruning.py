@@ -162,6 +162,14 @@ def test_a_rate_outside_zero_to_one_is_refused(prune, rate, pair):
 
 
 @pytest.mark.parametrize("prune", [prune_global, prune_layerwise])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_scores_of_what_is_pruned_already_do_not_matter(prune, value):
+    mask = Mask({"a": torch.tensor([1, 0, 1, 1])})
+    found = prune({"a": torch.tensor([3.0, value, 1.0, 2.0])}, mask, 1 / 3)
+    assert found["a"].tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("prune", [prune_global, prune_layerwise])
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
@@ -207,10 +215,3 @@ def test_shuffling_spreads_the_survivors_evenly_over_seeds():
     mask = Mask({"w": torch.arange(40) < 10})
     hits = sum(shuffle_within_layers(mask, seed)["w"].to(torch.int64) for seed in range(800)).tolist()
     assert all(abs(hit - 200) < 5 * math.sqrt(800 * 0.25 * 0.75) for hit in hits)
-
-
-def test_nan_counts_only_where_weights_survive():
-    mask, nan = Mask({"first": torch.tensor([True, True, False])}), math.nan
-    assert prune_global({"first": torch.tensor([2.0, 1.0, nan])}, mask, 0.5)["first"].tolist() == [True, False, False]
-    with pytest.raises(ValueError, match="'first': scores hold NaN"):
-        prune_global({"first": torch.tensor([2.0, nan, 1.0])}, mask, 0.5)

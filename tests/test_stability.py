@@ -258,6 +258,16 @@ def test_both_heights_of_known_errors(errors: list[float], over_mean: float, ove
     assert (type(found.over_mean), type(found.over_line)) == (float, float)
 
 
+def test_what_is_no_tensor_has_no_part_in_a_line():
+    optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1}]}
+    a = {"w": torch.tensor([1.0]), "epoch": 3, "optimizer": optimizer}
+    b = {"w": torch.tensor([3.0]), "epoch": 4}
+    seen = []
+    found = error_barrier(lambda weights: seen.append(weights) or float(weights["w"] ** 2), a, b, points=3)
+    assert seen == [{"w": 1.0}, {"w": 2.0}, {"w": 3.0}]
+    assert found == ErrorBarrier(9.0 - (1 + 9) / 2, 0.0)
+
+
 def test_points_are_interpolated_in_float64_and_both_ends_keep_their_bits():
     a = {"w": torch.tensor([0.1, -0.0, 1e8]), "half": torch.tensor([1.0], dtype=torch.float16), "n": torch.tensor(3)}
     b = {"w": torch.tensor([0.7, -0.0, 3.0]), "half": torch.tensor([2.0], dtype=torch.float16), "n": torch.tensor(9)}

@@ -7,12 +7,17 @@ warning. CIFAR-10 as JPEG images is a separate data set and is never downloaded.
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import socket
+import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -116,19 +121,41 @@ def _colored(images: Tensor, size: int | None) -> Tensor:
 
 
 def _download(name: str, root: Path, **options: str) -> bool:
-    """Whether torchvision could download a data set. A download that breaks off counts as none."""
+    """Whether torchvision could download a data set. It is unpacked aside and moved when it is whole.
+
+    A download that breaks off counts as none. Archives that already lie in `root` are taken.
+    """
     from torchvision import datasets
     from torchvision.datasets.utils import download_and_extract_archive
 
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
+    bar = sys.stderr if sys.stderr.isatty() else io.StringIO()  # a notebook would keep every state of torchvision's
     try:
-        if name == "CIFAR10":  # torchvision's class would unpickle anything that the batches name
-            download_and_extract_archive(datasets.CIFAR10.url, str(root), md5=datasets.CIFAR10.tgz_md5)
-        else:
-            getattr(datasets, name)(str(root), download=True, **options)
+        root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".download-", dir=root) as folder, redirect_stderr(bar):
+            for archive in (*root.glob("*.t*gz"), *root.glob("MNIST/raw/*.gz")):
+                copy = Path(folder, archive.relative_to(root))
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(archive, copy)
+            if name == "CIFAR10":  # torchvision's class would unpickle anything that the batches name
+                download_and_extract_archive(datasets.CIFAR10.url, folder, md5=datasets.CIFAR10.tgz_md5)
+            else:
+                getattr(datasets, name)(folder, download=True, **options)
+            for made in Path(folder).iterdir():
+                if made.is_dir():
+                    _move(made, root / made.name)
     except (OSError, RuntimeError, HTTPException):  # no network, an interrupted download, a read-only folder
         return False
     finally:
         socket.setdefaulttimeout(timeout)
     return True
+
+
+def _move(made: Path, target: Path) -> None:
+    """Rename a folder, or what it holds if there is a folder of that name."""
+    if made.is_dir() and target.is_dir():
+        for inner in made.iterdir():
+            _move(inner, target / inner.name)
+    else:
+        made.replace(target)

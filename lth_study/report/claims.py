@@ -129,8 +129,8 @@ def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
     cache: dict[str, Mapping[Place, pd.DataFrame]] = {}
     claims = read()
     known = list(dict.fromkeys(claim.network for claim in claims))
-    chosen = known if networks is None else networks
-    if isinstance(chosen, str) or not chosen or set(chosen) - set(known):
+    chosen = known if networks is None else networks.split(",") if isinstance(networks, str) else networks
+    if not chosen or set(chosen) - set(known):
         raise SettingError(f"networks: {networks!r} is not a list of networks; expected some of {', '.join(known)}")
     found = [_finding(claim, cache) for claim in claims]
     names = list(dict.fromkeys(claim.claim for claim in claims))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lth_study.records import results_folder, studies
+from lth_study.records import no_results, results_folder, studies
 from lth_study.settings import Setting
 from lth_study.tables import read
 
@@ -14,10 +14,11 @@ from lth_study.tables import read
 def recorded_studies(study: str = "") -> list[Setting]:
     """The committed studies whose names contain `study`. Raises `ValueError`, listing all studies, if none does."""
     settings = studies(results_folder())
-    chosen = [setting for setting in settings if study in setting.name]
+    chosen = [setting for setting in settings if str(study) in setting.name]  # part of a digest may read as a number
     if not chosen:
         raise ValueError(
-            f"no recorded study has {study!r} in its name; recorded: {', '.join(c.name for c in settings)}"
+            f"{no_results()}no recorded study has {study!r} in its name; recorded: "
+            f"{', '.join(c.name for c in settings) or 'none'}"
         )
     return chosen
 
