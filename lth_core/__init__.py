@@ -14,6 +14,7 @@ from lth_core.imp import (
 from lth_core.levels import Level, LevelFolder, Saved
 from lth_core.masks import Mask
 from lth_core.pruning import magnitude, prune_global, prune_layerwise, shuffle_within_layers
+from lth_core.scores import grasp, prune_iteratively, snip, synflow
 from lth_core.stability import (
     ErrorBarrier,
     Stability,
@@ -41,6 +42,7 @@ __all__ = [
     "Ticket",
     "angle",
     "error_barrier",
+    "grasp",
     "iterative_magnitude_pruning",
     "l2_distance",
     "load_about",
@@ -52,14 +54,17 @@ __all__ = [
     "one_shot_pruning",
     "prunable",
     "prune_global",
+    "prune_iteratively",
     "prune_layerwise",
     "random_pruning",
     "random_reinitialisation",
     "save_open_lth",
     "shuffle_within_layers",
+    "snip",
     "stability_to_data_order",
     "stability_to_pruning",
     "subnetwork",
+    "synflow",
     "to_numpy",
     "to_torch_prune",
 ]
