@@ -34,8 +34,8 @@ def snip(model: nn.Module, mask: Mask, loss: Loss) -> Scores:
     """SNIP: |g * w|, with g the gradient of the loss (arXiv 1810.02340, section 4). One shot prunes the smallest.
 
     The paper takes one batch of training data, and the loss of training. The network computes in the mode that the
-    model is in, training or evaluation. Raises `ValueError` where `loss` returns no such loss, and where the model
-    lacks a weight of the mask.
+    model is in, training or evaluation; in training, dropout draws from torch's global generator. Raises `ValueError`
+    where `loss` returns no such loss, and where the model lacks a weight of the mask.
     """
     with _borrowed(model, mask) as (network, weights):
         gradients = _gradients(_checked(loss(network), "loss(model)"), weights)

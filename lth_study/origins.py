@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lth_core import Mask, Ticket, prune_iteratively, random_pruning, random_reinitialisation, subnetwork
 from lth_study.data.parts import Part
 from lth_study.networks import build, initial_weights
-from lth_study.seeds import stream
+from lth_study.seeds import seeded, stream
 from lth_study.settings import Setting
 from lth_study.training.train import on, steady_arithmetic
 from lth_study.training.updates import State
@@ -55,7 +55,8 @@ class Origin:
         """
         sign = -1 if inverted else 1
         device = self.images.device
-        with on(device), steady_arithmetic():
+        dropout = seeded(stream(self.replicate, "dropout for scores").initial_seed(), device)
+        with on(device), steady_arithmetic(), dropout:
             model = build(self.setting).to(device)
             model.load_state_dict({name: self.rewound[name] for name in model.state_dict()})
             model.train()

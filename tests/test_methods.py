@@ -196,6 +196,22 @@ def test_networks_with_batch_norm_are_pruned_at_initialisation(
     assert len({file.read_bytes() for file in masks}) == len(SCORES)
 
 
+def test_scores_of_a_network_with_dropout_depend_on_the_replicate_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
+    study = preset("squeezenet1_0", profile="smoke").only("stability")
+    study = study.updated(rewinds=(0,), methods=("snip", "grasp"), orders=1, barriers=False, iterations=2)
+    masks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        run(study, store=tmp_path / str(seed), workers=1)
+        files = sorted((tmp_path / str(seed)).rglob("level_01/order_0/mask.safetensors"))
+        masks.append([file.read_bytes() for file in files])
+    assert len(masks[0]) == 3
+    assert masks[0] == masks[1]
+
+
 # The plan
 
 
