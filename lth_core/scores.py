@@ -31,7 +31,7 @@ Scores = dict[str, Tensor]
 
 
 def snip(model: nn.Module, mask: Mask, loss: Loss) -> Scores:
-    """SNIP: |g * w|, with g the gradient of the loss (arXiv 1810.02340, section 4). One shot prunes the smallest.
+    """SNIP: `abs(g * w)`, with g the gradient of the loss (arXiv 1810.02340, section 4). One shot prunes the smallest.
 
     The paper takes one batch of training data, and the loss of training. The network computes in the mode that the
     model is in, training or evaluation; in training, dropout draws from torch's global generator. Raises `ValueError`
@@ -43,9 +43,9 @@ def snip(model: nn.Module, mask: Mask, loss: Loss) -> Scores:
 
 
 def grasp(model: nn.Module, mask: Mask, loss: Loss) -> Scores:
-    """GraSP: w * (H g), with g and H the gradient and Hessian of the loss in the mask's weights (arXiv 2002.07376).
+    """GraSP: `w * (H g)`, with g and H the gradient and Hessian of the loss in the mask's weights (arXiv 2002.07376).
 
-    To first order, pruning a weight changes the squared norm of g by -2 w (H g). The paper's score is -w * (H g), and
+    To first order, pruning a weight changes the squared norm of g by `-2 w (H g)`. The paper scores `-w * (H g)`, and
     it prunes the largest (section 4, algorithm 1). The sign here is the other one, so that one shot prunes the
     smallest. Inverted scores, `-score`, prune first what GraSP would prune last.
 
@@ -60,7 +60,7 @@ def grasp(model: nn.Module, mask: Mask, loss: Loss) -> Scores:
 
 
 def synflow(model: nn.Module, mask: Mask, example: Tensor) -> Scores:
-    """SynFlow: (dR / d|w|) * |w|, with R the sum of the outputs of the network |W| for an input of ones.
+    """SynFlow: `abs(w) * dR / d abs(w)`, with R the sum of outputs for an input of ones and weights `abs(w)`.
 
     The smallest are pruned, in 100 iterations of `prune_iteratively` (arXiv 2006.05467, section 5 and algorithm 1). It
     needs no data: only the shape and the device of `example`, a batch for the model, count. One input is enough.
