@@ -15,6 +15,9 @@ TIME_LIMIT =
 # One data folder, whichever folder a notebook runs in.
 export LTH_DATA ?= $(CURDIR)/data
 
+# Tests and notebooks run two at a time. Threads of one that wait for each other take the cores from the other.
+book test notebooks: export OMP_NUM_THREADS = 1
+
 .DEFAULT_GOAL := help
 .PHONY: help book test notebooks study lint mutants bench clean
 

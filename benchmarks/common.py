@@ -16,8 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lth_core import subnetwork
-from lth_core.imp import Ticket
+from lth_core import Ticket, subnetwork
 from lth_core.masks import Mask
 from lth_study import seeds
 from lth_study.data import image_shape

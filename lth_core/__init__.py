@@ -6,17 +6,11 @@ For any network and any training loop. It needs torch, numpy and safetensors; th
 from torch.serialization import add_safe_globals
 
 from lth_core.exchange import load_mask, load_state, mask_from_torch_prune, save_open_lth, to_numpy, to_torch_prune
-from lth_core.imp import (
-    iterative_magnitude_pruning,
-    one_shot_pruning,
-    prune_lowest,
-    random_pruning,
-    random_reinitialisation,
-    subnetwork,
-)
+from lth_core.imp import iterative_magnitude_pruning, one_shot_pruning, prune_lowest
 from lth_core.levels import Level, LevelFolder, Saved
 from lth_core.masks import Mask
 from lth_core.pruning import densities_to, magnitude, prune_global, prune_layerwise, shuffle_within_layers
+from lth_core.scores import grasp, prune_iteratively, snip, synflow
 from lth_core.stability import (
     ErrorBarrier,
     Stability,
@@ -26,6 +20,7 @@ from lth_core.stability import (
     stability_to_data_order,
     stability_to_pruning,
 )
+from lth_core.subnetworks import random_pruning, random_reinitialisation, subnetwork
 from lth_core.summary import Summary
 from lth_core.tickets import Ticket, load_about, load_trained
 from lth_core.weights import Prunable, prunable
@@ -47,6 +42,7 @@ __all__ = [
     "angle",
     "densities_to",
     "error_barrier",
+    "grasp",
     "iterative_magnitude_pruning",
     "l2_distance",
     "load_about",
@@ -58,15 +54,18 @@ __all__ = [
     "one_shot_pruning",
     "prunable",
     "prune_global",
+    "prune_iteratively",
     "prune_layerwise",
     "prune_lowest",
     "random_pruning",
     "random_reinitialisation",
     "save_open_lth",
     "shuffle_within_layers",
+    "snip",
     "stability_to_data_order",
     "stability_to_pruning",
     "subnetwork",
+    "synflow",
     "to_numpy",
     "to_torch_prune",
 ]

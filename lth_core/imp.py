@@ -31,12 +31,11 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, get_args
 
-import torch
-
 from lth_core.levels import Level, LevelFolder, Retrain, Saved
 from lth_core.masks import Mask
-from lth_core.pruning import magnitude, prune_global, shuffle_within_layers
+from lth_core.pruning import magnitude, prune_global
 from lth_core.states import Weights, copied
+from lth_core.subnetworks import subnetwork
 from lth_core.tickets import Ticket
 from lth_core.weights import under_names
 
@@ -143,23 +142,6 @@ def one_shot_pruning(
     yield _own(dense)
     for level, density in enumerate(densities, start=1):
         yield _own(search.next(level, dense, partial(prune, rate=1 - density), may_repeat=density == 1))
-
-
-def random_pruning(mask: Mask, rewound: Weights, seed: int | torch.Generator, iteration: int, level: int) -> Ticket:
-    """Control: from the same W_k, as many weights in every layer as `mask` keeps, but random ones."""
-    return subnetwork(rewound, shuffle_within_layers(mask, seed), iteration, level)
-
-
-def random_reinitialisation(mask: Mask, fresh: Weights, iteration: int, level: int) -> Ticket:
-    """Control: the same mask on another initialisation, trained from `iteration` on; 0 is a training in full."""
-    return subnetwork(fresh, mask, iteration, level)
-
-
-def subnetwork(weights: Weights, mask: Mask, iteration: int, level: int, remaining: int | None = None) -> Ticket:
-    """The ticket (mask . weights) whose schedule starts at `iteration`, with so many iterations `remaining`."""
-    copies = copied(weights)
-    mask.apply_(copies)
-    return Ticket(mask, copies, iteration, level, remaining)
 
 
 class _Search:

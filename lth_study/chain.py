@@ -18,13 +18,13 @@ from lth_core import (
     Ticket,
     iterative_magnitude_pruning,
     one_shot_pruning,
-    random_pruning,
-    random_reinitialisation,
     subnetwork,
 )
 from lth_study import seeds
 from lth_study.files import Damaged
+from lth_study.methods import TABLE
 from lth_study.networks import build, initial_weights
+from lth_study.origins import Origin
 from lth_study.settings import Setting
 from lth_study.store import Busy, StudyStore, Training, dense
 from lth_study.training.train import pruner
@@ -107,15 +107,9 @@ class Chain:
 
     def ticket(self, training: Training, mask: Mask, rewound: State) -> Ticket:
         """What a training starts from, given its level's IMP mask and W_k."""
-        level = training.level
-        if training.method == "random_pruning":
-            chance = seeds.stream(self.replicate, "random pruning", self.rewind, level)
-            return random_pruning(mask, rewound, chance, self.rewind, level)
-        if training.method == "random_reinit":
-            fresh = initial_weights(self.setting, seeds.stream(self.replicate, "reinit"))
-            start = self.rewind if self.setting.reinit_length == "remaining" else 0
-            return random_reinitialisation(mask, fresh, start, level)
-        return subnetwork(rewound, mask, self.rewind, level)
+        images = self.trainings.data.train
+        at = Origin(self.setting, images, self.replicate, self.rewind, training.level, mask, rewound)
+        return TABLE[training.method].ticket(at)
 
     def initial(self) -> dict[str, Tensor]:
         """W_0."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from lth_study.methods import TABLE
 from lth_study.settings import Checked, Setting, SettingError, unknown_setting
 
 
@@ -25,7 +26,8 @@ class Extent(Checked):
     levels: int = Field(ge=0)
     compared_levels: tuple[int, ...] | Literal["all"] | None = None
     """Levels at which controls and further data orders are trained. None: the last level."""
-    methods: tuple[Literal["imp", "random_pruning", "random_reinit"], ...] = ("imp", "random_pruning")
+    methods: tuple[str, ...] = ("imp", "random_pruning")
+    """The subnetworks to train at the compared levels: names of rows of `methods.TABLE`."""
     replicates: tuple[int, ...]
     orders: int = Field(ge=1)
     dense_orders: int = Field(default=1, ge=1)
@@ -55,6 +57,11 @@ class Extent(Checked):
                 raise ValueError(f"{name}: expected at least one value, got none")
             if len(set(values)) != len(values):
                 raise ValueError(f"{name}: {list(values)} names a value twice; name each once")
+        for method in self.methods:
+            if method not in TABLE:
+                raise ValueError(f"methods: {method!r} is unknown; known: {', '.join(map(repr, TABLE))}")
+            if TABLE[method].starts == "initial" and 0 not in self.rewinds:
+                raise ValueError(f"methods: {method!r} prunes at initialisation; add 0 to rewinds={list(self.rewinds)}")
         if any(replicate < 1 for replicate in self.replicates):
             raise ValueError(f"replicates: {list(self.replicates)} must be seeds of 1 or more, or their number")
         return self

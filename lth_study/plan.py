@@ -13,11 +13,10 @@ from itertools import combinations
 import pandas as pd
 
 from lth_study.extents import Extent, Study
+from lth_study.methods import TABLE
 from lth_study.settings import Setting
 from lth_study.store import Training, dense
 
-_COMPARED_METHODS = ("imp", "random_pruning")
-"""Methods whose networks are compared with each other and with the dense network."""
 _METRIC = re.compile(r"(?:l2|angle)_(\w+)|barrier_(\w+?)_(?:train|test)_\w+")
 """Metrics of a comparison: kind of a distance, or kind of a barrier."""
 
@@ -69,7 +68,8 @@ def trainings(study: Study) -> list[Training]:
     last; it measures the noise floor.
 
     One-shot masks do not depend on the rewinding iteration. Random reinitialisation under them depends on it only
-    through its length. At full length it is therefore trained for the latest rewinding iteration alone.
+    through its length. At full length it is therefore trained for the latest rewinding iteration alone. Pruning at
+    initialisation is asked for at k = 0 alone.
     """
     return list(dict.fromkeys(t for extent in study.extents.values() for t in _trainings(study.setting, extent)))
 
@@ -83,9 +83,12 @@ def _trainings(setting: Setting, extent: Extent) -> list[Training]:
         for level in extent.compared:
             for replicate in extent.replicates:
                 for method in extent.methods:
-                    if method == "random_reinit" and once and rewind != max(extent.rewinds):
+                    starts, compared = TABLE[method].starts, TABLE[method].compared
+                    if starts == "fresh" and once and rewind != max(extent.rewinds):
                         continue
-                    orders = 1 if method == "random_reinit" else extent.orders
+                    if starts == "initial" and rewind:
+                        continue
+                    orders = extent.orders if compared else 1
                     plan += [Training(replicate, method, rewind, level, order) for order in range(orders)]
     if extent.compared and "imp" in extent.methods and extent.orders > 1:
         deepest = max(extent.compared)
@@ -101,7 +104,7 @@ def distances(study: Study) -> list[Distance]:
     """
     levels: dict[tuple[int, str, int, int], list[Training]] = {}
     for t in trainings(study):
-        if t.method in _COMPARED_METHODS:
+        if t.level and TABLE[t.method].compared:
             levels.setdefault((t.replicate, t.method, t.rewind, t.level), []).append(t)
     plan: list[Distance] = []
     for here in levels.values():
@@ -128,7 +131,7 @@ def _barriers(setting: Setting, extent: Extent) -> list[Barrier]:
     places = [(k, level, r) for k in extent.rewinds for level in extent.compared for r in extent.replicates]
     for rewind, level, replicate in places:
         for method in extent.methods:
-            if method not in _COMPARED_METHODS:
+            if not TABLE[method].compared:
                 continue
             ends = [Training(replicate, method, rewind, level, order) for order in range(extent.orders)]
             plan += [Barrier("data_order", a, b) for a, b in combinations(ends, 2)]
@@ -149,7 +152,7 @@ def unmeasured(records: pd.DataFrame, study: Study) -> list[Comparison]:
 
 def length(training: Training, setting: Setting) -> int:
     """The number of iterations of a training."""
-    if training.method == "random_reinit" and setting.reinit_length == "full":
+    if training.level and TABLE[training.method].starts == "fresh" and setting.reinit_length == "full":
         return setting.iterations
     return setting.iterations - training.rewind
 

@@ -17,7 +17,7 @@ DataSet = Literal["mnist", "cifar10", "cifar10_jpeg", "imagenette", "imagenet", 
 DATASETS: tuple[DataSet, ...] = get_args(DataSet)
 
 METHODS = ("imp", "random_pruning", "random_reinit")
-"""Ways to choose a subnetwork: iterative magnitude pruning and its two controls."""
+"""The methods of the paper's figures: iterative magnitude pruning and its two controls. `methods` has all."""
 
 LABELS = ("recipe", "profile")
 """Fields that only name where other fields' values come from. They do not enter the digest."""

@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from lth_study.files import StoreError, write_atomic
-from lth_study.settings import METHODS, Setting
+from lth_study.methods import TABLE
+from lth_study.settings import Setting
 
 STUDY = ["digest", "network", "recipe", "profile", "dataset"]
 TRAINING = ["method", "rewind", "replicate", "level"]
@@ -76,7 +77,7 @@ def _read_csv(file: Path, columns: Sequence[str], key: Sequence[str]) -> pd.Data
         raise StoreError(f"{file} has the columns {list(table.columns)}; expected {list(columns)}")
     faults = {
         "an empty cell": table.drop(columns=SINCE_RECORDED, errors="ignore").isna().any(axis=1),
-        "an unknown method": ~table["method"].isin(["dense", *METHODS]),
+        "an unknown method": ~table["method"].isin(["dense", *TABLE]),
         "no data order": ~table["order"].fillna("").str.fullmatch(ORDER),
         "what another row says": table.duplicated(list(key)),
     }

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
-from lth_core.imp import Ticket
+from lth_core import Ticket
 from lth_study import SettingError, data, preset, run
 from lth_study.data.parts import Dataset
 from lth_study.extents import Study

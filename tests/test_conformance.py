@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
-from lth_core.imp import Ticket, subnetwork
+from lth_core import Ticket, subnetwork
 from lth_core.masks import Mask
 from lth_study import preset, seeds
 from lth_study.data.augmentation import ResizedCrops

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lth_core import Mask, one_shot_pruning
-from lth_core.imp import Ticket, subnetwork
+from lth_core import Mask, Ticket, one_shot_pruning, subnetwork
 from lth_study import Study, data, preset, run, seeds
 from lth_study.data.parts import Dataset
 from lth_study.files import read_json

@@ -54,7 +54,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a truth value for a count": ({"levels": True}, ["levels", "True", "integer"]),
     "a number for a list": ({"rewinds": 20}, ["rewinds", "20"]),
     "text in a list of numbers": ({"rewinds": ("20",)}, ["rewinds", "'20'", "integer"]),
-    "unknown method": ({"methods": ("snip",)}, ["methods", "'snip'", "'imp'", "'random_pruning'", "'random_reinit'"]),
+    "unknown method": ({"methods": ("snap",)}, ["methods", "'snap'", "'imp'", "'random_pruning'", "'random_reinit'"]),
     "negative k": ({"rewinds": (0, -1)}, ["rewinds", "-1", "0 <= k <= 119"]),
     "k at the end": ({"rewinds": (0, 120)}, ["rewinds", "120", "0 <= k <= 119"]),
     "no k": ({"rewinds": ()}, ["rewinds", "at least one"]),

@@ -21,8 +21,7 @@ from project import ROOT
 from safetensors.torch import save
 from torch import nn
 
-from lth_core import Level, Mask, Ticket, iterative_magnitude_pruning, one_shot_pruning, prune_layerwise
-from lth_core.imp import prune_lowest
+from lth_core import Level, Mask, Ticket, iterative_magnitude_pruning, one_shot_pruning, prune_layerwise, prune_lowest
 from lth_core.states import copied, read_state, write_state
 
 LEVELS = 3

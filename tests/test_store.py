@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lth_core.imp import subnetwork
+from lth_core import subnetwork
 from lth_core.masks import Mask
 from lth_study import seeds
 from lth_study.data.parts import Dataset

@@ -24,7 +24,7 @@ from doubles import write_imagenette
 from safetensors.numpy import load_file
 from studies import SMOKE, TINY, Done, assert_same_records, count_trainings, files, flip_a_bit, states
 
-from lth_core.imp import Ticket
+from lth_core import Ticket
 from lth_core.masks import Mask
 from lth_study import plan, preset, records, run, runner, seeds, worker
 from lth_study.__main__ import entry

@@ -12,8 +12,7 @@ from doubles import Kept, StopAt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lth_core import Mask
-from lth_core.imp import Ticket, one_shot_pruning, subnetwork
+from lth_core import Mask, Ticket, one_shot_pruning, subnetwork
 from lth_study import preset, seeds
 from lth_study.data.parts import Dataset, Split
 from lth_study.networks import build, initial_weights

@@ -1,6 +1,7 @@
 """The networks of the study, for training, the worker, `barriers` and `costs`.
 
-Every network takes uint8 images and scales them, draws its initial weights, and names its prunable weights.
+Every network takes uint8 images and scales them, draws its initial weights, and names its prunable weights. Images in
+floating point are taken as scaled already.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ class LeNet300100(Network):
     """LeNet-300-100 for MNIST: 784-300-100-10, fully connected with ReLU; 266,200 weights, all prunable.
 
     Takes uint8 images [batch, 28, 28], scales them to [0, 1], and returns logits [batch, 10].
+    Images in floating point are taken as they are.
     """
 
     def __init__(self) -> None:
@@ -73,4 +74,6 @@ class LeNet300100(Network):
 
 
 def _pixels(images: Tensor) -> Tensor:
+    if images.is_floating_point():
+        return images.flatten(1)
     return images.view(len(images), -1).to(torch.float32, copy=True).mul_(1 / 255)

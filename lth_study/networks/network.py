@@ -21,6 +21,8 @@ class Network(nn.Module):
 class ColorNetwork(Network):
     """A network that takes uint8 images [batch, 3, height, width] and standardises each channel of their pixels.
 
+    Images in floating point are taken as they are.
+
     `mean` and `deviation` have a value for each channel, for pixels scaled to [0, 1].
     """
 
@@ -33,5 +35,7 @@ class ColorNetwork(Network):
         self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1), persistent=False)
 
     def scaled(self, images: Tensor) -> Tensor:
+        if images.is_floating_point():
+            return images
         pixels = images.to(memory_format=torch.channels_last).to(torch.float32)
         return (pixels / 255 - self.mean) / self.deviation

@@ -13,16 +13,12 @@ from typing import Any
 import pandas as pd
 
 from lth_study.data import TITLES
+from lth_study.methods import TABLE
 from lth_study.presets import preset
 from lth_study.records import results_file
 from lth_study.settings import LABELS, Setting, SettingError
 
-METHOD_NAMES = {
-    "dense": "dense network",
-    "imp": "IMP",
-    "random_pruning": "random pruning",
-    "random_reinit": "random reinitialisation",
-}
+METHOD_NAMES = {"dense": "dense network"} | {name: method.title for name, method in TABLE.items()}
 METRIC_NAMES = {
     "test_accuracy": "test accuracy (%)",
     "l2_data_order": "L2 between data orders",
@@ -159,7 +155,7 @@ def caption(records: pd.DataFrame, *settings: Setting, lines: bool = True) -> st
         f"({first.iterations:,} iterations of batch {first.batch_size}), "
         f"{_replicates(records)}, trained{precision} on {devices}{_changed(first)}."
         + (averaged if first.weight_average else "")
-        + (shared if records["method"].eq("random_reinit").any() else "")
+        + (shared if records["method"].str.contains("reinit").any() else "")
         + (" Line: mean; band: smallest to largest sample." if lines else "")
     )
 

@@ -20,9 +20,11 @@ import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
 
+from lth_study.methods import TABLE
+
 DISTANCES = ("l2_data_order", "angle_data_order", "l2_pruning", "angle_pruning")
 SIGNIFICANCE = 0.05
-_TERM = re.compile(r"([+-]?)\s*(dense|imp|random_pruning|random_reinit)(?:@(\d+))?(?:\{(\w+)=([\w.]+)\})?\s*")
+_TERM = re.compile(r"([+-]?)\s*(\w+)(?:@(\d+))?(?:\{(\w+)=([\w.]+)\})?\s*")
 
 _NOTHING = pd.DataFrame({"replicate": [], "value": [], "device": [], "finished": []}).astype({"replicate": int})
 Place = tuple[str, str, int, int]
@@ -79,7 +81,8 @@ def parse(effect: str) -> list[Term]:
     position = 0
     while position < len(effect) or not terms:
         found = _TERM.match(effect, position)
-        if found is None or not (found[1] or position == 0):
+        known = found is not None and found[2] in ("dense", *TABLE)
+        if found is None or not known or not (found[1] or position == 0):
             raise ValueError(
                 f"effect: {effect!r} cannot be read at {effect[position:]!r}; write it like imp@25 - imp@0"
             )
