@@ -27,6 +27,7 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
     "lenet_mnist": {"levels": -1},
     "provenance": {"study": "no such study"},
     "quickstart": {"profile": "enormous"},
+    "sparse": {"network": "vgg19"},
 }
 """Notebook -> a value that its parameter does not admit. Every notebook with parameters needs one."""
 

@@ -1,0 +1,45 @@
+"""What sparse products save in time, from made-up measurements."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from lth_study.costs.sparse import break_even, sparse_curves, sparse_speed
+from lth_study.records import results_folder
+
+SLOWEST = {0.5: (0.7, 1.2), 0.2: (1.1, 1.3), 0.1: (0.9, 1.6), 0.05: (2.0, 3.0)}
+"""Density -> the slowest round against the dense network as it is and compiled. At 10% the first is not faster."""
+
+
+@pytest.fixture
+def measured() -> pd.DataFrame:
+    rows = [
+        {"network": "layer", "batch": batch, "threads": 1, "density": density, "measure": f"dense, {against} / sparse",
+         "unit": "ratio", "median": slowest + 0.2, "smallest": slowest / batch, "largest": slowest + 0.5}
+        for batch in (1, 256)
+        for density, pair in SLOWEST.items()
+        for against, slowest in zip(("eager", "compiled"), pair, strict=True)
+    ]  # fmt: skip
+    results_folder().mkdir()
+    pd.DataFrame(rows).to_csv(results_folder() / "sparse.csv", index=False)
+    return sparse_speed()
+
+
+def test_sparse_products_pay_from_the_largest_share_below_which_they_always_do(measured: pd.DataFrame) -> None:
+    table = break_even(measured)
+    assert table.loc[("layer", 1, 1)].to_dict() == {"dense": 5, "dense, compiled": 50}
+    assert table.loc[("layer", 256, 1)].isna().all()  # the slowest rounds are slower than the dense network everywhere
+
+
+def test_curves_show_the_medians_of_one_thread(measured: pd.DataFrame) -> None:
+    two_threads = measured.assign(threads=2, median=99.0)
+    figure = sparse_curves(pd.concat([measured, two_threads], ignore_index=True))
+    assert [axes.get_title() for axes in figure.axes] == ["layer, batch 1", "layer, batch 256"]
+    for axes in figure.axes:
+        for line, column in zip(axes.lines, (0, 1), strict=False):
+            assert dict(zip(*line.get_data(), strict=True)) == pytest.approx(
+                {100 * density: pair[column] + 0.2 for density, pair in SLOWEST.items()}
+            )
+    plt.close(figure)
