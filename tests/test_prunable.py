@@ -374,7 +374,7 @@ def test_a_module_is_chosen_by_itself(wrap: Callable[[nn.Module], nn.Module]) ->
         Mask.ones(wrapped, exclude=nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize("wrong", [0, nn.Linear(1, 1).weight, [None], True], ids=str)
+@pytest.mark.parametrize("wrong", [0, nn.Linear(1, 1).weight, [None], True], ids=lambda wrong: type(wrong).__name__)
 def test_what_is_no_choice_is_refused(wrong: object) -> None:
     with pytest.raises(ValueError, match=r"(?s)exclude=.* is no choice; expected a name, a module, a type"):
         Mask.ones(nn.Linear(2, 2), exclude=wrong)

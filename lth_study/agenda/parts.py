@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lth_study.extents import Study
+from lth_study.methods import TABLE
 from lth_study.presets import Settings, preset
 from lth_study.report import NETWORK_NAMES
 from lth_study.settings import IMAGENET_NETWORKS, METHODS, SettingError
@@ -38,6 +39,10 @@ def parts(profile: str) -> list[Part]:
     return _laptop() if profile == "laptop" else _paper()
 
 
+_FIGURE_9 = ("imp", "random_reinit", "snip")
+"""The methods of the paper's Figure 9."""
+
+
 def _laptop() -> list[Part]:
     resnet20: Settings = {"profile": "laptop", "dataset": "cifar10", "orders": 2, "dense_orders": 4}
     vgg19: Settings = resnet20 | {"levels": 14, "compared_levels": (12,)}
@@ -53,6 +58,13 @@ def _laptop() -> list[Part]:
         _part("vgg19", "low", **vgg19, rewinds=(0, 10, 100), replicates=3),
         _part("vgg19", "warmup", **vgg19, rewinds=(0, 10, 100), replicates=3),
         *(_part(network, profile="laptop", replicates=5) for network in IMAGENET_NETWORKS),
+        _at_initialisation("lenet_300_100", "standard", "paper", level=10),
+        _at_initialisation("resnet20", "standard", "laptop", level=8, rewinds=(0, 25)),
+        _at_initialisation("vgg19", "standard", "laptop", level=12, rewinds=(0, 100)),
+        _at_initialisation("resnet20", "warmup", "laptop", level=8, methods=_FIGURE_9),
+        _at_initialisation(
+            "vgg19", "warmup", "laptop", level=12, methods=("imp", "random_reinit", "snip"), replicates=3
+        ),
     ]
 
 
@@ -72,6 +84,10 @@ def _paper() -> list[Part]:
         _part("vgg19", **vgg19, methods=METHODS),
         _part("vgg19", "low", **vgg19),
         _part("vgg19", "warmup", **vgg19),
+        _at_initialisation("resnet20", "standard", "paper", level=8, rewinds=(0, 500), **gpu),
+        _at_initialisation("vgg19", "standard", "paper", level=17, rewinds=(0, 100), **gpu),
+        _at_initialisation("resnet20", "warmup", "paper", level=8, **gpu | {"methods": _FIGURE_9}),
+        _at_initialisation("vgg19", "warmup", "paper", level=17, **gpu | {"methods": _FIGURE_9}),
         *(_part(network, profile="imagenette", **gpu) for network in IMAGENET_NETWORKS),
         *(_part(network, **gpu) for network in IMAGENET_NETWORKS),
     ]
@@ -89,6 +105,21 @@ def _part(
     study = preset(network, recipe, profile)
     name = f"{NETWORK_NAMES[network]} {recipe}" + (f": {what}" if what else "")
     return Part(name, ((study.only(figure) if figure else study).updated(**changes),))
+
+
+def _at_initialisation(network: str, recipe: str, profile: str, level: int, **changes: Any) -> Part:
+    """Pruning at initialisation with its sanity checks at one level, beside tickets and random subnetworks."""
+    scored = tuple(name for name, method in TABLE.items() if method.starts == "initial")
+    asked: dict[str, Any] = {
+        "levels": level,
+        "compared_levels": (level,),
+        "rewinds": (0,),
+        "orders": 1,
+        "replicates": 5,
+    }
+    asked |= {"methods": ("imp", "random_pruning", *scored)}
+    asked |= {} if network == "lenet_300_100" else {"dataset": "cifar10"}
+    return _part(network, recipe, profile, "pruning at initialisation", "stability", **asked | changes)
 
 
 def _dense_networks() -> Part:

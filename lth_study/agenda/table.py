@@ -109,14 +109,15 @@ def shown(table: pd.DataFrame) -> str:
 
 def needs(claim: Claim) -> Iterator[tuple[Setting, list[Training]]]:
     """The trainings that a claim's effect needs, by study."""
-    orders = (0, 1) if claim.measure.endswith("data_order") else (0,)
+    orders = (0, 1) if "_data_order" in claim.measure else (0,)
+    above = 1 if "_level_" in claim.measure else 0  # barriers to the level before
     for term in parse(claim.effect):
         found = []
         for replicate in range(1, int(claim.replicates) + 1):
-            if term.method == "dense" or claim.measure.endswith("_pruning"):
+            if term.method == "dense" or "_pruning" in claim.measure:
                 found.append(dense(replicate))
             if term.method != "dense":
-                places = ((level, order) for level in claim.at for order in orders)
+                places = ((level - up, order) for level in claim.at for up in range(above + 1) for order in orders)
                 found += [Training(replicate, term.method, term.rewind, *place) for place in places]
         yield claim.setting(claim.dataset, dict(term.changes)), found
 

@@ -16,6 +16,9 @@ from lth_study.report.effects import SIGNIFICANCE, smallest_effect
 SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "cannot fail here": "∅", "not run": "–"}
 """Verdict -> the sign before it on a page."""
 
+ABOUT = {"paper": "the paper's claims", "later": "later papers' claims", "study": "the study's own questions"}
+"""Who made a claim -> what tables call that."""
+
 
 def readable(table: pd.DataFrame) -> Marked:
     """Judged claims as a table for a page. Network, recipe and scale are in the index if there are several."""
@@ -27,8 +30,8 @@ def readable(table: pd.DataFrame) -> Marked:
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """How many claims have each verdict: rows for the paper's claims and our questions, exploratory ones apart."""
-    about = table["about"].map({"paper": "the paper's claims", "study": "the study's own questions"})
+    """How many claims have each verdict: by who made them. Exploratory ones stand apart."""
+    about = table["about"].map(ABOUT)
     kind = table["note"].str.contains("exploratory").map({True: "exploratory", False: "as fixed"})
     found = pd.crosstab([about.rename("about"), kind.rename("judged")], table["verdict"])
     return found.reindex(columns=list(SIGNS), fill_value=0)
