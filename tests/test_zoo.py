@@ -201,5 +201,7 @@ def test_the_table_lists_every_ticket_with_its_cards_numbers() -> None:
 
 def test_a_package_without_the_repository_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lth_study.records.project_folder", lambda: tmp_path)
-    with pytest.raises(StoreError, match=r"^there is no .*tickets: the tickets come with the repository, not with"):
+    with pytest.raises(
+        StoreError, match=r"^tickets is not in .*; set LTH_RESULTS to the folder results/ of a checkout"
+    ):
         committed()

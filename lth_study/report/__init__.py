@@ -25,6 +25,9 @@ METRIC_NAMES = {
     "l2_pruning": "L2 to the dense network",
     "angle_data_order": "angle between data orders (°)",
     "angle_pruning": "angle to the dense network (°)",
+    "barrier_data_order_test_mean": "error barrier between data orders (points)",
+    "barrier_pruning_test_mean": "error barrier to the dense network (points)",
+    "barrier_level_test_mean": "error barrier to the level before (points)",
 }
 NETWORK_NAMES = {
     "lenet_300_100": "LeNet-300-100",
