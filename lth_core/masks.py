@@ -141,7 +141,7 @@ class Mask(Mapping[str, Tensor]):
         Call it once, before training; `remove()` of what it returns ends it. It works with every `torch.optim`
         optimizer, with `GradScaler`, and inside the wrappers of Accelerate and Lightning. Surviving weights keep their
         bits, and pruned ones are never -0.0. A pruned weight that a step made NaN or infinite is set to 0.0 as well,
-        with a `RuntimeWarning` that names its layer (once; off the processor it is looked for every 100 steps). The
+        with a `RuntimeWarning` that names its layer (once; looked for every 10 steps, off the processor every 100). The
         mask lies on the weights' device, in integers of their size, and moves with them.
 
         Raises `ValueError` where a weight is missing, has another shape, or is in none of the optimizers.
