@@ -179,7 +179,7 @@ class _Search:
         rewound = self.weights
         if self.rewind:
             ticket = subnetwork(rewound, self.mask, 0, 0, self.iterations)
-            rewound = _named_as(rewound, self.train(ticket, self.rewind)[0])
+            rewound = self._run(ticket, self.rewind)[0]
         return self._trained(copied(rewound), self.mask, 0)  # a training loop may go on using what it returned
 
     def next(self, level: int, before: Level, prune: Prune, *, may_repeat: bool = False) -> Level:
@@ -194,6 +194,17 @@ class _Search:
             self.folder.check(level, found.mask, _pruned(prune, before))
         return found._replace(rewound=rewound)
 
+    def _run(self, ticket: Ticket, stop: int | None) -> tuple[Weights, Any]:
+        """What `train` returned, the weights under the names of the weights that it was given."""
+        match self.train(ticket, stop):
+            case (Mapping() as weights, result):
+                return _named_as(ticket.weights, weights), result
+            case other:
+                raise ValueError(
+                    f"train returned {type(other).__name__}; expected two things, the weights as a mapping, such as "
+                    "model.state_dict(), and a result, which may be None"
+                )
+
     def _trained(self, rewound: Weights, mask: Mask, level: int) -> Level:
         """A level trained to the end, checked and kept."""
         iteration, remaining, stop = self.rewind, None, None
@@ -201,8 +212,7 @@ class _Search:
             remaining = self.iterations - self.rewind
             if level and self.retrain == "fine_tuning":
                 iteration, stop = self.iterations, self.iterations + remaining
-        trained, result = self.train(subnetwork(rewound, mask, iteration, level, remaining), stop)
-        trained = _named_as(rewound, trained)
+        trained, result = self._run(subnetwork(rewound, mask, iteration, level, remaining), stop)
         for name, weight in mask.fitting(trained).items():
             pruned = weight[~mask[name].to(weight.device)]
             if bool((pruned.isfinite() & (pruned != 0)).any()):  # NaN is that of a training that diverged

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 
 import numpy as np
 import torch
@@ -107,14 +108,16 @@ def shuffle_within_layers(mask: Mask, seed: int | torch.Generator) -> Mask:
 
 
 def _check_rate(rate: float) -> None:
-    if not 0 <= rate <= 1:
+    if not (isinstance(rate, Real) and 0 <= rate <= 1):
         raise ValueError(f"pruning rate {rate!r} is outside [0, 1]; it is the fraction of surviving weights to remove")
 
 
 def _matching(scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
     matching = mask.fitting(scores)
     for name, score in matching.items():
-        score = score.detach().cpu()
+        score = torch.as_tensor(score).detach().cpu()
+        if score.is_complex():
+            raise ValueError(f"{name!r}: scores are complex numbers, which have no order; give their absolute values")
         if bool(score[mask[name]].isnan().any()):
             raise ValueError(f"{name!r}: scores of survivors hold NaN, which has no order; was the training diverging?")
         matching[name] = score

@@ -561,3 +561,13 @@ def test_levels_that_are_loaded_are_rewound_to_what_they_were_trained_from(retra
             Trainer(spoil=fill_with_nan), tensors(initial()), ones(), saved=there, first=first, **asked
         )
         assert in_lists(found) == undisturbed[first:]
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [torch.nn.Linear(2, 2), {"first": torch.zeros(30)}, ({1}, None), None],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_train_must_return_is_said(returned):
+    with pytest.raises(ValueError, match=r"train returned \w+; expected two things, the weights"):
+        list(iterative_magnitude_pruning(lambda *_: returned, tensors(initial()), ones(), levels=1))

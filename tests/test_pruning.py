@@ -215,3 +215,12 @@ def test_shuffling_spreads_the_survivors_evenly_over_seeds():
     mask = Mask({"w": torch.arange(40) < 10})
     hits = sum(shuffle_within_layers(mask, seed)["w"].to(torch.int64) for seed in range(800)).tolist()
     assert all(abs(hit - 200) < 5 * math.sqrt(800 * 0.25 * 0.75) for hit in hits)
+
+
+def test_scores_may_be_arrays_and_not_complex_and_rates_are_numbers():
+    mask = Mask({"a": torch.ones(4, dtype=torch.bool)})
+    assert prune_global({"a": np.array([3.0, 1.0, 2.0, 4.0])}, mask, 0.5)["a"].tolist() == [True, False, False, True]
+    with pytest.raises(ValueError, match="'a': scores are complex numbers"):
+        prune_global({"a": torch.zeros(4, dtype=torch.complex64)}, mask, 0.5)
+    with pytest.raises(ValueError, match=r"pruning rate '0\.5' is outside"):
+        prune_global({"a": torch.zeros(4)}, mask, "0.5")
