@@ -37,7 +37,7 @@ from lth_core.pruning import magnitude, prune_global
 from lth_core.states import Weights, copied
 from lth_core.subnetworks import subnetwork
 from lth_core.tickets import Ticket
-from lth_core.weights import under_names
+from lth_core.weights import named_as
 
 Train = Callable[[Ticket, int | None], tuple[Weights, Any]]
 Prune = Callable[..., Mask]
@@ -198,7 +198,7 @@ class _Search:
         """What `train` returned, the weights under the names of the weights that it was given."""
         match self.train(ticket, stop):
             case (Mapping() as weights, result):
-                return _named_as(ticket.weights, weights), result
+                return named_as(ticket.weights, weights), result
             case other:
                 raise ValueError(
                     f"train returned {type(other).__name__}; expected two things, the weights as a mapping, such as "
@@ -252,12 +252,6 @@ def _warn(level: int, before: Mask, mask: Mask, may_repeat: bool) -> None:
 def _rate(mask: Mask, density: float, first: Mask) -> float:
     """The rate that leaves round(density x weights of the first mask) of a mask's weights."""
     return max(0.0, 1 - round(density * first.survivors) / mask.survivors) if mask.survivors else 0.0
-
-
-def _named_as(weights: Weights, returned: Weights) -> Weights:
-    """What `train` returned, under the names of the weights that it was given."""
-    names = under_names({name: name for name in weights}, returned)
-    return {names.get(name, name): tensor for name, tensor in returned.items()}
 
 
 def _own(level: Level) -> Level:

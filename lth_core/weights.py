@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -132,6 +132,12 @@ def under_names(weights: Mapping[str, Held], names: Iterable[str]) -> dict[str, 
         by_plain.setdefault(_plain(key), []).append(key)
     found = {name: [name] if name in weights else by_plain.get(_plain(name), []) for name in names}
     return {name: weights[keys[0]] for name, keys in found.items() if len(keys) == 1}
+
+
+def named_as(weights: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state under the names that these weights have, whatever prefixes wrappers gave it."""
+    names = under_names({name: name for name in weights}, state)
+    return {names.get(name, name): value for name, value in state.items()}
 
 
 class _Place(NamedTuple):
