@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from lth_study.environment import whole_number
 from lth_study.ranks import rank_and_count
 from lth_study.settings import SettingError
 
@@ -18,8 +19,8 @@ def compute_device() -> torch.device:
 
     Each process that `torchrun` starts on a machine gets its own GPU. Raises `SettingError` for an unknown device.
     """
-    gpu = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
-    chosen = os.environ.get("LTH_DEVICE", gpu if torch.cuda.is_available() else "cpu")
+    gpu = f"cuda:{whole_number('LOCAL_RANK', 0)}" if os.environ.get("LOCAL_RANK") else "cuda"
+    chosen = os.environ.get("LTH_DEVICE") or (gpu if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=chosen).device
     except (RuntimeError, AssertionError) as error:

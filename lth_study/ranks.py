@@ -38,7 +38,7 @@ def together(device: torch.device) -> Iterator[int]:
     They use NCCL on GPUs and Gloo elsewhere. Signals reach all of them. Only the first decides to stop, so the others
     ignore signals. Raises `SettingError` if `torchrun` has not started them.
     """
-    if absent := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+    if absent := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
         raise SettingError(
             f"WORLD_SIZE: {os.environ['WORLD_SIZE']} processes should train together, but {', '.join(absent)} is not "
             "set; start them with torchrun, or unset WORLD_SIZE to train with one"

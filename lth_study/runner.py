@@ -7,7 +7,6 @@ Notebooks and `report.dense` call `run`. `lth run` and `agenda.run` call `train_
 from __future__ import annotations
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import pandas as pd
 
 from lth_study import plan, records
 from lth_study.commands import how_to_make
+from lth_study.environment import whole_number
 from lth_study.extents import Study
 from lth_study.files import StoreError
 from lth_study.measure import measurable, measure_distance, measured
@@ -83,7 +83,7 @@ def train_missing(
     what to train, and all of them train it together.
     """
     options = {"workers": workers, "seconds": seconds, "progress": progress}
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if whole_number("WORLD_SIZE", 1) <= 1:
         return _complete(study, folder, **options)
     from lth_study import ranks
     from lth_study.devices import compute_device

@@ -283,5 +283,5 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(root: Path, monkey
 
 def test_a_wrong_number_of_readers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LTH_READERS", "-1")
-    with pytest.raises(SettingError, match="LTH_READERS: '-1' must be the number of processes"):
+    with pytest.raises(SettingError, match="LTH_READERS: '-1' is not a number"):
         epoch(SETTING, load_imagenet(root, 24).train)

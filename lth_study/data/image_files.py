@@ -28,6 +28,7 @@ from lth_study.data.image_folders import (
 )
 from lth_study.data.parts import Batch, DataError, Dataset, Digest, hold_out
 from lth_study.devices import cores
+from lth_study.environment import whole_number
 from lth_study.files import StoreError, write_atomic
 from lth_study.settings import SettingError
 
@@ -186,7 +187,4 @@ def _in_a_group_of_its_own(number: int) -> None:
 def _readers() -> int:
     """The number of processes that read images: `LTH_READERS`, or the cores divided by the processes of `torchrun`.
     With 0 the training process reads them."""
-    chosen = os.environ.get("LTH_READERS", str(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))))
-    if not chosen.isdecimal():
-        raise SettingError(f"LTH_READERS: {chosen!r} must be the number of processes that read images, 0 or more")
-    return int(chosen)
+    return whole_number("LTH_READERS", max(1, cores() // max(1, whole_number("LOCAL_WORLD_SIZE", 1))))
