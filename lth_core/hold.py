@@ -12,10 +12,8 @@ from torch.optim import Optimizer
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of a number -> the integers that hold its bits."""
-_LOOK_EVERY = {"cpu": 10}
-"""Kind of device -> the steps after which weights are looked through for NaN. It costs as much as holding them."""
-_LOOK_SELDOM = 100
-"""The same for other devices: looking waits for them."""
+_LOOK_EVERY, _LOOK_SELDOM = 10, 100
+"""Steps after which weights are looked through for NaN: on the processor, and on devices that looking waits for."""
 
 
 class Hold:
@@ -53,8 +51,8 @@ class Hold:
             if self._bits[name].device != weight.device:
                 self._bits[name] = self._bits[name].to(weight.device)
             # A sum that is finite clears a whole layer, in a fraction of the time that looking at each number takes.
-            looks = self._steps % _LOOK_EVERY.get(weight.device.type, _LOOK_SELDOM) == 0
-            if self._looks and looks and not math.isfinite(weight.sum()):
+            every = _LOOK_EVERY if weight.device.type == "cpu" else _LOOK_SELDOM
+            if self._looks and self._steps % every == 0 and not math.isfinite(weight.sum()):
                 count = int((~weight.isfinite() & (self._bits[name] == 0)).sum())
                 odd += [f"{count} of {name}"] * (count > 0)
             _bits(weight).bitwise_and_(self._bits[name])

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
@@ -30,9 +29,6 @@ from lth_study.store import Busy, StudyStore, Training, dense
 from lth_study.training.train import pruner
 from lth_study.training.updates import MOMENTS, State
 from lth_study.trainings import Trainings
-
-# A study prunes as the paper does and has no floors: what a search advises here, no reader can follow.
-warnings.filterwarnings("ignore", r"level \d+ (has no weight left|prunes nothing)", UserWarning, r"lth_study\.chain$")
 
 
 def initial(setting: Setting, replicate: int) -> dict[str, Tensor]:

@@ -11,6 +11,9 @@ from lth_study.presets import Settings, preset
 from lth_study.report import NETWORK_NAMES
 from lth_study.settings import IMAGENET_NETWORKS, METHODS, SettingError
 
+_FIGURE_9 = ("imp", "random_reinit", "snip")
+"""The methods of the paper's Figure 9."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -39,10 +42,6 @@ def parts(profile: str) -> list[Part]:
     return _laptop() if profile == "laptop" else _paper()
 
 
-_FIGURE_9 = ("imp", "random_reinit", "snip")
-"""The methods of the paper's Figure 9."""
-
-
 def _laptop() -> list[Part]:
     resnet20: Settings = {"profile": "laptop", "dataset": "cifar10", "orders": 2, "dense_orders": 4}
     vgg19: Settings = resnet20 | {"levels": 14, "compared_levels": (12,)}
@@ -62,9 +61,7 @@ def _laptop() -> list[Part]:
         _at_initialisation("resnet20", "standard", "laptop", level=8, rewinds=(0, 25)),
         _at_initialisation("vgg19", "standard", "laptop", level=12, rewinds=(0, 100)),
         _at_initialisation("resnet20", "warmup", "laptop", level=8, methods=_FIGURE_9),
-        _at_initialisation(
-            "vgg19", "warmup", "laptop", level=12, methods=("imp", "random_reinit", "snip"), replicates=3
-        ),
+        _at_initialisation("vgg19", "warmup", "laptop", level=12, methods=_FIGURE_9, replicates=3),
     ]
 
 
@@ -110,15 +107,9 @@ def _part(
 def _at_initialisation(network: str, recipe: str, profile: str, level: int, **changes: Any) -> Part:
     """Pruning at initialisation with its sanity checks at one level, beside tickets and random subnetworks."""
     scored = tuple(name for name, method in TABLE.items() if method.starts == "initial")
-    asked: dict[str, Any] = {
-        "levels": level,
-        "compared_levels": (level,),
-        "rewinds": (0,),
-        "orders": 1,
-        "replicates": 5,
-    }
+    asked: Settings = {"levels": level, "compared_levels": (level,), "rewinds": (0,), "orders": 1, "replicates": 5}
     asked |= {"methods": ("imp", "random_pruning", *scored)}
-    asked |= {} if network == "lenet_300_100" else {"dataset": "cifar10"}
+    asked |= {"dataset": "mnist" if network == "lenet_300_100" else "cifar10"}
     return _part(network, recipe, profile, "pruning at initialisation", "stability", **asked | changes)
 
 
