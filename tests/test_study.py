@@ -50,21 +50,6 @@ OPTIONS = ("lenet_300_100", "--profile", "smoke", "--figure", "stability")
 pytestmark = pytest.mark.usefixtures("images_read_once")
 
 
-def test_a_study_does_not_give_advice_that_its_reader_cannot_follow() -> None:
-    searched = """
-import torch, lth_core, lth_study.chain as chain
-w, train = {"w": torch.ones(2)}, lambda t, stop: (t.weights, None)
-search = "list(lth_core.iterative_magnitude_pruning(train, w, lth_core.Mask.ones(w), levels=1))"
-exec(search, chain.__dict__ | globals() | {"__name__": "lth_study.chain"})
-print("a study is silent")
-exec(search)
-"""
-    command = [sys.executable, "-W", "error::UserWarning", "-c", searched]
-    ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert ran.stdout == "a study is silent\n"
-    assert "UserWarning: level 1 prunes nothing" in ran.stderr
-
-
 def times(folder: Path, *patterns: str) -> dict[str, int]:
     return {name: file.stat().st_mtime_ns for name, file in files(folder, *patterns).items()}
 
