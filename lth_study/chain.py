@@ -49,10 +49,11 @@ def in_order(mask: Mask, ones: Mask) -> Mask:
 
 
 class Chain:
-    """The IMP chain of a replicate and a rewinding iteration, with the controls and data orders at its levels."""
+    """The chain of a replicate, a search and a rewinding iteration, with the controls and data orders at its levels."""
 
-    def __init__(self, trainings: Trainings, replicate: int, rewind: int) -> None:
+    def __init__(self, trainings: Trainings, replicate: int, method: str, rewind: int) -> None:
         self.trainings, self.replicate, self.rewind = trainings, replicate, rewind
+        self.method, self.retrain = method, TABLE[method].retrain or "weight_rewinding"
         self.setting, self.store = trainings.setting, trainings.store
         self.ones = Mask.ones(build(self.setting))
 
@@ -73,26 +74,27 @@ class Chain:
             numbers = list(range(max(t.level for t in wanted) + 1))
         else:  # levels that do not build on each other
             numbers = sorted({0, *(t.level for t in wanted)})
-        chain = [Training(self.replicate, "imp", self.rewind, number, 0) for number in numbers]
+        chain = [Training(self.replicate, self.method, self.rewind, number, 0) for number in numbers]
         saved = _StoredChain(store, chain, Level(self.ones, self.rewound(), *end))
 
         def train_level(ticket: Ticket, _: int | None) -> tuple[State, dict[str, Any]]:
             return self.trainings.end(chain[ticket.level], ticket)  # never W_k or level 0, which `saved` has
 
         search = train_level, self.initial(), self.ones
+        how: dict[str, Any] = {"rewind": self.rewind, "retrain": self.retrain, "iterations": setting.iterations}
         if setting.densities is None:
             first = min((t.level for t in wanted if t.level), default=0)
             while first and not store.saves(chain[first]).complete:
                 first -= 1  # to a level that has a result: below one that diverged, nothing can be done
             levels = iterative_magnitude_pruning(
-                *search, levels=numbers[-1], rewind=self.rewind, prune=pruner(setting), saved=saved, first=first
+                *search, levels=numbers[-1], prune=pruner(setting), saved=saved, first=first, **how
             )
             numbers = numbers[first:]
         else:
             densities = [setting.densities[number - 1] for number in numbers[1:]]
-            levels = one_shot_pruning(*search, densities=densities, rewind=self.rewind, saved=saved)
+            levels = one_shot_pruning(*search, densities=densities, saved=saved, **how)
         for level, (mask, rewound, _, result) in zip(numbers, levels, strict=True):
-            for training in sorted(t for t in wanted if t.level == level and t.method != "dense"):
+            for training in sorted(t for t in wanted if t.level == level and t.method != "dense" and t not in chain):
                 try:
                     self.trainings.end(training, self.ticket(training, mask, rewound))
                 except Busy:
@@ -105,7 +107,9 @@ class Chain:
         """What a training starts from, given its level's IMP mask and W_k."""
         images = self.trainings.data.train
         at = Origin(self.setting, images, self.replicate, self.rewind, training.level, mask, rewound)
-        return TABLE[training.method].ticket(at)
+        make = TABLE[training.method].ticket
+        assert make is not None, training  # a search has trained it
+        return make(at)
 
     def initial(self) -> dict[str, Tensor]:
         """W_0."""

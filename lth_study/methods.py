@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from lth_core import Mask, Ticket
+    from lth_core.levels import Retrain
     from lth_study.origins import Origin
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of `TABLE`: what figures call a method, and the function that makes its ticket at a level of a chain."""
+    """A row of `TABLE`: what figures call a method, and the function that makes its ticket at a level of a chain. There
+    is no function where the search itself makes every ticket."""
 
     title: str
-    ticket: Callable[[Origin], Ticket]
+    ticket: Callable[[Origin], Ticket] | None
     starts: Literal["rewound", "initial", "fresh"] = "rewound"
     """The weights it starts from. "rewound": W_k. "initial": W_0, so it is asked for at k = 0 alone. "fresh": another
     initialisation; `reinit_length` says how long it is trained."""
     compared: bool = False
     """Whether it is trained in all data orders, and has distances and barriers."""
+    retrain: Retrain | None = None
+    """What a pruned network of its own search goes on with (arXiv 2003.02389). None: it stands at the levels of IMP."""
 
 
 def _random_reinit(at: Origin) -> Ticket:
@@ -75,9 +79,11 @@ def _pruned_at_initialisation(name: str, title: str, prune: Callable[[Origin, bo
 
 
 TABLE: dict[str, Method] = {
-    "imp": Method("IMP", lambda at: at.ticket(at.mask), compared=True),
+    "imp": Method("IMP", lambda at: at.ticket(at.mask), compared=True, retrain="weight_rewinding"),
     "random_pruning": Method("random pruning", lambda at: at.shuffled(at.mask, "random pruning"), compared=True),
     "random_reinit": Method("random reinitialisation", _random_reinit, "fresh"),
+    "learning_rate_rewinding": Method("learning-rate rewinding", None, retrain="learning_rate_rewinding"),
+    "fine_tuning": Method("fine-tuning", None, retrain="fine_tuning"),
     **_pruned_at_initialisation("magnitude_at_init", "magnitude at initialisation", _magnitude),
     **_pruned_at_initialisation("snip", "SNIP", _snip),
     **_pruned_at_initialisation("grasp", "GraSP", _grasp),

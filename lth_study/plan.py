@@ -60,10 +60,20 @@ class Barrier(Comparison):
     """
 
 
+ChainId = tuple[int, str, int]
+"""Replicate, method and rewinding iteration: what the levels of a search share."""
+
+
+def chain_of(training: Training) -> ChainId:
+    """The chain at whose level a training stands. A dense network belongs to that of IMP at k = 0."""
+    searched = training.level and TABLE[training.method].retrain
+    return training.replicate, training.method if searched else "imp", training.rewind
+
+
 def trainings(study: Study) -> list[Training]:
     """Every training that a study's figures ask for, in the order to do them in.
 
-    First come the dense networks, in every data order. Then for each rewinding iteration: the IMP chains, and at the
+    First come the dense networks, in every data order. Then for each rewinding iteration: the chains, and at the
     compared levels the controls and further data orders. If orders are compared, a repetition for each replicate comes
     last; it measures the noise floor.
 
@@ -78,8 +88,9 @@ def _trainings(setting: Setting, extent: Extent) -> list[Training]:
     once = setting.densities is not None and setting.reinit_length == "full"
     plan = [dense(replicate, order) for order in range(extent.dense_orders) for replicate in extent.replicates]
     for rewind in extent.rewinds:
-        chain = range(1, extent.levels + 1)
-        plan += [Training(r, "imp", rewind, level, 0) for r in extent.replicates for level in chain]
+        for searched in dict.fromkeys(["imp", *(method for method in extent.methods if TABLE[method].retrain)]):
+            numbers = range(1, extent.levels + 1)
+            plan += [Training(r, searched, rewind, level, 0) for r in extent.replicates for level in numbers]
         for level in extent.compared:
             for replicate in extent.replicates:
                 for method in extent.methods:
@@ -179,14 +190,15 @@ def lost(records: pd.DataFrame, study: Study) -> list[Training]:
     planned = trainings(study)
     rows = set(_rows(records[records["metric"] == "diverged"]))
     diverged = {t for t in planned if _row_of(t) in rows}
-    last: dict[tuple[int, int], int] = {}
+    last: dict[ChainId, int] = {}
     for t in diverged:
-        if study.setting.densities is not None and t.level:  # one-shot levels do not build on each other
+        if t.order or (t.level and study.setting.densities is not None):  # one-shot levels do not build on each other
             continue
-        for rewind in {t.rewind for t in planned} if t.method == "dense" else (t.rewind,):
-            if t.order == 0 and t.method in ("dense", "imp"):
-                last[t.replicate, rewind] = min(t.level, last.get((t.replicate, rewind), t.level))
-    return [t for t in planned if t in diverged or t.level > last.get((t.replicate, t.rewind), t.level)]
+        if t.method == "dense":
+            last |= {chain_of(other): 0 for other in planned if other.replicate == t.replicate}
+        elif TABLE[t.method].retrain:
+            last[chain_of(t)] = min(t.level, last.get(chain_of(t), t.level))
+    return [t for t in planned if t in diverged or t.level > last.get(chain_of(t), t.level)]
 
 
 def needed(
@@ -204,24 +216,23 @@ def needed(
     ends = {*absent, *(end for distance in open_distances for end in (distance.a, distance.b))}
     wanted = [t for t in trainings(study) if t in ends]
     levels: dict[Training, None] = {}
-    lowest: dict[tuple[int, int], int] = {}
+    lowest: dict[ChainId, int] = {}
     for t in wanted:
         if t.level:
-            chain = t.replicate, t.rewind
-            lowest[chain] = min(t.level, lowest.get(chain, t.level))
-    first = {chain: _deepest(complete, *chain, level) or 1 for chain, level in lowest.items()}
+            lowest[chain_of(t)] = min(t.level, lowest.get(chain_of(t), t.level))
+    first = {here: _deepest(complete, here, level) or 1 for here, level in lowest.items()}
     for t in wanted:
         if t.level:
-            start = first[t.replicate, t.rewind] if study.setting.densities is None else t.level
-            levels |= dict.fromkeys(Training(t.replicate, "imp", t.rewind, n, 0) for n in range(start, t.level + 1))
+            start = first[chain_of(t)] if study.setting.densities is None else t.level
+            levels |= dict.fromkeys(Training(*chain_of(t), n, 0) for n in range(start, t.level + 1))
     runs = dict.fromkeys(dense(t.replicate) for t in wanted)
     return list(runs | levels | dict.fromkeys(wanted))
 
 
-def _deepest(complete: Collection[Training], replicate: int, rewind: int, level: int) -> int:
+def _deepest(complete: Collection[Training], here: ChainId, level: int) -> int:
     """The deepest complete level of a chain, not deeper than `level`; 0 if there is none."""
-    chain = (Training(replicate, "imp", rewind, n, 0) for n in range(level, 0, -1))
-    return next((training.level for training in chain if training in complete), 0)
+    levels = (Training(*here, n, 0) for n in range(level, 0, -1))
+    return next((training.level for training in levels if training in complete), 0)
 
 
 _Row = tuple[int, str, int, int, str, str | None]

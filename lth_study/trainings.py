@@ -15,6 +15,7 @@ from lth_study import __version__, data, ranks, records
 from lth_study.data.parts import Dataset
 from lth_study.devices import compute_device, device_name
 from lth_study.files import Damaged, StoreError
+from lth_study.plan import length
 from lth_study.settings import Setting, SettingError
 from lth_study.store import StudyStore, Training
 from lth_study.training.train import Trained, train
@@ -71,8 +72,11 @@ class Trainings:
                 return folder.load_end(), folder.result()
             if folder.complete:  # and damaged
                 folder.discard()
-            trained = self.train(ticket, replicate=training.replicate, order=training.order, keep=keep, saves=folder)
-            ended_at = self.setting.iterations if trained.diverged_at is None else trained.diverged_at
+            stop = ticket.iteration + length(training, self.setting)
+            trained = self.train(
+                ticket, replicate=training.replicate, order=training.order, stop=stop, keep=keep, saves=folder
+            )
+            ended_at = stop if trained.diverged_at is None else trained.diverged_at
             ended = {name: tensor for name, tensor in trained.state.items() if not name.startswith(MOMENTS)}
             result = {
                 "training": vars(training),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from lth_study import records
 from lth_study.files import StoreError
+from lth_study.methods import TABLE
+from lth_study.plan import ChainId, chain_of
 from lth_study.store import StudyStore, Training, dense
 
 LEVELS = 2
@@ -30,10 +32,11 @@ def carry(source: Path, destination: Path) -> list[str]:
 
 def _carry_study(source: StudyStore, destination: StudyStore) -> str:
     name, complete = source.setting.name, source.results()
-    chains: dict[tuple[int, int], list[Training]] = {}
+    chains: dict[ChainId, list[Training]] = {}
     for t in sorted(complete):
-        if t.method == "imp" and not t.order and not t.again and source.setting.densities is None:
-            chains.setdefault((t.replicate, t.rewind), []).append(t)
+        searched = t.level and TABLE[t.method].retrain is not None
+        if searched and not t.order and not t.again and source.setting.densities is None:
+            chains.setdefault(chain_of(t), []).append(t)
     unpruned = [training for training in complete if training == dense(training.replicate)]
     if not unpruned:
         return f"{name}: no dense network is trained"

@@ -319,12 +319,12 @@ def assert_near(got: Tensor, expected: Tensor, bound: Tensor, name: str) -> None
 
 
 def compare(setting: Setting, shares: list[float], device: str, begin: int = 0) -> None:
-    """Train by `train` and by torch.optim, from iteration `begin` to the end, and compare all that they end with."""
+    """Train by `train` and by torch.optim, from iteration `begin` as far as `shares` go, and compare the ends."""
     ticket, allowed = ticket_of(setting, begin), NETWORKS[setting.network].allowed
     if setting.optimizer == "adam":  # it divides by the size of a gradient, and one near zero is rounding alone
         allowed = min(20 * allowed, 0.1)
     data = Dataset("noise", *(noise(setting, seed) for seed in (1, 2, 3))).to(torch.device(device))
-    trained = train(setting, data, ticket, replicate=1, order=0)
+    trained = train(setting, data, ticket, replicate=1, order=0, stop=len(shares) if begin == UPDATES else None)
     end = by_torch_optim(setting, begin, tuple(share * setting.learning_rate for share in shares[begin:]))
     names = [name for name, _ in build(setting).named_parameters()]
     state = {name: tensor.double() for name, tensor in trained.state.items()}
@@ -385,6 +385,19 @@ def test_a_ticket_that_begins_late_has_the_schedule_of_its_iteration_and_a_fresh
     """In an epoch, and at the beginning of one."""
     setting = settings(network, optimizer=optimizer, drops=(1, 3), drop_factor=0.5)
     compare(setting, [1, 0.5, 0.5, 0.25], way(monkeypatch), begin)
+
+
+@every_way
+@pytest.mark.parametrize("network", ["lenet_300_100", "resnet20"])
+@pytest.mark.parametrize("schedule", ["warmup and drops", "straight line"])
+def test_fine_tuning_goes_on_at_the_last_learning_rate_and_with_the_next_epochs(
+    schedule: str, network: str, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, shares = FEATURES[schedule]
+    if "final_learning_rate" in changes:
+        changes = {"final_learning_rate": changes["final_learning_rate"] * RATES["momentum"]}
+    setting = settings(network, optimizer="momentum", **changes)
+    compare(setting, [*shares, *[shares[-1]] * 3], way(monkeypatch), UPDATES)
 
 
 @pytest.mark.parametrize("width", [0.0625, 0.25, 0.375, 0.5, 1.0])

@@ -13,6 +13,8 @@ from lth_study.settings import IMAGENET_NETWORKS, METHODS, SettingError
 
 _FIGURE_9 = ("imp", "random_reinit", "snip")
 """The methods of the paper's Figure 9."""
+_WHAT_TO_REWIND = ("imp", "learning_rate_rewinding", "fine_tuning")
+"""The methods of arXiv 2003.02389."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def _laptop() -> list[Part]:
         _part("vgg19", "low", **vgg19, rewinds=(0, 10, 100), replicates=3),
         _part("vgg19", "warmup", **vgg19, rewinds=(0, 10, 100), replicates=3),
         *(_part(network, profile="laptop", replicates=5) for network in IMAGENET_NETWORKS),
+        _retrained("resnet20", "laptop", rewinds=(25,), replicates=5),
+        _retrained("lenet_300_100", "paper", rewinds=(1_000,), replicates=5),
         _at_initialisation("lenet_300_100", "standard", "paper", level=10),
         _at_initialisation("resnet20", "standard", "laptop", level=8, rewinds=(0, 25)),
         _at_initialisation("vgg19", "standard", "laptop", level=12, rewinds=(0, 100)),
@@ -81,6 +85,7 @@ def _paper() -> list[Part]:
         _part("vgg19", **vgg19, methods=METHODS),
         _part("vgg19", "low", **vgg19),
         _part("vgg19", "warmup", **vgg19),
+        _retrained("resnet20", "paper", rewinds=(500,), **gpu),
         _at_initialisation("resnet20", "standard", "paper", level=8, rewinds=(0, 500), **gpu),
         _at_initialisation("vgg19", "standard", "paper", level=17, rewinds=(0, 100), **gpu),
         _at_initialisation("resnet20", "warmup", "paper", level=8, **gpu | {"methods": _FIGURE_9}),
@@ -109,8 +114,20 @@ def _at_initialisation(network: str, recipe: str, profile: str, level: int, **ch
     scored = tuple(name for name, method in TABLE.items() if method.starts == "initial")
     asked: Settings = {"levels": level, "compared_levels": (level,), "rewinds": (0,), "orders": 1, "replicates": 5}
     asked |= {"methods": ("imp", "random_pruning", *scored)}
-    asked |= {"dataset": "mnist" if network == "lenet_300_100" else "cifar10"}
-    return _part(network, recipe, profile, "pruning at initialisation", "stability", **asked | changes)
+    return _part(
+        network, recipe, profile, "pruning at initialisation", "stability", **asked | _images(network) | changes
+    )
+
+
+def _retrained(network: str, profile: str, **changes: Any) -> Part:
+    """Rewinding weights, rewinding the learning rate alone, and fine-tuning, each to 10.7% of the weights."""
+    asked: Settings = {"levels": 10, "compared_levels": (10,), "orders": 1, "barriers": False}
+    asked |= {"methods": _WHAT_TO_REWIND}
+    return _part(network, "standard", profile, "what to rewind", "stability", **asked | _images(network) | changes)
+
+
+def _images(network: str) -> Settings:
+    return {"dataset": "mnist" if network == "lenet_300_100" else "cifar10"}
 
 
 def _dense_networks() -> Part:

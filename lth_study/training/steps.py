@@ -150,7 +150,7 @@ class RecordedSteps:
 
     def update(self) -> None:
         """The update that the graph records."""
-        rate = self.rates.index_select(0, self.iteration % len(self.rates)).squeeze(0)
+        rate = self.rates.index_select(0, self.iteration.clamp(max=len(self.rates) - 1)).squeeze(0)
         self.network.update(*self.batch(self.iteration), rate, self.loss)
         self.iteration += 1
 

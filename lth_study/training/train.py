@@ -55,8 +55,8 @@ class Saves(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """The end of a training. `metrics` is empty if the training diverged, or if `stop` ended it early. `diverged_at` is
-    an iteration by which it had diverged."""
+    """The end of a training. `metrics` is empty if the training diverged, or if `stop` was before the setting's last
+    iteration. `diverged_at` is an iteration by which it had diverged."""
 
     state: State
     metrics: Mapping[str, float]
@@ -88,6 +88,7 @@ def train(
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Trained:
     """Train a ticket from `ticket.iteration` to `stop` (default: the end), in the data order `order` of the replicate.
+    Fine-tuning goes on after the setting's last iteration, at its learning rate.
 
     `saves` gets the states of the iterations in `keep`, and a checkpoint every `CHECKPOINT_SECONDS`. A later call
     continues from the checkpoint. If `stop_requested()` is true before an update, the checkpoint is saved and `Stopped`
@@ -132,7 +133,7 @@ def train(
                 iteration += 1
         diverged_at = None if network.is_finite() else iteration
         ended, metrics = network.state(), {}
-        if diverged_at is None and stop is None:
+        if diverged_at is None and end >= setting.iterations:
             network.use_average()
             share_buffers(model)
             with products(setting, device):

@@ -46,8 +46,9 @@ def learning_rate(setting: Setting, iteration: int) -> float:
 
     It rises linearly from 0 during warmup. Then it is constant between drops, each of which multiplies it by
     `drop_factor`. With `final_learning_rate` it is a straight line instead, from `learning_rate` at iteration 0 to
-    `final_learning_rate` at the end.
+    `final_learning_rate` at the end. After the end it stays as it was last: fine-tuning goes on there.
     """
+    iteration = min(iteration, setting.iterations - 1)
     if iteration < setting.warmup:
         return setting.learning_rate * iteration / setting.warmup
     if setting.final_learning_rate is not None:
