@@ -12,6 +12,7 @@ from torch import Tensor
 from lth_study import plan, preset, run
 from lth_study.data.parts import Dataset
 from lth_study.store import Training, dense
+from lth_study.weights import carry
 
 RETRAINED = ("learning_rate_rewinding", "fine_tuning")
 STUDY = SMOKE.updated(
@@ -80,6 +81,13 @@ def test_a_search_that_is_broken_off_goes_on_with_the_same_bits(done: Done, tmp_
         run(STUDY, store=once.store, workers=1)
     assert before == 4
     assert states(once.folder) == states(done.folder)
+
+
+def test_a_copy_of_the_weights_to_continue_from_has_every_chain(done: Done, tmp_path: Path):
+    (line,) = carry(done.store, tmp_path)
+    assert line.endswith("1 dense networks and 3 chains")
+    copied = {file.parent.relative_to(tmp_path) for file in tmp_path.rglob("*/level_*/order_0/end.safetensors")}
+    assert copied == {done.folder.relative_to(done.store) / t.folder for t in plan.trainings(STUDY) if t.level}
 
 
 def test_needed_takes_a_chain_from_its_own_deepest_level():

@@ -13,6 +13,8 @@ from lth_study.settings import IMAGENET_NETWORKS, METHODS, SettingError
 
 _FIGURE_9 = ("imp", "random_reinit", "snip")
 """The methods of the paper's Figure 9."""
+_AT_INITIALISATION = tuple(name for name, method in TABLE.items() if method.starts == "initial")
+_SCORES = ("magnitude_at_init", "snip", "grasp", "synflow")
 _WHAT_TO_REWIND = ("imp", "learning_rate_rewinding", "fine_tuning")
 """The methods of arXiv 2003.02389."""
 
@@ -64,8 +66,10 @@ def _laptop() -> list[Part]:
         _at_initialisation("lenet_300_100", "standard", "paper", level=10),
         _at_initialisation("resnet20", "standard", "laptop", level=8, rewinds=(0, 25)),
         _at_initialisation("vgg19", "standard", "laptop", level=12, rewinds=(0, 100)),
-        _at_initialisation("resnet20", "warmup", "laptop", level=8, methods=_FIGURE_9),
-        _at_initialisation("vgg19", "warmup", "laptop", level=12, methods=_FIGURE_9, replicates=3),
+        _curves("resnet20", "warmup", "laptop", levels=8, methods=_FIGURE_9, replicates=5),
+        _curves("resnet20", "standard", "laptop", levels=8, checked=(3, 5), replicates=5),
+        _curves("lenet_300_100", "standard", "paper", levels=10, checked=(3, 6), replicates=5),
+        _curves("vgg19", "warmup", "laptop", levels=12, methods=_FIGURE_9, replicates=3),
     ]
 
 
@@ -88,8 +92,9 @@ def _paper() -> list[Part]:
         _retrained("resnet20", "paper", rewinds=(500,), **gpu),
         _at_initialisation("resnet20", "standard", "paper", level=8, rewinds=(0, 500), **gpu),
         _at_initialisation("vgg19", "standard", "paper", level=17, rewinds=(0, 100), **gpu),
-        _at_initialisation("resnet20", "warmup", "paper", level=8, **gpu | {"methods": _FIGURE_9}),
-        _at_initialisation("vgg19", "warmup", "paper", level=17, **gpu | {"methods": _FIGURE_9}),
+        _curves("resnet20", "warmup", "paper", levels=8, methods=_FIGURE_9, **gpu),
+        _curves("resnet20", "standard", "paper", levels=8, checked=(3, 5), **gpu),
+        _curves("vgg19", "warmup", "paper", levels=17, methods=_FIGURE_9, **gpu),
         *(_part(network, profile="imagenette", **gpu) for network in IMAGENET_NETWORKS),
         *(_part(network, **gpu) for network in IMAGENET_NETWORKS),
     ]
@@ -111,12 +116,23 @@ def _part(
 
 def _at_initialisation(network: str, recipe: str, profile: str, level: int, **changes: Any) -> Part:
     """Pruning at initialisation with its sanity checks at one level, beside tickets and random subnetworks."""
-    scored = tuple(name for name, method in TABLE.items() if method.starts == "initial")
     asked: Settings = {"levels": level, "compared_levels": (level,), "rewinds": (0,), "orders": 1, "replicates": 5}
-    asked |= {"methods": ("imp", "random_pruning", *scored)}
+    asked |= {"methods": ("imp", "random_pruning", *_AT_INITIALISATION)}
     return _part(
         network, recipe, profile, "pruning at initialisation", "stability", **asked | _images(network) | changes
     )
+
+
+def _curves(
+    network: str, recipe: str, profile: str, levels: int, checked: tuple[int, ...] = (), **changes: Any
+) -> Part:
+    """Pruning at initialisation at every density of IMP; and with its sanity checks at the `checked` levels."""
+    asked: Settings = {"levels": levels, "compared_levels": "all", "rewinds": (0,), "orders": 1, "barriers": False}
+    asked |= {"methods": ("imp", "random_pruning", *_SCORES)} | _images(network) | changes
+    what = "Figure 9" if asked["methods"] == _FIGURE_9 else "pruning at initialisation, every density"
+    part = _part(network, recipe, profile, what, "stability", **asked)
+    more = [part.studies[0].updated(compared_levels=checked, methods=("imp", *_AT_INITIALISATION))] if checked else []
+    return Part(part.name, (*part.studies, *more))
 
 
 def _retrained(network: str, profile: str, **changes: Any) -> Part:
