@@ -1,8 +1,9 @@
 """Build the book: execute every notebook through papermill, two at a time, then Jupyter Book with warnings as errors.
 
     python book/build.py            # what `make book` does
-    python book/build.py --stored   # with the outputs that are stored in the notebooks, where a page is a notebook's
-    python book/build.py --store    # `make notebooks`: execute them and store their outputs, building no page
+    python book/build.py --store    # `make notebooks`: execute the notebooks and store their outputs, building no page
+
+Notebooks leave figures in book/_static/figures. `pages` writes the chapters that show them.
 
 The pages are written to _build/html. A notebook that fails stops the build before any page is made.
 """
@@ -10,7 +11,7 @@ The pages are written to _build/html. A notebook that fails stops the build befo
 from __future__ import annotations
 
 import argparse
-import base64
+import json
 import logging
 import os
 import shutil
@@ -28,16 +29,20 @@ from threading import Event
 from typing import Any, NamedTuple
 
 import nbformat
+import pages
 import papermill
+import yaml
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = Path("notebooks")
 EXECUTED = Path("book/executed")
+FIGURES = Path("book/_static/figures")
+FIGURES_PART = Path("book/figures.part")
+README_FIGURE = Path("book/_static/rewinding.svg")
 PART = Path("book/executed.part")
 MATHJAX = Path("book/_static/mathjax")
-FIGURE = Path("book/_static/cifar10_scale.png")
 INDEX = Path("_build/html/index.html")
 
 
@@ -127,17 +132,45 @@ def own_sockets() -> Iterator[Config]:
 
 
 def execute(notebook: Path, destination: Path, parameters: dict[str, Any]) -> None:
-    """Run a notebook with these parameters, and its own values of the others."""
-    started = time.monotonic()
-    say(f"executing {destination.stem}")
+    """Run a notebook with these parameters, and its own values of the others. Keep the figures that it publishes."""
+    started, name = time.monotonic(), destination.stem
+    say(f"executing {name}")
     try:
         with own_sockets() as config:
+            folder = str(FIGURES_PART / name)
             papermill.execute_notebook(
-                str(notebook), str(destination), parameters, kernel_name="python3", progress_bar=False, config=config
-            )
+                str(notebook), str(destination), parameters, kernel_name="python3", progress_bar=False, config=config,
+                extra_arguments=[f"--IPKernelApp.exec_lines=__import__('os').environ.update(LTH_FIGURES={folder!r})"],
+            )  # fmt: skip
     except PapermillExecutionError as error:
         sys.exit(f"{notebook} failed, so the book is not built: {error}")
-    say(f"executed {destination.stem} in {time.monotonic() - started:.0f} s")
+    describe_pictures(destination)
+    keep_figures(notebook, name, parameters)
+    say(f"executed {name} in {time.monotonic() - started:.0f} s")
+
+
+def describe_pictures(executed: Path) -> None:
+    """Give every picture that `publish` displayed its alternative text, for the page."""
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        texts = [o["data"].get("text/plain", "") for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+        if texts and not texts[0].startswith("<Figure"):
+            cell.metadata["mystnb"] = {"image": {"alt": texts[0]}}
+    nbformat.write(notebook, executed)
+
+
+def keep_figures(notebook: Path, page: str, parameters: dict[str, Any]) -> None:
+    """Put a page's figures among those of the book, named after it, with the command that draws them again."""
+    command = f"papermill {notebook} {page}.ipynb"
+    if parameters:
+        command += f' -y "{yaml.safe_dump(parameters, default_flow_style=True, width=1000).strip()}"'
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for file in (FIGURES_PART / page).glob("*"):
+        kept = FIGURES / f"{page}-{file.name}"
+        if file.suffix == ".json":
+            about = json.loads(file.read_text()) | {"page": page, "command": command}
+            file.write_text(json.dumps(about, indent=1))
+        file.replace(kept)
 
 
 def say(line: str) -> None:
@@ -170,26 +203,24 @@ def retitle(file: Path, title: str) -> None:
     nbformat.write(notebook, file)
 
 
-def collect(stored: bool, further: bool = True) -> None:
+def collect(further: bool = True) -> None:
     """Fill `book/executed` with all notebooks and, if wanted, the further pages, or leave it as it was."""
     notebooks = sorted(NOTEBOOKS.glob("*.ipynb"))
     if not notebooks:
         sys.exit(f"no notebooks in {ROOT / NOTEBOOKS}")
-    shutil.rmtree(PART, ignore_errors=True)
+    for folder in (PART, FIGURES_PART, FIGURES):
+        shutil.rmtree(folder, ignore_errors=True)
     PART.mkdir()
-    pages = PAGES if further else {}
-    runs = [
+    others = PAGES if further else {}
+    runs = [(notebook, PART / notebook.name, dict[str, Any]()) for notebook in notebooks]
+    runs += [
         (NOTEBOOKS / f"{page.notebook}.ipynb", PART / f"{name}.ipynb", page.parameters)
-        for name, page in pages.items()
+        for name, page in others.items()
         if name != page.notebook
     ]
-    if stored:
-        for notebook in notebooks:
-            shutil.copyfile(notebook, PART / notebook.name)
-    else:
-        runs = [(notebook, PART / notebook.name, {}) for notebook in notebooks] + runs
     execute_all(runs)
-    for name, page in pages.items():
+    shutil.rmtree(FIGURES_PART, ignore_errors=True)
+    for name, page in others.items():
         retitle(PART / f"{name}.ipynb", page.title)
     shutil.rmtree(EXECUTED, ignore_errors=True)
     PART.rename(EXECUTED)
@@ -209,12 +240,7 @@ def store_outputs() -> None:
             if not cell.metadata.get("tags", True):
                 del cell.metadata["tags"]
         nbformat.write(notebook, NOTEBOOKS / executed.name)
-    scales = nbformat.read(NOTEBOOKS / "cifar10_scale.ipynb", as_version=4)
-    pictures = (
-        o["data"]["image/png"] for c in scales.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
-    )
-    FIGURE.parent.mkdir(exist_ok=True)
-    FIGURE.write_bytes(base64.b64decode(next(pictures)))
+    shutil.copyfile(FIGURES / "cifar10_scale-paper_scale.light.svg", README_FIGURE)
 
 
 def build_pages() -> int:
@@ -226,18 +252,17 @@ def build_pages() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the book into _build/html.")
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument("--stored", action="store_true", help="take the notebooks' stored outputs; execute other pages")
-    either.add_argument("--store", action="store_true", help="execute the notebooks and store their outputs, no more")
+    parser.add_argument("--store", action="store_true", help="execute the notebooks and store their outputs, no more")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     check_jupyter_book()
     os.chdir(ROOT)
-    collect(arguments.stored, further=not arguments.store)
+    collect(further=not arguments.store)
     if arguments.store:
         store_outputs()
         return
     place_mathjax()
+    pages.write_pages()
     status = build_pages()
     if status or not INDEX.exists():
         sys.exit(f"jupyter-book failed with exit status {status}; its messages are above")

@@ -1,6 +1,7 @@
 """Tables, captions and names that notebooks show: records as `run` returns them, beside the paper's numbers.
 
-The modules here share these functions: `plots` draws, `changes` and `dense` compare, `claims` judges.
+The modules here share these functions. `charts`, `drawing` and `publish` make figures, `changes` and `dense` compare,
+`claims` judges.
 """
 
 from __future__ import annotations
@@ -135,8 +136,8 @@ def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame, *, each: bool 
     return table.map(text)
 
 
-def caption(records: pd.DataFrame, *settings: Setting, lines: bool = True) -> str:
-    """The caption of a figure: network, data, scale, replicates, device and, with `lines`, what lines and bands mean.
+def caption(records: pd.DataFrame, *settings: Setting) -> str:
+    """The caption of a figure: network, data, scale, replicates and device.
 
     Several settings may differ in their recipe only. Raises `ValueError` if the records are of several data sets.
     """
@@ -159,7 +160,6 @@ def caption(records: pd.DataFrame, *settings: Setting, lines: bool = True) -> st
         f"{_replicates(records)}, trained{precision} on {devices}{_changed(first)}."
         + (averaged if first.weight_average else "")
         + (shared if records["method"].str.contains("reinit").any() else "")
-        + (" Line: mean; band: smallest to largest sample." if lines else "")
     )
 
 

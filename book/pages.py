@@ -1,0 +1,213 @@
+"""Writes the chapters that show results: `book/evidence/*.md` are their templates, `book/pages/*.md` what is built.
+
+A template is Markdown with Jinja's `{{ ... }}`. Its numbers, figures and verdicts come from the records:
+
+    {{ here("CLAIM") }}         effect of a claim of results/claims.csv with its interval
+    {{ verdict("CLAIM") }}      its verdict, linked to its row
+    {{ effect(...) }}           another effect, as claims write it
+    {{ figure("PAGE-NAME", "finding") }}    a figure that a notebook published
+    {{ matrix() }}, {{ questions() }}       verdicts as tables
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from lth_study import preset, records
+from lth_study.data import TITLES
+from lth_study.report import NETWORK_NAMES, claims, effects
+from lth_study.report.claim_tables import SIGNS
+
+EVIDENCE = Path("book/evidence")
+PAGES = Path("book/pages")
+FIGURES = Path("book/_static/figures")
+TO_FIGURES = "../_static/figures"
+CLAIMS = "../executed/claims.html"
+
+MATRIX = {
+    "fails at k = 0": ("initialisation-falls", "initialisation-fails"),
+    "rewound, as accurate as dense": ("rewound-holds", "rewound-matches"),
+    "rewound, more accurate than reset": ("rewound-holds-better", "rewound-better"),
+    "rewinding adds accuracy beyond random": ("gain-over-random",),
+    "and stability to data order": ("rewinding-stabilises-to-data-order",),
+    "and stability to pruning": ("rewinding-stabilises-to-pruning",),
+}
+"""Column of the matrix -> the ends of the names of its claims. The first that was run is shown."""
+
+
+def write_pages() -> None:
+    """Render every template."""
+    PAGES.mkdir(exist_ok=True)
+    for old in PAGES.glob("*.md"):
+        old.unlink()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(EVIDENCE), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    environment.globals.update(Book().functions())
+    for template in sorted(EVIDENCE.glob("*.md")):
+        (PAGES / template.name).write_text(environment.get_template(template.name).render())
+
+
+class Book:
+    """What templates call."""
+
+    def __init__(self) -> None:
+        self.judged = claims.judged().set_index("claim", drop=False)
+        self.shown: list[str] = []
+
+    def functions(self) -> dict[str, Any]:
+        names = ("here", "verdict", "effect", "figure", "matrix", "questions", "count", "trainings", "value")
+        return {name: getattr(self, name) for name in names}
+
+    def _claim(self, name: str) -> Any:
+        if name not in self.judged.index:
+            raise LookupError(f"no claim {name!r} in results/claims.csv")
+        return self.judged.loc[name]
+
+    def here(self, name: str) -> str:
+        """The effect of a claim with its interval, or that it was not run."""
+        claim = self._claim(name)
+        return str(claim["here"]) or "not run"
+
+    def value(self, name: str) -> str:
+        """The effect of a claim alone, without its sign."""
+        found = re.search(r"\d+\.\d+", self.here(name))
+        return found[0] if found else "not run"
+
+    def verdict(self, *names: str) -> str:
+        """The verdict of each claim, linked to its row on the page of claims."""
+        return " ".join(self._chip(self._claim(name)) for name in names)
+
+    def _chip(self, claim: Any) -> str:
+        kind = claim["verdict"]
+        about = f"{claim['text']}: {claim['here'] or 'no record'}"
+        text = html.escape(about, quote=True)
+        return (
+            f'<a class="verdict {kind.replace(" ", "-")}" href="{CLAIMS}#{claim["claim"]}" title="{text}">'
+            f"{SIGNS[kind]} {kind}</a>"
+        )
+
+    def effect(self, network: str, profile: str, what: str, level: int | Sequence[int], **changes: Any) -> str:
+        """An effect on accuracy, as claims write it, or its slope over several levels; with its 95% interval."""
+        measure = changes.pop("measure", "test_accuracy")
+        setting = preset(network, changes.pop("recipe", "standard"), profile).setting.updated(**changes)
+        table = effects.placed(records.traced(setting))
+        levels = [level] if isinstance(level, int) else level
+        found = effects.estimate(
+            effects.sample(lambda _: table, what, measure, levels).values, ratio=measure in effects.DISTANCES
+        )
+        if found is None:
+            raise LookupError(f"{what} of {setting.name} at {levels} is not recorded")
+        text = str(found)
+        return text if "-" in what or len(levels) > 1 else text.replace("+", "")
+
+    def count(self, **where: str) -> int:
+        """The number of claims with these values of columns: `count(about="paper", verdict="supported")`."""
+        table = self.judged
+        for column, value in where.items():
+            table = table[table[column] == value]
+        return len(table)
+
+    def trainings(self) -> str:
+        """The number of recorded trainings."""
+        return f"{sum(len(pd.read_csv(file)) for file in records.results_folder().glob('*/provenance.csv')):,}"
+
+    def figure(self, name: str, finding: str) -> str:
+        """A numbered figure for both themes and two widths, with its scale, sources, cost and command."""
+        about = json.loads((FIGURES / f"{name}.json").read_text())
+        self.shown.append(name)
+        alt = html.escape(about["alt"], quote=True)
+        others = "\n".join(
+            f'<img class="only-{theme} {width}" src="{TO_FIGURES}/{name}.{theme}{end}.svg" alt="{alt}" loading="lazy">'
+            for theme in ("light", "dark")
+            for width, end in (("wide", ""), ("narrow", ".narrow"))
+            if (theme, width) != ("light", "wide")
+        )
+        scale = " and ".join(about["profiles"])
+        badge = "the paper's scale" if scale == "paper" else f"scale: {scale}"
+        hours = " and ".join(f"{hours:.1f} hours on one {device}" for device, hours in about["hours"].items())
+        cost = f"{about['trainings']:,} trainings: {hours}" if hours else f"{about['trainings']:,} trainings"
+        sources = [
+            f'<span class="badge {"paper" if scale == "paper" else "reduced"}">{badge}</span>',
+            f"{about['replicates']} replicates",
+            html.escape(", ".join(about["devices"])),
+            f'<a href="{TO_FIGURES}/{name}.light.svg" download>SVG</a>',
+            f'<a href="{TO_FIGURES}/{name}.csv" download>CSV</a>',
+            f'<a href="../executed/{about["page"]}.html">notebook</a>',
+        ]
+        return f"""
+```{{figure}} {TO_FIGURES}/{name}.light.svg
+:name: fig-{name}
+:class: only-light wide
+:alt: {about["alt"]}
+
+{finding}
+
+<div class="pictures">
+{others}
+</div>
+
+<p>{" · ".join(sources)}</p>
+
+{about["caption"]}
+```
+
+:::{{dropdown}} Draw it again, or with other parameters
+Reading the records takes seconds. Training everything anew takes {cost}.
+
+```bash
+{about["command"]}
+```
+:::
+"""
+
+    def matrix(self) -> str:
+        """The paper's main claims by network, recipe and scale, a sign in every cell."""
+        rows = []
+        places = self.judged[["network", "recipe", "profile"]].drop_duplicates()
+        for network, recipe, profile in places.itertuples(index=False):
+            cells = [self._cell(f"{network}-{recipe}-{profile}", ends) for ends in MATRIX.values()]
+            if any("href" in cell for cell in cells):
+                scale = "paper" if profile == "paper" else "reduced"
+                name = f"{NETWORK_NAMES[network]}, {recipe}"
+                badge = f'<span class="badge {scale}">{profile}</span>'
+                rows.append(f'<tr><th scope="row">{name}</th><td>{badge}</td>{"".join(cells)}</tr>')
+        head = "".join(f'<th scope="col">{title}</th>' for title in ("network", "scale", *MATRIX))
+        body = "\n".join(rows)
+        return f'<div class="matrix"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
+
+    def _cell(self, place: str, ends: Sequence[str]) -> str:
+        known = [self.judged.loc[name] for end in ends if (name := f"{place}-{end}") in self.judged.index]
+        if not known:
+            return '<td class="none">not claimed</td>'
+        claim = next((claim for claim in known if claim["verdict"] != "not run"), known[0])
+        return f"<td>{self._chip(claim)}</td>"
+
+    def questions(self, asked: dict[str, tuple[str, str]]) -> str:
+        """A table of questions: who asked, and the verdicts of the claims whose names match, by network and scale.
+
+        `asked` maps a question to who asked it and to a regular expression of claims.
+        """
+        rows = []
+        for question, (who, pattern) in asked.items():
+            table = self.judged[self.judged["claim"].str.fullmatch(pattern)]
+            if not len(table):
+                raise LookupError(f"no claim matches {pattern!r}")
+            run = table[table["verdict"] != "not run"]
+            lines = []
+            for (network, profile), here in run.groupby(["network", "profile"], sort=False):
+                found = " ".join(self._chip(claim) for _, claim in here.iterrows())
+                images = TITLES[here["recorded_on"].iloc[0]]
+                lines.append(f"{NETWORK_NAMES[str(network)]} ({profile}, {images}): {found}")
+            waiting = len(table) - len(run)
+            lines += [f"{waiting} not run yet"] if waiting else []
+            rows.append(f"| {question} | {who} | {'<br>'.join(lines)} |")
+        return "\n".join(["| question | who asked | seen here |", "|---|---|---|", *rows])
