@@ -62,6 +62,7 @@ def _laptop() -> list[Part]:
         _at_initialisation("vgg19", "standard", "laptop", level=12, rewinds=(0, 100)),
         _at_initialisation("resnet20", "warmup", "laptop", level=8, methods=_FIGURE_9),
         _at_initialisation("vgg19", "warmup", "laptop", level=12, methods=_FIGURE_9, replicates=3),
+        _other_images(),
     ]
 
 
@@ -111,6 +112,15 @@ def _at_initialisation(network: str, recipe: str, profile: str, level: int, **ch
     asked |= {"methods": ("imp", "random_pruning", *scored)}
     asked |= {"dataset": "mnist" if network == "lenet_300_100" else "cifar10"}
     return _part(network, recipe, profile, "pruning at initialisation", "stability", **asked | changes)
+
+
+def _other_images() -> Part:
+    """LeNet on Fashion-MNIST: accuracy and stability at two rewinding iterations, and original IMP beside its random
+    subnetworks at every level."""
+    changes: Settings = {"dataset": "fashion_mnist", "replicates": 3, "rewinds": (0, 1_000), "orders": 2}
+    study = preset("lenet_300_100").updated(**changes, methods=("imp", "random_pruning"))
+    figures = (study.only("stability"), study.only("accuracy"))
+    return Part(f"{NETWORK_NAMES['lenet_300_100']} on Fashion-MNIST", figures)
 
 
 def _dense_networks() -> Part:
