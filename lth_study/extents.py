@@ -134,8 +134,9 @@ class Study:
         if isinstance(dataset, str) and dataset.startswith(_FOLDER):
             from lth_study.data.own_folder import identify
 
-            own = identify(dataset.removeprefix(_FOLDER), changes.get("batch_size", self.setting.batch_size))
-            changes = {"classes": len(own.classes)} | changes | {"dataset": own.name}
+            others = self.updated(**{name: value for name, value in changes.items() if name != "dataset"})
+            own = identify(dataset.removeprefix(_FOLDER), others.setting.batch_size)
+            return others.updated(dataset=own.name, classes=changes.get("classes", len(own.classes)))
         if unknown := sorted(set(changes) - set(Setting.model_fields) - set(Extent.model_fields)):
             raise unknown_setting(unknown, [*Setting.model_fields, *Extent.model_fields])
         if isinstance(densities := changes.get("densities"), list | tuple) and densities and "levels" not in changes:

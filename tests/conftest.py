@@ -51,8 +51,7 @@ def real_mnist(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def real_fashion(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the real Fashion-MNIST's files, from `LTH_DATA` or Debian's package; the test is skipped where there
-    is none."""
+    """The folder of the real Fashion-MNIST's files, from `LTH_DATA` or Debian's package; skips where there is none."""
     monkeypatch.setattr(mnist, "DEBIAN", DEBIAN)
     if (folder := mnist.find_fashion(REAL_DATA)) is None:
         pytest.skip(
