@@ -134,9 +134,9 @@ class Study:
         if isinstance(dataset, str) and dataset.startswith(_FOLDER):
             from lth_study.data.own_folder import identify
 
-            others = self.updated(**{name: value for name, value in changes.items() if name != "dataset"})
-            own = identify(dataset.removeprefix(_FOLDER), others.setting.batch_size)
-            return others.updated(dataset=own.name, classes=changes.get("classes", len(own.classes)))
+            rest = self.updated(**{name: value for name, value in changes.items() if name != "dataset"})
+            own = identify(dataset.removeprefix(_FOLDER), rest.setting.batch_size)
+            return rest.updated(dataset=own.name, classes=changes.get("classes", len(own.classes)))
         if unknown := sorted(set(changes) - set(Setting.model_fields) - set(Extent.model_fields)):
             raise unknown_setting(unknown, [*Setting.model_fields, *Extent.model_fields])
         if isinstance(densities := changes.get("densities"), list | tuple) and densities and "levels" not in changes:
