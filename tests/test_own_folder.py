@@ -24,7 +24,7 @@ ONE = SMOKE.updated(levels=1, rewinds=(0,), methods=("imp",), orders=1, barriers
 
 
 def write(folder: Path, parts: dict[str, int]) -> Path:
-    """So many images of each class in each part: 40 wide and 20 high, the middle square and more in a colour of its class."""
+    """So many images of each class in each part: 40 wide and 20 high, the middle in a colour of its class."""
     for part, count in parts.items():
         for label, name in enumerate(CLASSES):
             (folder / part / name).mkdir(parents=True)
@@ -227,7 +227,7 @@ def test_a_setting_that_is_wrong_is_named_before_the_folder_is_read(tmp_path: Pa
 
 
 def test_a_number_of_classes_that_the_folder_does_not_have_is_refused(flowers: Path):
-    with pytest.raises(SettingError, match="classes: the network has 5, and the images in flowers has 3"):
+    with pytest.raises(SettingError, match="classes: the network has 5, and the folder flowers has 3"):
         run(given(flowers, classes=5))
 
 

@@ -50,7 +50,7 @@ def data_root() -> Path:
 
 def title(name: str) -> str:
     """How captions name a data set."""
-    return TITLES.get(name) or f"the images in {name.partition('@')[0]}"
+    return TITLES.get(name) or f"the folder {name.partition('@')[0]}"
 
 
 def resolve(name: str) -> str:

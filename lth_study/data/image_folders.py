@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,7 +28,6 @@ HELD_OUT = 0.05
 _SHOWN = 10
 Listing = Mapping[str, Sequence[tuple[Path, int]]]
 """Part of a data set -> its image files and their labels."""
-Read = TypeVar("Read")
 
 
 def find_imagenette(root: Path) -> Path | None:
@@ -86,7 +84,7 @@ def found_images(
     return listing, problems
 
 
-def for_each_image(folder: Path, listing: Listing, read: Callable[[Path], Read]) -> Mapping[str, list[Read]]:
+def for_each_image(folder: Path, listing: Listing, read: Callable[[Path], Tensor]) -> Mapping[str, list[Tensor]]:
     """`read` applied to every image. One `DataError` lists all images for which it raises `Unreadable`."""
     made, problems = read_images(folder, listing, read)
     refuse(folder, listing, problems)
@@ -94,19 +92,19 @@ def for_each_image(folder: Path, listing: Listing, read: Callable[[Path], Read])
 
 
 def read_images(
-    folder: Path, listing: Listing, read: Callable[[Path], Read]
-) -> tuple[Mapping[str, list[Read]], list[str]]:
+    folder: Path, listing: Listing, read: Callable[[Path], Tensor]
+) -> tuple[Mapping[str, list[Tensor]], list[str]]:
     """What `read` makes of every image, and a line for each image for which it raises `Unreadable`."""
     problems: list[str] = []
 
-    def attempt(file: Path) -> list[Read]:
+    def attempt(file: Path) -> list[Tensor]:
         try:
             return [read(file)]
         except Unreadable as error:
             problems.append(f"{file.relative_to(folder)}: {error}")
             return []
 
-    made: dict[str, list[Read]] = {}
+    made: dict[str, list[Tensor]] = {}
     with ThreadPoolExecutor() as threads:
         for part, files in listing.items():
             made[part] = [each for results in threads.map(attempt, (file for file, _ in files)) for each in results]

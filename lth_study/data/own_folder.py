@@ -13,6 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from lth_study.data.image_folders import (
     Listing,
     decoded_once,
@@ -109,7 +112,7 @@ def _fingerprint(folder: Path, listing: Listing) -> tuple[str, list[str]]:
     digests, unreadable = read_images(folder, listing, _digest)
     whole = hashlib.sha256()
     for digest in (digest for part in digests.values() for digest in part):
-        whole.update(digest)
+        whole.update(digest.numpy().tobytes())
     fingerprint = whole.hexdigest()[:16]
     if not unreadable:
         with suppress(StoreError, OSError):  # a read-only folder is read again next time
@@ -119,10 +122,11 @@ def _fingerprint(folder: Path, listing: Listing) -> tuple[str, list[str]]:
     return fingerprint, unreadable
 
 
-def _digest(file: Path) -> bytes:
+def _digest(file: Path) -> Tensor:
     """A digest of an image's part, class, name and content. Raises `Unreadable` if it is not an image."""
     pixels(file)
-    return hashlib.sha256("\n".join(file.parts[-3:]).encode() + b"\n" + file.read_bytes()).digest()
+    content = "\n".join(file.parts[-3:]).encode() + b"\n" + file.read_bytes()
+    return torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8)
 
 
 def _plain(name: str) -> str:
