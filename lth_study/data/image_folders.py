@@ -58,7 +58,7 @@ def list_images(
     folder: Path, classes: Sequence[str], parts: Mapping[str, int | None] = IMAGENET_PARTS
 ) -> dict[str, list[tuple[Path, int]]]:
     """The images of every part with their labels: the positions of their folders in `classes`. `parts` gives the
-    expected images of a class in each part, or None. Raises `DataError` with all `problems`."""
+    expected images of a class in each part, or None. One `DataError` lists all faults."""
     listing, problems = found_images(folder, classes, parts)
     refuse(folder, listing, problems)
     return listing
@@ -95,20 +95,21 @@ def read_images(
     folder: Path, listing: Listing, read: Callable[[Path], Tensor]
 ) -> tuple[Mapping[str, list[Tensor]], list[str]]:
     """What `read` makes of every image, and a line for each image for which it raises `Unreadable`."""
-    problems: list[str] = []
 
-    def attempt(file: Path) -> list[Tensor]:
+    def attempt(file: Path) -> Tensor | str:
         try:
-            return [read(file)]
+            return read(file)
         except Unreadable as error:
-            problems.append(f"{file.relative_to(folder)}: {error}")
-            return []
+            return f"{file.relative_to(folder)}: {error}"
 
     made: dict[str, list[Tensor]] = {}
+    problems = []
     with ThreadPoolExecutor() as threads:
         for part, files in listing.items():
-            made[part] = [each for results in threads.map(attempt, (file for file, _ in files)) for each in results]
-    return made, sorted(problems)
+            results = list(threads.map(attempt, (file for file, _ in files)))
+            problems += [result for result in results if isinstance(result, str)]
+            made[part] = [result for result in results if not isinstance(result, str)]
+    return made, problems
 
 
 def decoded_once(folder: Path, listing: Listing, decode: Callable[[Path], Tensor], kind: str = "") -> list[Split]:
