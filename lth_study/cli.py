@@ -30,7 +30,7 @@ Rewinds = Annotated[str | None, typer.Option(help="Rewinding iterations, e.g. 0,
 Levels = Annotated[int | None, typer.Option(help="Number of prunings.")]
 Replicates = Annotated[str | None, typer.Option(help="Number of replicates (3), or their seeds (1,4,5).")]
 Orders = Annotated[int | None, typer.Option(help="Data orders per replicate.")]
-DataSet = Annotated[str | None, typer.Option("--dataset", help="Data set. Default: the network's own.")]
+DataSet = Annotated[str | None, typer.Option("--dataset", help="Data set, or folder:PATH. Default: the network's own.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Any other setting, e.g. precision=bfloat16. Repeat for more.")
 ]
