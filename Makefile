@@ -16,20 +16,24 @@ TIME_LIMIT =
 export LTH_DATA ?= $(CURDIR)/data
 
 # Tests and notebooks run two at a time. Threads of one that wait for each other take the cores from the other.
-book test notebooks: export OMP_NUM_THREADS = 1
+book test test-book notebooks: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks study lint mutants bench clean
+.PHONY: help book test test-book notebooks study lint mutants bench clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: $(INSTALLED)  ## execute the notebooks and build the book into _build/html
 	$(BIN)/python book/build.py
 
 test: $(INSTALLED)  ## run the tests, then every notebook against its stored outputs
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/built tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
+
+test-book: $(INSTALLED)  ## test the built book: its pages, and a browser's view of them where Chromium is installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(BIN)/python -m pytest -n 2 --dist load tests/built
 
 notebooks: $(INSTALLED)  ## execute the notebooks and store their outputs in them
 	$(BIN)/python book/build.py --store

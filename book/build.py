@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -250,6 +251,20 @@ def build_pages() -> int:
     return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
 
 
+def scope_heads() -> None:
+    """Say of every head of a table whether it heads a column or a row, for screen readers. An empty one is no head."""
+    for file in INDEX.parent.rglob("*.html"):
+        text = file.read_text()
+        for part, scope in (("thead", "col"), ("tbody", "row")):
+            text = re.sub(
+                rf"<{part}\b.*?</{part}>",
+                lambda found, scope=scope: re.sub(r"<th\b(?![^>]*\bscope=)", f'<th scope="{scope}"', found[0]),
+                text,
+                flags=re.DOTALL,
+            )
+        file.write_text(re.sub(r"<th\b([^>]*)>(\s*)</th>", r"<td\1>\2</td>", text))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the book into _build/html.")
     parser.add_argument("--store", action="store_true", help="execute the notebooks and store their outputs, no more")
@@ -266,6 +281,7 @@ def main() -> None:
     status = build_pages()
     if status or not INDEX.exists():
         sys.exit(f"jupyter-book failed with exit status {status}; its messages are above")
+    scope_heads()
     print(f"the book: {ROOT / INDEX}")
 
 
