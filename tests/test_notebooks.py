@@ -26,9 +26,12 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
     "imagenet": {"network": "resnet20"},
     "lenet_mnist": {"levels": -1},
     "provenance": {"study": "no such study"},
+    "pruning_at_init": {"recipe": "high"},
     "quickstart": {"profile": "enormous"},
+    "sanity_checks": {"network": "resnet18"},
     "sparse": {"network": "vgg19"},
     "stability_senses": {"recipe": "high"},
+    "what_to_rewind": {"profile": "enormous"},
 }
 """Notebook -> a value that its parameter does not admit. Every notebook with parameters needs one."""
 
