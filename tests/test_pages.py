@@ -147,7 +147,7 @@ def test_a_figure_has_its_pictures_numbers_scale_and_command(
     text = book.figure("a_page-curves", "What was found.")
     for part in (
         "{figure} ../_static/figures/a_page-curves.light.svg", ":alt: What is drawn.", "What was found.", "A caption.",
-        "a_page-curves.dark.narrow.svg", 'href="../_static/figures/a_page-curves.csv"', "the paper's scale",
+        "a_page-curves.dark.narrow.svg", 'href="../../_static/figures/a_page-curves.csv"', "the paper's scale",
         'href="../executed/a_page.html"', "1,200 trainings: 2.0 hours on one a GPU", about["command"], "3 replicates",
     ):  # fmt: skip
         assert part in text
