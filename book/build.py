@@ -3,6 +3,8 @@
     python book/build.py            # what `make book` does
     python book/build.py --stored   # with the outputs that are stored in the notebooks, where a page is a notebook's
     python book/build.py --store    # `make notebooks`: execute them and store their outputs, building no page
+    python book/build.py --page NAME FILE   # for workflow/Snakefile: execute one page's notebook into a file
+    python book/build.py --pages FOLDER     # the same: build the book from a folder of them
 
 The pages are written to _build/html. A notebook that fails stops the build before any page is made.
 """
@@ -195,6 +197,14 @@ def collect(stored: bool, further: bool = True) -> None:
     PART.rename(EXECUTED)
 
 
+def execute_page(name: str, destination: Path) -> None:
+    """Execute the notebook of one page into a file."""
+    page = PAGES.get(name, Page(name, "", {}))
+    execute(NOTEBOOKS / f"{page.notebook}.ipynb", destination, page.parameters)
+    if page.title:
+        retitle(destination, page.title)
+
+
 def store_outputs() -> None:
     """Put the executed notebooks in the place of the notebooks, without papermill's notes on the run.
 
@@ -229,11 +239,20 @@ def main() -> None:
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--stored", action="store_true", help="take the notebooks' stored outputs; execute other pages")
     either.add_argument("--store", action="store_true", help="execute the notebooks and store their outputs, no more")
+    either.add_argument("--page", nargs=2, metavar=("NAME", "FILE"), help="execute one page's notebook, no more")
+    either.add_argument("--pages", type=Path, metavar="FOLDER", help="take the executed notebooks of a folder")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     check_jupyter_book()
     os.chdir(ROOT)
-    collect(arguments.stored, further=not arguments.store)
+    if arguments.page:
+        execute_page(arguments.page[0], Path(arguments.page[1]))
+        return
+    if arguments.pages:
+        shutil.rmtree(EXECUTED, ignore_errors=True)
+        shutil.copytree(arguments.pages, EXECUTED)
+    else:
+        collect(arguments.stored, further=not arguments.store)
     if arguments.store:
         store_outputs()
         return
