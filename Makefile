@@ -14,6 +14,7 @@ REPLICATES =
 TIME_LIMIT =
 PLAN = agenda --profile laptop
 FOLDER = runs/paper
+WORKERS = 1
 
 # One data folder, whichever folder a notebook runs in.
 export LTH_DATA ?= $(CURDIR)/data
@@ -41,8 +42,8 @@ study: $(INSTALLED)  ## train what is missing (NETWORK= RECIPE= PROFILE= REPLICA
 	$(BIN)/lth run $(NETWORK) --recipe $(RECIPE) --profile $(PROFILE) \
 	    $(if $(REPLICATES),--replicates $(REPLICATES)) $(if $(TIME_LIMIT),--time-limit $(TIME_LIMIT))
 
-paper: $(INSTALLED) $(FLOW)/.installed  ## train the whole paper and build the book (PLAN= FOLDER= for stores and pages)
-	$(FLOW)/bin/snakemake --profile workflow/profiles/local --config 'plan=$(PLAN)' 'folder=$(FOLDER)'
+paper: $(INSTALLED) $(FLOW)/.installed  ## train the whole paper and build the book (PLAN= FOLDER= WORKERS=networks of a unit)
+	$(FLOW)/bin/snakemake --profile workflow/profiles/local --config 'plan=$(PLAN)' 'folder=$(FOLDER)' workers=$(WORKERS)
 
 test-cluster: $(INSTALLED) $(FLOW)/.installed  ## run the workflow on a Slurm of its own, preempt it, kill a node (needs Slurm)
 	$(BIN)/python workflow/try_cluster.py

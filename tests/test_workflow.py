@@ -25,9 +25,7 @@ def snakemake(folder: Path, *options: str, **config: str) -> str:
         f"{name}={value}" for name, value in {"folder": folder, "results": folder / "results", **config}.items()
     ]
     command = [SNAKEMAKE, "--snakefile", ROOT / "workflow/Snakefile", "--profile", ROOT / "workflow/profiles/local"]
-    command += ["--cores", "1", *options, "--config", *settings]
-    if "pages" not in config:
-        command += ["--directory", folder]
+    command += ["--directory", folder, "--cores", "1", *options, "--config", *settings]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout + done.stderr
