@@ -16,8 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from socket import gethostname
 from tempfile import TemporaryDirectory
 
 import pandas as pd
@@ -27,7 +28,7 @@ LTH = ROOT / ".venv/bin/lth"
 SNAKEMAKE = ROOT / ".venv-flow/bin/snakemake"
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
 """The only place where Snakemake's plugin looks for it."""
-STUDY = ["lenet_300_100", "--profile", "smoke", "--figure", "stability", "--replicates", "2", "--set", "iterations=500"]
+STUDY = ["lenet_300_100", "--profile", "smoke", "--figure", "stability", "--replicates", "2", "--set", "iterations=300"]
 CASES = ["requeue", "cancel", "dies"]
 NODES = [f"{case}{number}" for case in CASES for number in (1, 2)]
 STOPPED = "the same command goes on from here"
@@ -38,8 +39,9 @@ OF_A_RUN = ["seconds", "finished"]
 
 def configuration(folder: Path) -> str:
     """slurm.conf. A node is a slurmd with one core; `urgent` preempts the partitions of the cases."""
+    host = gethostname().partition(".")[0]
     nodes = [
-        f"NodeName={node} NodeHostname=localhost Port={16820 + place} CPUs=1 RealMemory=4000"
+        f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={16820 + place} CPUs=1 RealMemory=4000"
         for place, node in enumerate(NODES)
     ]
     partitions = [
@@ -49,7 +51,7 @@ def configuration(folder: Path) -> str:
     return "\n".join(
         [
             "ClusterName=lth",
-            "SlurmctldHost=localhost",
+            f"SlurmctldHost={host}(127.0.0.1)",
             "SlurmUser=root",
             "SlurmctldPort=16818",
             f"AuthInfo=socket={folder}/munge.socket,cred_expire=5",  # a requeued job waits for as long
@@ -160,23 +162,31 @@ def disturb(case: str, folder: Path) -> dict[Path, int]:
     node = node_of(case, replicate)
     before = finished(store)
     if case == "dies":
-        for process in Path("/proc").glob("[0-9]*"):
-            if on_node(process, node):
-                os.kill(int(process.name), signal.SIGKILL)
+        for process in processes(node):
+            with suppress(ProcessLookupError):  # it has ended
+                os.kill(process, signal.SIGKILL)
     else:
         said("sbatch", "-p", "urgent", "-w", node, "-o", "/dev/null", "--wrap", "sleep 5")
     print(f"{case}: {node} disturbed, {len(before)} trainings finished", flush=True)
     return before
 
 
-def on_node(process: Path, node: str) -> bool:
-    """Whether a process is a node's slurmd, or of a job there."""
-    try:
-        command = (process / "cmdline").read_bytes().split(b"\0")
-        environment = (process / "environ").read_bytes().split(b"\0")
-    except OSError:  # it has ended
-        return False
-    return command[-2:-1] == [node.encode()] or f"SLURMD_NODENAME={node}".encode() in environment
+def processes(node: str) -> list[int]:
+    """The processes of a node: its slurmd, those of its jobs, and before these the ones that would report their end."""
+    daemon, jobs = list[int](), dict[int, int]()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            environment = (process / "environ").read_bytes().split(b"\0")
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            continue
+        if command[-3:-1] == [b"-N", node.encode()]:
+            daemon.append(int(process.name))
+        elif f"SLURMD_NODENAME={node}".encode() in environment:
+            jobs[int(process.name)] = parent
+    steps = {parent for parent in jobs.values() if Path(f"/proc/{parent}/comm").read_text() == "slurmstepd\n"}
+    return [*daemon, *steps, *jobs]
 
 
 def tables(folder: Path) -> tuple[bytes, pd.DataFrame]:
