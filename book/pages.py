@@ -129,7 +129,8 @@ class Book:
         self.shown.append(name)
         alt = html.escape(about["alt"], quote=True)
         others = "\n".join(
-            f'<img class="picture {theme} {width} dark-light" src="{TO_BUILT}/{name}.{theme}{end}.svg" alt="{alt}" loading="lazy">'
+            f'<img class="picture {theme} {width} dark-light" src="{TO_BUILT}/{name}.{theme}{end}.svg" alt="{alt}" '
+            'loading="lazy">'
             for theme in ("light", "dark")
             for width, end in (("wide", ""), ("narrow", ".narrow"))
             if (theme, width) != ("light", "wide")

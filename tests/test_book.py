@@ -75,6 +75,44 @@ def test_a_notebook_that_fails_stops_the_build(tmp_path: Path) -> None:
     assert not (folder / "_build").exists()
 
 
+def test_one_page_is_executed_with_its_parameters_and_its_title(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, ran = build_script(), []
+
+    def execute(notebook: Path, destination: Path, parameters: dict[str, object]) -> None:
+        ran.append((notebook.name, parameters))
+        shutil.copyfile(notebook, destination)
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(script, "execute", execute)
+    for name in ("cifar10_stability_deep", "costs"):
+        monkeypatch.setattr(sys, "argv", ["build.py", "--page", name, str(tmp_path / name)])
+        script.main()
+    assert ran == [("cifar10_stability.ipynb", {"compared_levels": [13, 8]}), ("costs.ipynb", {})]
+    titles = [
+        nbformat.read(tmp_path / name, 4).cells[0].source.splitlines()[0]
+        for name in ("cifar10_stability_deep", "costs")
+    ]
+    assert titles == ["# ResNet-20: stability at 5.5% of the weights", "# What it costs"]
+
+
+def test_a_book_of_executed_pages_has_these_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = build_script()
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/new.ipynb").write_text("new")
+    (tmp_path / script.EXECUTED).mkdir(parents=True)
+    (tmp_path / script.EXECUTED / "old.ipynb").write_text("old")
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(script, "place_mathjax", lambda: None)
+    monkeypatch.setattr(script, "build_pages", lambda: 7)
+    monkeypatch.setattr(sys, "argv", ["build.py", "--pages", str(tmp_path / "pages")])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="exit status 7"):
+        script.main()
+    assert [file.name for file in (tmp_path / script.EXECUTED).iterdir()] == ["new.ipynb"]
+
+
 def test_another_major_version_of_jupyter_book_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     script = build_script()
     monkeypatch.setattr(script, "version", lambda name: "2.0.1")

@@ -16,7 +16,7 @@ FEW = (*OF_SMOKE, "--rewinds", "0", "--levels", "1", "--orders", "1", "--figure"
 """Options that leave four trainings of the smoke profile: dense, imp and both controls."""
 
 
-@pytest.mark.parametrize("command", ["run", "status", "agenda", "export", "import", "tickets"])
+@pytest.mark.parametrize("command", ["run", "status", "plan", "agenda", "export", "import", "tickets"])
 def test_every_command_is_listed_and_has_help(command: str, lth: Lth):
     listed, own = lth("--help"), lth(command, "--help")
     assert (listed.status, own.status) == (0, 0)

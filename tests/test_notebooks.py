@@ -22,6 +22,7 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
     "cifar10_scale": {"network": "resnet18"},
     "cifar10_stability": {"recipe": "high"},
     "claims": {"networks": []},
+    "cluster": {"price": -1},
     "costs": {"profile": "gigantic"},
     "imagenet": {"network": "resnet20"},
     "lenet_mnist": {"levels": -1},
