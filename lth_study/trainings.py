@@ -109,6 +109,9 @@ def images_of(setting: Setting) -> Dataset:
     if classes != setting.classes:
         raise SettingError(f"classes: the network has {setting.classes}, and {data.TITLES[images.name]} has {classes}")
     count = ranks.rank_and_count()[1]
+    fewest = min(len(part) for part in (images.train, images.validation, images.test))
+    if count > fewest:
+        raise SettingError(f"WORLD_SIZE: {count} processes are more than {fewest} images to evaluate; start fewer")
     if setting.batch_size % count:
         raise SettingError(f"batch_size: {setting.batch_size} cannot be shared equally by {count} processes")
     return images

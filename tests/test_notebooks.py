@@ -19,15 +19,15 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
     "cifar10_accuracy": {"network": "resnet18"},
     "cifar10_data": {"network": "resnet50"},
     "cifar10_recipes": {"dataset": "cifar100"},
-    "cifar10_scale": {"network": "resnet18"},
+    "cifar10_scale": {"scales": "text"},
     "cifar10_stability": {"recipe": "high"},
-    "claims": {"networks": []},
+    "claims": {"networks": 3},
     "costs": {"profile": "gigantic"},
     "imagenet": {"network": "resnet20"},
     "lenet_mnist": {"levels": -1},
     "provenance": {"study": "no such study"},
     "quickstart": {"profile": "enormous"},
-    "sparse": {"network": "vgg19"},
+    "sparse": {"network": ["lenet_300_100"]},
     "stability_senses": {"recipe": "high"},
 }
 """Notebook -> a value that its parameter does not admit. Every notebook with parameters needs one."""
