@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -15,6 +17,9 @@ from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LOCK = ".lock"
+"""The file that a process locks to have a folder for itself. It names the process that locked it last."""
 
 
 class StoreError(RuntimeError):
@@ -103,19 +108,34 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a folder's lock. If another process holds it, wait for it, or without `wait` raise filelock's `Timeout`."""
+    """Hold a folder's lock. If another process holds it, wait for it, or without `wait` raise filelock's `Timeout`.
+
+    The system frees the lock of a process that is gone. A lock file without the system's lock would stay for ever.
+    """
     make_folder(folder)
-    lock = FileLock(folder / ".lock", blocking=wait)
+    lock = FileLock(folder / LOCK, blocking=wait, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
         raise
     except OSError as error:
-        raise StoreError(f"cannot write into the folder {folder}: {error.strerror}; choose another one") from None
+        reason = "its file system has no locks" if error.errno == errno.ENOSYS else error.strerror
+        raise StoreError(f"cannot write into the folder {folder}: {reason}; choose another one") from None
     try:
+        with suppress(OSError):  # only a message needs it
+            (folder / LOCK).write_text(f"{os.getpid()} {os.getppid()} {platform.node()}")
         yield
     finally:
         lock.release()
+
+
+def holder(folder: Path) -> str:
+    """The process that holds a folder's lock: "process 12 on HOST". Empty if it is this one or a helper of it."""
+    with suppress(OSError, ValueError):
+        process, parent, host = (folder / LOCK).read_text().split(" ", 2)
+        own = host == platform.node() and str(os.getpid()) in (process, parent)
+        return "" if own else f"process {process} on {host}"
+    return "another process"
 
 
 def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:

@@ -169,7 +169,7 @@ def _train(
     progress: Style,
 ) -> None:
     """Do the trainings and comparisons that the store lacks, several networks at once."""
-    from lth_study.devices import compute_device, cores
+    from lth_study.devices import compute_device, cores, device_name
     from lth_study.parallel import complete_side_by_side, helpers, stop_signals
     from lth_study.ranks import rank_and_count
     from lth_study.trainings import Trainings
@@ -208,7 +208,9 @@ def _train(
             return False
 
         # created before any helper, so that its errors appear once
-        trainings = Trainings(store, rewinds, stop_requested, workers=count if on_gpu else 1)
+        trainings = Trainings(store, rewinds, stop_requested, count if on_gpu else 1, shown.say)
+        if others := {result["provenance"]["device"] for result in store.results().values()} - {device_name()}:
+            shown.say(f"goes on from trainings of {', '.join(sorted(others))}; {device_name()} rounds differently")
         try:
             if on_gpu:
                 complete_side_by_side(trainings, wanted, comparisons, count)

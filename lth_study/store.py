@@ -6,8 +6,8 @@
     <store>/<study>/replicate_1/imp/rewind_500/level_03/{distances,barriers}.json
 
 `result.json` is written last and marks a training as complete. `files` writes each file to a temporary name and moves
-it into place. States have checksums. A lock for each training lets several processes, also of several machines, share
-one store. `worker` fills the store; `measure` adds distances and barriers; `records` and `weights` read it.
+it into place. States have checksums. A lock for each training lets several processes of a machine share one store.
+`worker` fills the store; `measure` adds distances and barriers; `records` and `weights` read it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
-from lth_study.files import Damaged, locked, read_json, read_state, write_atomic, write_json, write_state
+from lth_study.files import Damaged, holder, locked, read_json, read_state, write_atomic, write_json, write_state
 from lth_study.settings import Setting
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 
 class Busy(Exception):
-    """Another process does this training now."""
+    """Another process does this training now. `holder` names it, unless it is this one or a helper of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.holder = holder(folder)
+        super().__init__(f"{self.holder or 'this study'} is at work in {folder}")
 
 
 @dataclass(frozen=True, order=True)
@@ -138,7 +142,7 @@ class TrainingFolder:
             with locked(self.folder, wait=False):
                 yield
         except Timeout:
-            raise Busy(str(self.folder)) from None
+            raise Busy(self.folder) from None
 
     def result(self) -> dict[str, Any]:
         return read_json(self.folder / "result.json")
