@@ -208,7 +208,7 @@ def _train(
             return False
 
         # created before any helper, so that its errors appear once
-        trainings = Trainings(store, rewinds, stop_requested, count if on_gpu else 1, shown.say)
+        trainings = Trainings(store, rewinds, stop_requested, workers=count if on_gpu else 1, say=shown.say)
         if others := {result["provenance"]["device"] for result in store.results().values()} - {device_name()}:
             shown.say(f"goes on from trainings of {', '.join(sorted(others))}; {device_name()} rounds differently")
         try:
