@@ -18,6 +18,8 @@ from filelock import FileLock, Timeout
 if TYPE_CHECKING:
     from torch import Tensor
 
+CHECKED, SHA256 = "checked", "sha256"
+"""The keys that `write_json` adds."""
 LOCK = ".lock"
 """The file that a process locks to have a folder for itself. It names the process that locked it last."""
 
@@ -84,19 +86,35 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomic(path, json.dumps(content, indent=1).encode() + b"\n")
+    """Write JSON with a checksum over it. `checked` says that there is one, so that neither name can be lost alone."""
+    kept = {**content, CHECKED: True}
+    write_atomic(path, json.dumps({**kept, SHA256: _digest(kept)}, indent=1).encode() + b"\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote, or JSON from before it kept a checksum.
+
+    Raises `Damaged` if the file is missing, truncated or altered, and `StoreError` if it cannot be read now.
+    """
+    again = "delete it and run again: the run computes its content again"
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_bytes())
     except OSError as error:
         kind = Damaged if isinstance(error, FileNotFoundError) else StoreError
         raise kind(f"{path} cannot be read ({error})") from None
-    except ValueError as error:
-        again = "delete it and run again: the run computes its content again"
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"{path} cannot be read ({error}); {again}") from None
+    if not isinstance(content, dict):
+        raise Damaged(f"{path} holds no JSON object; {again}")
+    if not {CHECKED, SHA256}.isdisjoint(content):
+        found = content.pop(SHA256, None)
+        if found != _digest(content) or not content.pop(CHECKED, None):
+            raise Damaged(f"{path} is damaged: its contents do not match its checksum; {again}")
     return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def make_folder(folder: Path) -> None:

@@ -209,7 +209,8 @@ def _train(
 
         # created before any helper, so that its errors appear once
         trainings = Trainings(store, rewinds, stop_requested, workers=count if on_gpu else 1, say=shown.say)
-        if others := {result["provenance"]["device"] for result in store.results().values()} - {device_name()}:
+        before = {result["provenance"]["device"] for result in store.results().values()}
+        if before and (others := before - {device_name()}):
             shown.say(f"goes on from trainings of {', '.join(sorted(others))}; {device_name()} rounds differently")
         try:
             if on_gpu:

@@ -393,3 +393,26 @@ def test_a_file_that_cannot_be_opened_now_is_not_taken_for_a_damaged_one(
         harm()
         with pytest.raises(Damaged):
             read_state(file)
+
+
+def test_a_changed_byte_of_json_is_noticed_or_harmless(place: Path):
+    file, content = place / "result.json", {"metrics": {"test_accuracy": 97.5}, "diverged_at": None, "é": [1, "a"]}
+    write_json(file, content)
+    whole = file.read_bytes()
+    for position in range(len(whole)):
+        for bit in (0, 4):
+            flip(file, position, bit)
+            try:
+                assert read_json(file) == content, (position, bit)
+            except Damaged as error:
+                assert f"{file}" in str(error)
+                assert "delete it and run again" in str(error)
+            file.write_bytes(whole)
+
+
+def test_json_from_before_there_was_a_checksum_is_read(place: Path):
+    (place / "images.json").write_text('{"fingerprint": "0123"}\n')
+    assert read_json(place / "images.json") == {"fingerprint": "0123"}
+    (place / "images.json").write_text("[1]\n")
+    with pytest.raises(Damaged, match="holds no JSON object; delete it and run again"):
+        read_json(place / "images.json")
