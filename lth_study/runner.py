@@ -172,6 +172,7 @@ def _train(
     from lth_study.devices import compute_device, cores, device_name
     from lth_study.parallel import complete_side_by_side, helpers, stop_signals
     from lth_study.ranks import rank_and_count
+    from lth_study.training.train import memory_explained
     from lth_study.trainings import Trainings
     from lth_study.worker import Worker
 
@@ -188,6 +189,7 @@ def _train(
     rewinds = {rewind for extent in study.extents.values() for rewind in extent.rewinds}
     store.prepare()
     with (
+        memory_explained(study.setting),
         stop_signals() as stopping,
         Progress(store, [*wanted, *barriers], progress) as shown,
         helpers(store, wanted, comparisons, rewinds) as get_help,

@@ -13,7 +13,7 @@ it into place. States have checksums. A lock for each training lets several proc
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,14 @@ def dense(replicate: int, order: int = 0) -> Training:
     return Training(replicate, "dense", rewind=0, level=0, order=order)
 
 
+def write_setting(file: Path, setting: Setting) -> None:
+    """Write a study's `config.json`, unless it is there and whole."""
+    with suppress(OSError, ValueError):
+        if Setting.from_json(file.read_text()) == setting:
+            return
+    write_atomic(file, setting.to_json().encode())
+
+
 class StudyStore:
     """The trainings of one study (one digest) in a store."""
 
@@ -86,9 +94,7 @@ class StudyStore:
 
     def prepare(self) -> None:
         """Make the folder and its `config.json`."""
-        file = self.folder / "config.json"
-        if not file.exists():
-            write_atomic(file, self.setting.to_json().encode())
+        write_setting(self.folder / "config.json", self.setting)
 
     def images(self, fingerprint: str) -> str:
         """The fingerprint of the images of this store's trainings. The first call stores its `fingerprint`."""
