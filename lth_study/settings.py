@@ -82,8 +82,8 @@ class Setting(Checked):
     """
 
     network: Literal["lenet_300_100", "resnet20", "vgg19", "resnet50", "inception_v3", "squeezenet1_0"]
-    recipe: str
-    profile: str
+    recipe: str = Field(pattern=r"^[\w.-]+$")  # both are part of the name of a folder
+    profile: str = Field(pattern=r"^[\w.-]+$")
     dataset: DataSet
     classes: int = Field(default=10, ge=2)
     width: float = Field(default=1.0, gt=0, le=4)

@@ -14,13 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
-from lth_study.files import Damaged, holder, locked, read_json, read_state, write_atomic, write_json, write_state
+from lth_study.files import (
+    Damaged,
+    StoreError,
+    holder,
+    locked,
+    read_json,
+    read_state,
+    write_atomic,
+    write_json,
+    write_state,
+)
 from lth_study.settings import Setting
 
 if TYPE_CHECKING:
@@ -127,8 +137,17 @@ class StudyStore:
         results = {}
         for file in files:
             result = read_json(file)
-            results[Training(**result["training"])] = result
+            results[self._training(file, result)] = result
         return results
+
+    def _training(self, file: Path, result: Mapping[str, Any]) -> Training:
+        """The training that a result tells of. One whose own folder is another may lead anywhere, so it is refused."""
+        with suppress(LookupError, TypeError, ValueError):
+            training = Training(**result["training"])
+            plain = all(type(getattr(training, each.name)).__name__ == each.type for each in fields(training))
+            if plain and self.saves(training).folder == file.parent:
+                return training
+        raise StoreError(f"{file} does not tell of the training of its folder; delete it and run again")
 
 
 class TrainingFolder:
@@ -186,7 +205,8 @@ class TrainingFolder:
 
     def kept_states(self) -> list[int]:
         """The iterations whose states are kept."""
-        return sorted(int(f.stem.removeprefix("iteration_")) for f in self.folder.glob("iteration_*.safetensors"))
+        names = (file.stem.removeprefix("iteration_") for file in self.folder.glob("iteration_*.safetensors"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save_state(self, iteration: int, state: Mapping[str, Tensor]) -> None:
         write_state(self.folder / f"iteration_{iteration}.safetensors", state)
