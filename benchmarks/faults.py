@@ -1,5 +1,5 @@
 """A campaign of faults: what happens to studies that are killed, cut short of disk or memory, damaged, or asked for
-nonsense. It writes results/faults.csv, one row a kind of fault.
+nonsense. It writes results/faults.csv, one row a kind of fault, in place of that kind's earlier row.
 
 Every fault strikes a small study in a process of its own. The study is then run again, as a user would, and compared
 with one that nothing disturbed. A row counts the faults: those that `struck`; those after which the study `recovered`
@@ -214,7 +214,8 @@ def main() -> None:
     chosen = arguments.parse_args()
     output = (chosen.output or results_folder() / "faults.csv").absolute()
     torch.set_num_threads(1)
-    rows = []
+    table = pd.read_csv(output) if output.exists() else pd.DataFrame({"fault": []})
+    failed = False
     with tempfile.TemporaryDirectory(prefix="faults_") as folder:
         os.environ["LTH_RESULTS"], os.environ["LTH_DATA"] = f"{folder}/results", f"{folder}/data"
         ground = Ground(Path(folder))
@@ -222,12 +223,15 @@ def main() -> None:
             count, strike = kinds[name]
             started = time.monotonic()
             tally = strike(ground, max(1, round(chosen.rounds * count)), random.Random(f"{chosen.seed} {name}"))
-            rows.append(row(name, tally, time.monotonic() - started, chosen.seed))
-            print(" ".join(f"{key}={value}" for key, value in rows[-1].items() if key not in MADE), flush=True)
+            found = row(name, tally, time.monotonic() - started, chosen.seed)
+            print(" ".join(f"{key}={value}" for key, value in found.items() if key not in MADE), flush=True)
             for failure in tally.failures:
                 print(f"  {failure}", flush=True)
-            write_atomic(output, pd.DataFrame(rows).to_csv(index=False).encode())  # a time limit may end it
-    sys.exit(any(each["failures"] for each in rows))
+            failed |= bool(tally.failures)
+            table = pd.concat([table[table["fault"] != name], pd.DataFrame([found])])
+            table = table.sort_values("fault", key=lambda names: names.map(list(kinds).index))
+            write_atomic(output, table.to_csv(index=False).encode())  # a time limit may end it
+    sys.exit(failed)
 
 
 MADE = ("seed", "device", "lth_core", "torch", "python", "measured")

@@ -23,6 +23,7 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
     "cifar10_stability": {"recipe": "high"},
     "claims": {"networks": 3},
     "costs": {"profile": "gigantic"},
+    "faults": {"kind": "no such fault"},
     "imagenet": {"network": "resnet20"},
     "lenet_mnist": {"levels": -1},
     "provenance": {"study": "no such study"},
