@@ -23,7 +23,7 @@ def table() -> pd.DataFrame:
 def test_kinds_are_chosen_by_a_part_of_their_names(table: pd.DataFrame) -> None:
     assert table["fault"].tolist() == ["SIGKILL", "damaged: mask"]
     assert campaign("mask")["struck"].tolist() == [50]
-    with pytest.raises(SettingError, match="kind: no fault has '7' in its name; known: SIGKILL, damaged: mask"):
+    with pytest.raises(SettingError, match="kind: no fault has 7 in its name; known: SIGKILL, damaged: mask"):
         campaign(7)  # type: ignore[arg-type] # as a notebook may give it
 
 
@@ -31,6 +31,9 @@ def test_the_figure_shows_every_count(table: pd.DataFrame) -> None:
     figure = outcomes(table)
     (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [200, 50]
-    assert {line.get_label(): list(line.get_xdata()) for line in axes.lines} == {"recovered": [199, 50], "named": [0, 31]}
+    assert {line.get_label(): list(line.get_xdata()) for line in axes.lines} == {
+        "recovered": [199, 50],
+        "named": [0, 31],
+    }
     assert [label.get_text() for label in axes.get_yticklabels()] == ["SIGKILL", "damaged: mask"]
     plt.close(figure)
