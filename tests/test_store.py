@@ -395,6 +395,16 @@ def test_a_file_that_cannot_be_opened_now_is_not_taken_for_a_damaged_one(
             read_state(file)
 
 
+@pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace("120", "125"), lambda _: ""])
+def test_a_damaged_description_of_a_study_is_written_again(damage: Callable[[str], str], place: Path):
+    study = StudyStore(place, SMOKE)
+    study.prepare()
+    file, whole = study.folder / "config.json", SMOKE.to_json()
+    file.write_text(damage(whole))
+    study.prepare()
+    assert file.read_text() == whole
+
+
 def test_a_changed_byte_of_json_is_noticed_or_harmless(place: Path):
     file, content = place / "result.json", {"metrics": {"test_accuracy": 97.5}, "diverged_at": None, "é": [1, "a"]}
     write_json(file, content)
