@@ -214,8 +214,7 @@ def main() -> None:
     chosen = arguments.parse_args()
     output = (chosen.output or results_folder() / "faults.csv").absolute()
     torch.set_num_threads(1)
-    table = pd.read_csv(output) if output.exists() else pd.DataFrame({"fault": []})
-    failed = False
+    tables, failed = [pd.read_csv(output)] if output.exists() else [], False
     with tempfile.TemporaryDirectory(prefix="faults_") as folder:
         os.environ["LTH_RESULTS"], os.environ["LTH_DATA"] = f"{folder}/results", f"{folder}/data"
         ground = Ground(Path(folder))
@@ -228,9 +227,9 @@ def main() -> None:
             for failure in tally.failures:
                 print(f"  {failure}", flush=True)
             failed |= bool(tally.failures)
-            table = pd.concat([table[table["fault"] != name], pd.DataFrame([found])])
-            table = table.sort_values("fault", key=lambda names: names.map(list(kinds).index))
-            write_atomic(output, table.to_csv(index=False).encode())  # a time limit may end it
+            table = pd.concat([*(each[each["fault"] != name] for each in tables), pd.DataFrame([found])])
+            tables = [table.sort_values("fault", key=lambda names: names.map(list(kinds).index))]
+            write_atomic(output, tables[0].to_csv(index=False).encode())  # a time limit may end it
     sys.exit(failed)
 
 
