@@ -43,7 +43,13 @@ def write_state(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_atomic(path, save(tensors, {**(about or {}), "sha256": _checksum(tensors, about or {})}))
+    try:
+        content = save(tensors, {**(about or {}), "sha256": _checksum(tensors, about or {})})
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise MemoryError(f"{path}: {error}") from None  # so Rust reports that Python has no memory for the bytes
+    write_atomic(path, content)
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -427,3 +427,16 @@ def test_json_from_before_there_was_a_checksum_is_read(place: Path):
     (place / "images.json").write_text("[1]\n")
     with pytest.raises(Damaged, match="holds no JSON object; delete it and run again"):
         read_json(place / "images.json")
+
+
+def test_a_panic_of_safetensors_is_too_little_memory(place: Path, monkeypatch: pytest.MonkeyPatch):
+    class PanicException(BaseException):
+        """What pyo3 raises; its own class cannot be imported."""
+
+    def panic(*_: object) -> None:
+        raise PanicException("PyObject pointer is null")
+
+    monkeypatch.setattr("safetensors.torch.save", panic)
+    with pytest.raises(MemoryError, match=r"end\.safetensors: PyObject pointer is null"):
+        write_state(place / "end.safetensors", STATE)
+    assert names(place) == set()
