@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from lth_study.records import results_file
+from lth_study.report.looks import style
 from lth_study.settings import SettingError
 
 COUNTS = ["struck", "recovered", "named", "lost", "twice", "failures"]
@@ -28,17 +29,18 @@ def campaign(kind: str = "") -> pd.DataFrame:
 
 def outcomes(table: pd.DataFrame) -> Figure:
     """For every kind of fault, how many struck, how many the study recovered from, and how many a message named."""
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(table)), layout="constrained")
-    places = range(len(table))
-    axes.barh(places, table["struck"], color="0.85", label="struck")
-    axes.plot(table["recovered"], places, "o", label="recovered", clip_on=False)
-    axes.plot(table["named"], places, "x", label="named", markeredgewidth=2, clip_on=False)
-    axes.set_yticks(places, table["fault"])
-    axes.invert_yaxis()
-    axes.set_xscale("symlog", linthresh=1)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlim(0, 1.5 * table["struck"].max())
-    axes.margins(y=0.01)
-    axes.set_xlabel("faults")
-    figure.legend(loc="outside upper center", ncols=3)
+    with style():
+        figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(table)), layout="constrained")
+        places = range(len(table))
+        axes.barh(places, table["struck"], color="0.7", label="struck")
+        axes.plot(table["recovered"], places, "o", label="recovered", clip_on=False)
+        axes.plot(table["named"], places, "x", label="named", markeredgewidth=2, clip_on=False)
+        axes.set_yticks(places, table["fault"])
+        axes.invert_yaxis()
+        axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlim(0, 1.5 * table["struck"].max())
+        axes.margins(y=0.01)
+        axes.set_xlabel("faults")
+        figure.legend(loc="outside upper center", ncols=3)
     return figure
