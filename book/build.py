@@ -265,8 +265,12 @@ def build_pages() -> int:
     return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
 
 
-def scope_heads() -> None:
-    """Say of every head of a table whether it heads a column or a row, for screen readers. An empty one is no head."""
+def finish_pages() -> None:
+    """Mend what the theme's pages lack, for screen readers and browsers.
+
+    Every head of a table says whether it heads a column or a row, and an empty one is no head. Lists that fold in the
+    sidebar have a name. The scripts of thebe, which nothing here uses and which the theme loads twice, go.
+    """
     for file in INDEX.parent.rglob("*.html"):
         text = file.read_text()
         for part, scope in (("thead", "col"), ("tbody", "row")):
@@ -276,7 +280,9 @@ def scope_heads() -> None:
                 text,
                 flags=re.DOTALL,
             )
-        file.write_text(re.sub(r"<th\b([^>]*)>(\s*)</th>", r"<td\1>\2</td>", text))
+        text = re.sub(r"<th\b([^>]*)>(\s*)</th>", r"<td\1>\2</td>", text)
+        text = re.sub(r"<script\b[^>]*>[^<]*THEBE_JS_URL[^<]*</script>|<script\b[^>]*thebe[^>]*></script>", "", text)
+        file.write_text(text.replace("<summary><span", '<summary aria-label="Pages of this chapter"><span'))
 
 
 def main() -> None:
@@ -307,7 +313,7 @@ def main() -> None:
     status = build_pages()
     if status or not INDEX.exists():
         sys.exit(f"jupyter-book failed with exit status {status}; its messages are above")
-    scope_heads()
+    finish_pages()
     print(f"the book: {ROOT / INDEX}")
 
 

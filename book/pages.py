@@ -3,6 +3,7 @@
 A template is Markdown with Jinja's `{{ ... }}`. Its numbers, figures and verdicts come from the records:
 
     {{ here("CLAIM") }}         effect of a claim of results/claims.csv with its interval
+    {{ paper("CLAIM") }}        the paper's number for it
     {{ verdict("CLAIM") }}      its verdict, linked to its row
     {{ effect(...) }}           another effect, as claims write it
     {{ figure("PAGE-NAME", "finding") }}    a figure that a notebook published
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import html
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Book:
         self.shown: list[str] = []
 
     def functions(self) -> dict[str, Any]:
-        names = ("here", "verdict", "effect", "figure", "matrix", "questions", "count", "trainings", "value")
+        names = ("here", "paper", "verdict", "effect", "figure", "matrix", "questions", "count", "trainings")
         return {name: getattr(self, name) for name in names}
 
     def _claim(self, name: str) -> Any:
@@ -79,10 +79,9 @@ class Book:
         claim = self._claim(name)
         return str(claim["here"]) or "not run"
 
-    def value(self, name: str) -> str:
-        """The effect of a claim alone, without its sign."""
-        found = re.search(r"\d+\.\d+", self.here(name))
-        return found[0] if found else "not run"
+    def paper(self, name: str) -> str:
+        """The paper's number for a claim."""
+        return str(self._claim(name)["paper"])
 
     def verdict(self, *names: str) -> str:
         """The verdict of each claim, linked to its row on the page of claims."""

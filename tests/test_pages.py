@@ -65,7 +65,7 @@ def test_a_claim_gives_its_effect_and_its_verdict_with_a_link(book: Any) -> None
     name = "lenet_300_100-standard-paper-initialisation-better-than-random"
     row = book.judged.loc[name]
     assert book.here(name) == row["here"]
-    assert book.value(name) == row["here"].split(" ")[0].removeprefix("+")
+    assert book.paper(name) == row["paper"] == "+0.8"
     chip = book.verdict(name)
     assert f'href="../executed/claims.html#{name}"' in chip
     assert f"{row['verdict']}</a>" in chip

@@ -143,7 +143,6 @@ def test_a_caption_says_what_is_shown_once(
     caption = report.caption(table, *settings)
     assert [part for part in said if caption.count(part) != 1] == []
     assert [part for part in unsaid if part in caption] == []
-    assert caption == f"{report.caption(table, *settings)} Line: mean; band: smallest to largest sample."
 
 
 def test_a_caption_counts_replicates_with_values_and_what_diverged(table: pd.DataFrame):

@@ -115,15 +115,16 @@ def nothing_recorded(records: pd.DataFrame, where: str) -> ValueError:
 def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame, *, each: bool = False) -> pd.DataFrame:
     """Accuracies in points less the dense network's, ours beside the paper's: a row for each percentage remaining.
 
-    `paper` are values of Figure 8. Percentages are rounded to whole ones. Ours are means over replicates, or with
+    `paper` are values of one figure. Percentages are rounded to whole ones. Ours are means over replicates, or with
     `each` every replicate's value.
     """
     ours = relative_to_dense(records).query("method != 'dense'")
     line = ours["method"].map(METHOD_NAMES) + ours["rewind"].map(", k = {:,}".format)
     ours = ours.assign(curve=line, percent_remaining=(100 * ours["density"]).round())
+    curves = paper_curves(paper)
+    curves = curves[curves["percent_remaining"] < 100].assign(percent_remaining=curves["percent_remaining"].round())
     here, theirs = (
-        rows.groupby(["percent_remaining", "curve"], sort=False)["value"].agg(list).unstack()
-        for rows in (ours, paper_curves(paper))
+        rows.groupby(["percent_remaining", "curve"], sort=False)["value"].agg(list).unstack() for rows in (ours, curves)
     )
     table = pd.concat({"here": here, "paper": theirs.reindex(here.index)}, axis=1).sort_index(ascending=False)
     table = table.rename_axis(index="weights remaining (%)", columns=["", "curve"])
