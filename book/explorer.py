@@ -169,7 +169,8 @@ def _data(setting: Setting) -> tuple[str, str, str]:
     own = {name: value for name, value in setting if name not in LABELS and value != getattr(standard.setting, name)}
     own.pop("dataset", None)
     key = "-".join([setting.dataset, *map(str, own.values())])
-    title = ", ".join([TITLES[setting.dataset], *(f"{name} {value}" for name, value in own.items())])
+    named = (str(value) if name == "precision" else f"{name} {value}" for name, value in own.items())
+    title = ", ".join([TITLES[setting.dataset], *named])
     command = command_for(standard.updated(dataset=setting.dataset, **own))
     assert command is not None  # the preset exists
     return key, title, command
@@ -200,6 +201,7 @@ def presets(studies: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for figure, (networks, fixed) in FIGURES.items():
         for study in studies:
             state = {name: study[name] for name in STUDY} | study["first"] | fixed
+            state["method"] = [name for name in fixed["method"] if any(row["method"] == name for row in study["rows"])]
             tickets = [row for row in study["rows"] if row["method"] == "imp"]
             if fixed["x"] == "k":
                 state["k"] = sorted({row["k"] for row in tickets})
@@ -371,13 +373,19 @@ def summary(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def chart(study: Mapping[str, Any], state: State, theme: Theme, width: int = 420) -> dict[str, Any]:
-    """The chart of a state, complete."""
+    """The chart of a state, complete. A panel without values is left out."""
     made: dict[str, Any] = json.loads(json.dumps(CHART)) | {"config": config(theme), "datasets": {}}
     points = selected(study, state)
     shown = {point["series"] for rows in points.values() for point in rows}
     looks = list({look["name"]: look for look in study["series"].values() if look["name"] in shown}.values())
     domain = [look["name"] for look in looks]
     for panel, spec in zip(PANELS, made["concat"], strict=True):
+        rest = [point for point in points[panel] if not point["dense"]]
+        made["datasets"] |= {
+            panel: rest,
+            f"{panel} mean": summary(rest),
+            f"{panel} dense": summary([point for point in points[panel] if point["dense"]]),
+        }
         spec["width"] = width
         spec["title"] = PANELS[panel][state[panel]]
         spec["encoding"]["x"] = AXES[state["x"]]
@@ -385,10 +393,11 @@ def chart(study: Mapping[str, Any], state: State, theme: Theme, width: int = 420
             spec["encoding"][channel]["scale"] = {"domain": domain, "range": [look[key] for look in looks]}
         for layer in spec["layer"]:
             layer["encoding"]["y"] = layer["encoding"]["y"] | {"title": None, "scale": {"zero": panel == "distance"}}
-        rest = [point for point in points[panel] if not point["dense"]]
-        made["datasets"][panel] = rest
-        made["datasets"][f"{panel} mean"] = summary(rest)
-        made["datasets"][f"{panel} dense"] = summary([point for point in points[panel] if point["dense"]])
+        spec["layer"] = [layer for layer in spec["layer"] if made["datasets"][layer["data"]["name"]]]
+    made["concat"] = [spec for spec in made["concat"] if spec["layer"]]
+    shown_views = {layer.get("name") for spec in made["concat"] for layer in spec["layer"]}
+    hover = made["params"][1]
+    hover["views"] = [view for view in hover["views"] if view in shown_views]
     return made
 
 
@@ -397,13 +406,18 @@ def static(study: Mapping[str, Any], state: State) -> str:
     points = selected(study, state)
     titles = [PANELS[panel][state[panel]] for panel in PANELS]
     means = {panel: {(row["series"], row["x"]): row for row in summary(points[panel])} for panel in PANELS}
+    names = [look["name"] for look in study["series"].values()]
+
+    def order(place: tuple[str, float]) -> int:
+        return names.index(place[0])
+
     x = PERCENT if state["x"] == "percent" else REWIND
     head = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in ("network", x, *titles))
     rows = "\n".join(
         f'<tr><th scope="row">{html.escape(name)}</th><td>{at:,g}</td>'
         + "".join(f"<td>{_cell(means[panel].get((name, at)))}</td>" for panel in PANELS)
         + "</tr>"
-        for name, at in dict.fromkeys(place for panel in PANELS for place in means[panel])
+        for name, at in sorted(dict.fromkeys(place for panel in PANELS for place in means[panel]), key=order)
     )
     alt = html.escape(f"{' and '.join(titles)}. The table below has the values. {study['about']}", quote=True)
     pictures = "\n".join(

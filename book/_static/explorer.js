@@ -4,7 +4,7 @@
   const known = window.EXPLORER;
   const STUDY = ["network", "recipe", "scale", "data"];
   const LISTS = ["k", "method"];
-  const form = document.getElementById("explorer");
+  const form = document.getElementById("explorer-form");
   const view = document.getElementById("explorer-view");
   const panels = Object.keys(known.panels);
   const unique = (values) => [...new Set(values)];
@@ -129,7 +129,8 @@
     });
   }
 
-  async function draw(points) {
+  // One drawing after the other: two at once would leave the place empty or doubled.
+  function draw(points) {
     const theme = document.documentElement.dataset.theme === "dark" ? "dark" : "light";
     const spec = { ...structuredClone(known.chart), config: structuredClone(known.themes[theme]), datasets: {} };
     const looks = unique(Object.values(study.series)).filter((look) => points.some((point) => point.series === look.name));
@@ -140,19 +141,29 @@
     spec.params.find((param) => param.name === "chosen").value = state.replicate ? Number(state.replicate) : null;
     panels.forEach((panel, number) => {
       const part = spec.concat[number];
+      const own = points.filter((point) => point.panel === panel);
+      spec.datasets[panel] = own.filter((point) => !point.dense);
+      spec.datasets[`${panel} mean`] = summary(spec.datasets[panel]);
+      spec.datasets[`${panel} dense`] = summary(own.filter((point) => point.dense));
       part.width = two ? (view.clientWidth - spec.spacing) / 2 - 50 : view.clientWidth - 50;
       part.title = known.panels[panel][state[panel]];
       part.encoding.x = known.axes[state.x];
       for (const [channel, key] of [["color", theme], ["strokeDash", "dash"], ["shape", "shape"]])
         part.encoding[channel].scale = { domain, range: looks.map((look) => look[key]) };
       for (const layer of part.layer) Object.assign(layer.encoding.y, { title: null, scale: { zero: panel === "distance" } });
-      const own = points.filter((point) => point.panel === panel);
-      spec.datasets[panel] = own.filter((point) => !point.dense);
-      spec.datasets[`${panel} mean`] = summary(spec.datasets[panel]);
-      spec.datasets[`${panel} dense`] = summary(own.filter((point) => point.dense));
+      part.layer = part.layer.filter((layer) => spec.datasets[layer.data.name].length);
     });
-    drawn?.finalize();
-    drawn = await window.vegaEmbed(view, spec, { actions: false, renderer: "svg" });
+    // A panel without values is left out.
+    spec.concat = spec.concat.filter((part) => part.layer.length);
+    const names = spec.concat.flatMap((part) => part.layer.map((layer) => layer.name));
+    const hover = spec.params.find((param) => param.name === "hover");
+    hover.views = hover.views.filter((name) => names.includes(name));
+    spec.description = `${panels.map((panel) => known.panels[panel][state[panel]]).join(" and ")}. ${study.about} The table has the values.`;
+    drawn = Promise.resolve(drawn).then((made) => {
+      made?.finalize();
+      if (!spec.concat.length) return view.replaceChildren("Nothing of this choice is recorded.");
+      return window.vegaEmbed(view, spec, { mode: "vega-lite", actions: false, renderer: "svg", tooltip: { theme } });
+    });
   }
 
   function fillTable(points) {
@@ -177,9 +188,10 @@
     const titles = panels.map((panel) => known.panels[panel][state[panel]]);
     const head = ["network", known.axes[state.x].title, ...titles];
     table.tHead.replaceChildren(row(...head.map((name) => cell("th", name, "col"))));
+    const order = Object.values(study.series).map((look) => look.name);
     const places = new Map(means.flat().map((mean) => [JSON.stringify([mean.series, mean.x]), mean]));
     table.tBodies[0].replaceChildren(
-      ...[...places.values()].map(({ series, x }) =>
+      ...[...places.values()].sort((a, b) => order.indexOf(a.series) - order.indexOf(b.series)).map(({ series, x }) =>
         row(
           cell("th", series, "row"),
           cell("td", x.toLocaleString("en")),
@@ -191,11 +203,11 @@
 
   // The file has a row for each replicate of each value that is shown.
   function csv(rows) {
-    const head = "network,recipe,profile,dataset,method,rewind,level,percent_remaining,metric,replicate,value,device";
+    const head = "network,recipe,profile,data,method,rewind,level,percent_remaining,metric,replicate,value,device";
     const place = [study.network, study.recipe, study.scale, study.data];
     const lines = rows.flatMap((row) =>
       row.values.map((value, number) =>
-        [...place, row.method, row.k, row.level, row.percent, row.metric, row.replicates[number], value, row.device].join(","),
+        [...place, row.method, row.k, row.level, row.percent, row.metric, row.replicates[number], value, JSON.stringify(row.device)].join(","),
       ),
     );
     return [head, ...lines, ""].join("\n");
@@ -243,7 +255,7 @@
     const select = form.elements.preset;
     let group = [...select.querySelectorAll("optgroup")].find((own) => own.label === one.figure);
     if (!group) select.append((group = Object.assign(document.createElement("optgroup"), { label: one.figure })));
-    group.append(new Option(one.title, number));
+    group.append(new Option(`${one.figure}: ${one.title}`, number));
   }
   form.addEventListener("change", ({ target }) => {
     if (target.name === "preset") return target.value && show(read(new URLSearchParams(known.presets[target.value].address)));
@@ -262,7 +274,7 @@
   });
   addEventListener("hashchange", fromAddress);
   document.getElementById("explorer-picture").hidden = true;
-  form.hidden = false;
+  form.hidden = document.getElementById("explorer-live").hidden = false;
   fromAddress();
   let width = view.clientWidth;
   new ResizeObserver(() => {
