@@ -29,7 +29,7 @@ from lth_study.commands import command_for
 from lth_study.data import TITLES
 from lth_study.report import METHOD_NAMES, METRIC_NAMES, NETWORK_NAMES, caption
 from lth_study.report.charts import PERCENT, REWIND
-from lth_study.report.drawing import DASHES, INKS, LOOKS, PAPERS, Theme, look_of
+from lth_study.report.drawing import DASHES, INKS, PAPERS, Theme, look_of
 from lth_study.report.effects import estimate
 from lth_study.settings import LABELS, Setting
 
@@ -93,9 +93,11 @@ def content() -> dict[str, Any]:
     """All that the page knows: names, looks, studies with their values, presets, and the chart without data."""
     studies = [study for setting in records.studies(records.results_folder()) if (study := recorded(setting))]
     order = {name: place for place, name in enumerate(NETWORK_NAMES)}
-    studies.sort(key=lambda one: (order[one["network"]], one["recipe"] != "standard", one["scale"] != "paper", len(one["data"])))
+    studies.sort(
+        key=lambda one: (order[one["network"]], one["recipe"] != "standard", one["scale"] != "paper", len(one["data"]))
+    )
     figures = presets(studies)
-    most = max(len(row["values"]) for study in studies for row in study["rows"])
+    most = max(len({each for row in study["rows"] for each in row["replicates"]}) for study in studies)
     return {
         "panels": PANELS,
         "networks": NETWORK_NAMES,
@@ -157,7 +159,9 @@ def _together(devices: Iterable[str]) -> str:
 
 def _fullest(rows: pd.DataFrame) -> int:
     """The level that has values of most methods at most rewinding iterations; the densest of several."""
-    return int(rows[["level", "method", "rewind"]].drop_duplicates()["level"].value_counts(sort=False).sort_index().idxmax())
+    return int(
+        rows[["level", "method", "rewind"]].drop_duplicates()["level"].value_counts(sort=False).sort_index().idxmax()
+    )
 
 
 def _data(setting: Setting) -> tuple[str, str, str]:
@@ -241,6 +245,7 @@ def _panel(name: str) -> dict[str, Any]:
     clear, strong = ({"condition": [_HOVER | {"value": v}, _CHOSEN | {"value": v}]} for v in (1, 2.5))
     value = {"field": "value", "type": "quantitative"}
     each = {"field": "replicate", "type": "nominal"}
+    plain = {"shape": None}  # a line with shapes would have points of its own
     tips = {"series": "line", "x": "x", "value": "value", "replicate": "replicate", "device": "device"}
     return {
         "height": 300,
@@ -256,6 +261,7 @@ def _panel(name: str) -> dict[str, Any]:
                 "encoding": {
                     "y": {"field": "low", "type": "quantitative"},
                     "y2": {"field": "high"},
+                    **plain,
                     "strokeDash": None,
                 },
             },
@@ -265,6 +271,7 @@ def _panel(name: str) -> dict[str, Any]:
                 "encoding": {
                     "y": value,
                     "detail": each,
+                    **plain,
                     "opacity": clear | {"value": 0.4},
                     "strokeWidth": strong | {"value": 0.6},
                 },
@@ -272,12 +279,12 @@ def _panel(name: str) -> dict[str, Any]:
             {
                 "data": {"name": f"{name} mean"},
                 "mark": {"type": "line", "strokeWidth": 2},
-                "encoding": {"y": value},
+                "encoding": {"y": value, **plain},
             },
             {
                 "data": {"name": f"{name} dense"},
                 "mark": {"type": "rule", "strokeWidth": 1.2},
-                "encoding": {"x": None, "y": value},
+                "encoding": {"x": None, "y": value, **plain},
             },
             {
                 "name": f"{name}_points",
@@ -395,9 +402,11 @@ def chart(study: Mapping[str, Any], state: State, theme: Theme, width: int = 420
             layer["encoding"]["y"] = layer["encoding"]["y"] | {"title": None, "scale": {"zero": panel == "distance"}}
         spec["layer"] = [layer for layer in spec["layer"] if made["datasets"][layer["data"]["name"]]]
     made["concat"] = [spec for spec in made["concat"] if spec["layer"]]
-    shown_views = {layer.get("name") for spec in made["concat"] for layer in spec["layer"]}
-    hover = made["params"][1]
-    hover["views"] = [view for view in hover["views"] if view in shown_views]
+    names = {layer.get("name") for spec in made["concat"] for layer in spec["layer"]}
+    for param in made["params"]:
+        if "views" in param:
+            param["views"] = [view for view in param["views"] if view in names]
+    made["params"] = [param for param in made["params"] if param.get("views", True)]
     return made
 
 

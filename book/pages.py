@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import jinja2
 import pandas as pd
@@ -30,6 +31,8 @@ EVIDENCE = Path("book/evidence")
 PAGES = Path("book/pages")
 FIGURES = Path("book/_static/figures")
 TO_FIGURES = "../_static/figures"
+FROM_PAGE = "../../_static/figures"
+"""The folder of figures as a directive's path, from the source, and as a link's, from the built page."""
 CLAIMS = "../executed/claims.html"
 
 MATRIX = {
@@ -126,7 +129,7 @@ class Book:
         self.shown.append(name)
         alt = html.escape(about["alt"], quote=True)
         others = "\n".join(
-            f'<img class="only-{theme} {width}" src="{TO_FIGURES}/{name}.{theme}{end}.svg" alt="{alt}" loading="lazy">'
+            f'<img class="only-{theme} {width}" src="{FROM_PAGE}/{name}.{theme}{end}.svg" alt="{alt}" loading="lazy">'
             for theme in ("light", "dark")
             for width, end in (("wide", ""), ("narrow", ".narrow"))
             if (theme, width) != ("light", "wide")
@@ -135,13 +138,19 @@ class Book:
         badge = "the paper's scale" if scale == "paper" else f"scale: {scale}"
         hours = " and ".join(f"{hours:.1f} hours on one {device}" for device, hours in about["hours"].items())
         cost = f"{about['trainings']:,} trainings: {hours}" if hours else f"{about['trainings']:,} trainings"
+        studies = about["studies"] if len(about["studies"]) == 1 else []  # the explorer shows one study at a time
+        x = "k" if about["axis"] == "k" else "percent"
         sources = [
             f'<span class="badge {"paper" if scale == "paper" else "reduced"}">{badge}</span>',
             f"{about['replicates']} replicates",
             html.escape(", ".join(about["devices"])),
-            f'<a href="{TO_FIGURES}/{name}.light.svg" download>SVG</a>',
-            f'<a href="{TO_FIGURES}/{name}.csv" download>CSV</a>',
+            f'<a href="{FROM_PAGE}/{name}.light.svg" download>SVG</a>',
+            f'<a href="{FROM_PAGE}/{name}.csv" download>CSV</a>',
             f'<a href="../executed/{about["page"]}.html">notebook</a>',
+            *(
+                f'<a href="explorer.html#{html.escape(urlencode({"study": study, "x": x}))}">explorer</a>'
+                for study in studies
+            ),
         ]
         return f"""
 ```{{figure}} {TO_FIGURES}/{name}.light.svg

@@ -20,6 +20,8 @@
   // Every value that a control can have, for the study that is wanted or the nearest to it.
   function settle(wanted) {
     const options = {};
+    const named = known.studies.find((one) => one.name === wanted.study); // as links from figures do
+    if (named) wanted = { ...wanted, ...Object.fromEntries(STUDY.map((part) => [part, named[part]])) };
     state = {};
     let left = known.studies;
     const choose = (name, values, first) => {
@@ -156,10 +158,10 @@
     // A panel without values is left out.
     spec.concat = spec.concat.filter((part) => part.layer.length);
     const names = spec.concat.flatMap((part) => part.layer.map((layer) => layer.name));
-    const hover = spec.params.find((param) => param.name === "hover");
-    hover.views = hover.views.filter((name) => names.includes(name));
+    for (const param of spec.params) param.views = param.views?.filter((name) => names.includes(name));
+    spec.params = spec.params.filter((param) => param.views?.length !== 0);
     spec.description = `${panels.map((panel) => known.panels[panel][state[panel]]).join(" and ")}. ${study.about} The table has the values.`;
-    drawn = Promise.resolve(drawn).then((made) => {
+    drawn = Promise.resolve(drawn).catch(() => {}).then((made) => {
       made?.finalize();
       if (!spec.concat.length) return view.replaceChildren("Nothing of this choice is recorded.");
       return window.vegaEmbed(view, spec, { mode: "vega-lite", actions: false, renderer: "svg", tooltip: { theme } });
@@ -226,11 +228,11 @@
     history.replaceState(null, "", `#${address()}`);
     const rows = selected();
     const points = pointsOf(rows);
-    const devices = unique(rows.map((row) => row.device));
+    const devices = unique(rows.flatMap((row) => row.device.split(" and "))).sort();
     const count = rows.reduce((sum, row) => sum + row.values.length, 0);
     const mixed = devices.length > 1 ? " Kinds of processor round differently." : "";
     document.getElementById("explorer-shown").textContent =
-      `Shown: ${count.toLocaleString("en")} values, trained on ${devices.join("; ") || "nothing"}.${mixed}`;
+      `Shown: ${count.toLocaleString("en")} values, trained on ${devices.join(", ") || "nothing"}.${mixed}`;
     const badge = document.getElementById("explorer-scale");
     badge.textContent = state.scale === "paper" ? "the paper's scale" : `scale: ${state.scale}`;
     badge.className = `badge ${state.scale === "paper" ? "paper" : "reduced"}`;
@@ -259,6 +261,8 @@
   }
   form.addEventListener("change", ({ target }) => {
     if (target.name === "preset") return target.value && show(read(new URLSearchParams(known.presets[target.value].address)));
+    // The last box of a group stays ticked.
+    if (target.type === "checkbox" && !form.querySelector(`[name=${target.name}]:checked`)) target.checked = true;
     const wanted = read(new FormData(form));
     return show(STUDY.includes(target.name) ? { ...wanted, k: [], level: "", replicate: "" } : wanted);
   });
