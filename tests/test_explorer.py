@@ -226,6 +226,7 @@ def test_without_javascript_a_table_shows_the_records(
     assert shown[2].endswith(f", n = {len(ends)}")
 
 
+NUMBER = r"\d+\.\d\d"
 HARNESS = """<pre id="seen"></pre><script>
 addEventListener("load", async () => {
   const seen = [];
@@ -262,7 +263,10 @@ def test_the_page_shows_what_python_shows(explorer: ModuleType, known: dict[str,
     assert drawn == 1
     for number, (preset, (table, address, chosen, command)) in enumerate(zip(known["presets"], seen, strict=True)):
         study = explorer.study_of(known, preset["state"])
-        assert cells(table) == cells(explorer.static(study, preset["state"])), preset["title"]
+        theirs, ours = json.dumps(cells(table)), json.dumps(cells(explorer.static(study, preset["state"])))
+        assert re.sub(NUMBER, "", theirs) == re.sub(NUMBER, "", ours), preset["title"]
+        values = [list(map(float, re.findall(NUMBER, text))) for text in (theirs, ours)]
+        assert values[0] == pytest.approx(values[1], abs=0.011)  # 36.625 is rounded to 36.63 or to 36.62
         assert preset["address"].split("&")[0] in address
         assert chosen == str(number)
         assert command.startswith(study["command"])
