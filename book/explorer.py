@@ -437,7 +437,7 @@ def static(study: Mapping[str, Any], state: State) -> str:
 {pictures}
 </div>
 <p id="explorer-about">{html.escape(study["about"])}</p>
-<div class="explorer-table">
+<div class="explorer-table" role="region" aria-label="values" tabindex="0">
 <table id="explorer-table">
 <caption>Means, 95% intervals over replicates (Student's t), and the number of replicates.</caption>
 <thead><tr>{head}</tr></thead>

@@ -226,6 +226,28 @@ def test_without_javascript_a_table_shows_the_records(
     assert shown[2].endswith(f", n = {len(ends)}")
 
 
+def rows_of(study: dict[str, Any], state: dict[str, Any]) -> list[dict[str, str]]:
+    """The rows of the file that the page offers for a state."""
+    rows = []
+    for row in study["rows"]:
+        dense = row["method"] == "dense"
+        here = row["k"] in state["k"] and (state["x"] == "percent" or row["level"] == state["level"])
+        if row["metric"] in (state["accuracy"], state["distance"]) and row["method"] in state["method"]:
+            for replicate, value in zip(row["replicates"], row["values"], strict=True):
+                place = {"network": study["network"], "recipe": study["recipe"], "profile": study["scale"]}
+                place |= {"data": study["data"], "method": row["method"], "rewind": row["k"], "level": row["level"]}
+                place |= {"percent_remaining": row["percent"], "metric": row["metric"], "replicate": replicate}
+                made = {**place, "value": value, "device": row["device"]}
+                if dense or here:
+                    rows.append(
+                        {
+                            name: f"{each:g}" if name == "percent_remaining" else str(each).removesuffix(".0")
+                            for name, each in made.items()
+                        }
+                    )
+    return rows
+
+
 NUMBER = r"\d+\.\d\d"
 HARNESS = """<pre id="seen"></pre><script>
 addEventListener("load", async () => {
@@ -235,8 +257,9 @@ addEventListener("load", async () => {
     select.value = number;
     select.dispatchEvent(new Event("change", { bubbles: true }));
     await new Promise((done) => setTimeout(done, 50));
-    const text = document.getElementById("explorer-command").textContent;
-    seen.push([document.getElementById("explorer-table").outerHTML, location.hash, select.value, text]);
+    const command = document.getElementById("explorer-command").textContent;
+    const csv = await (await fetch(document.getElementById("explorer-csv").href)).text();
+    seen.push([document.getElementById("explorer-table").outerHTML, location.hash, select.value, command, csv]);
   }
   const drawn = document.querySelectorAll("#explorer-view svg").length;
   document.body.textContent = "";
@@ -261,7 +284,9 @@ def test_the_page_shows_what_python_shows(explorer: ModuleType, known: dict[str,
     assert found is not None, done.stdout[-2000:]
     drawn, seen = json.loads(unquote(found[1]))
     assert drawn == 1
-    for number, (preset, (table, address, chosen, command)) in enumerate(zip(known["presets"], seen, strict=True)):
+    for number, (preset, (table, address, chosen, command, text)) in enumerate(
+        zip(known["presets"], seen, strict=True)
+    ):
         study = explorer.study_of(known, preset["state"])
         theirs, ours = json.dumps(cells(table)), json.dumps(cells(explorer.static(study, preset["state"])))
         assert re.sub(NUMBER, "", theirs) == re.sub(NUMBER, "", ours), preset["title"]
@@ -270,3 +295,4 @@ def test_the_page_shows_what_python_shows(explorer: ModuleType, known: dict[str,
         assert preset["address"].split("&")[0] in address
         assert chosen == str(number)
         assert command.startswith(study["command"])
+        assert sorted(csv.DictReader(text.splitlines()), key=str) == sorted(rows_of(study, preset["state"]), key=str)
