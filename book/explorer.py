@@ -125,7 +125,7 @@ def recorded(setting: Setting) -> dict[str, Any] | None:
     by = rows.groupby([*point, "replicate"], sort=False)
     table = by.agg(value=("value", "mean"), device=("device", _together)).reset_index()
     accuracies = table[(table["metric"] == "test_accuracy") & (table["method"] != "dense")]
-    distances = table[table["metric"].isin(list(PANELS["distance"]))]
+    metrics = set(table["metric"])
     return {
         "name": setting.name,
         "network": setting.network,
@@ -136,19 +136,22 @@ def recorded(setting: Setting) -> dict[str, Any] | None:
         "series": series(table),
         "first": {
             "k": sorted(accuracies["rewind"].value_counts().index[:2].tolist()),
-            "level": _fullest(distances),
+            "level": _fullest(table),
             "accuracy": "test_accuracy",
-            "distance": next(metric for metric in PANELS["distance"] if metric in set(distances["metric"])),
+            "distance": next((metric for metric in PANELS["distance"] if metric in metrics), "l2_pruning"),
         },
         "rows": [
             {
-                **dict(zip(("method", "k", "level", "percent", "metric"), place[:-1], strict=True)),
-                "percent": float(f"{100 * place[3]:.4g}"),
-                "device": place[-1],
+                "method": method,
+                "k": k,
+                "level": level,
+                "percent": float(f"{100 * density:.4g}"),
+                "metric": metric,
+                "device": device,
                 "replicates": own["replicate"].tolist(),
                 "values": [float(f"{value:.7g}") for value in own["value"]],
             }
-            for place, own in table.groupby([*point, "device"], sort=False)
+            for (method, k, level, density, metric, device), own in table.groupby([*point, "device"], sort=False)
         ],
     }
 
@@ -159,9 +162,8 @@ def _together(devices: Iterable[str]) -> str:
 
 def _fullest(rows: pd.DataFrame) -> int:
     """The level that has values of most methods at most rewinding iterations; the densest of several."""
-    return int(
-        rows[["level", "method", "rewind"]].drop_duplicates()["level"].value_counts(sort=False).sort_index().idxmax()
-    )
+    lines = rows[["level", "method", "rewind"]].drop_duplicates()
+    return int(lines.groupby("level").size().idxmax())
 
 
 def _data(setting: Setting) -> tuple[str, str, str]:
@@ -200,7 +202,7 @@ def _look(name: str, own: str) -> dict[str, Any]:
 
 
 def presets(studies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The paper's figures, for every study that has their values. The first is of the largest scale."""
+    """The paper's figures, for every study that has tickets at all of their k, in both panels."""
     found = []
     for figure, (networks, fixed) in FIGURES.items():
         for study in studies:
@@ -209,8 +211,9 @@ def presets(studies: list[dict[str, Any]]) -> list[dict[str, Any]]:
             tickets = [row for row in study["rows"] if row["method"] == "imp"]
             if fixed["x"] == "k":
                 state["k"] = sorted({row["k"] for row in tickets})
-            judged = {row["k"] for row in tickets if row["metric"] == fixed.get("distance", "test_accuracy")}
-            if study["network"] in networks and judged >= set(state["k"]) and (fixed["x"] != "k" or len(judged) > 1):
+            ends = [{row["k"] for row in tickets if row["metric"] == state[panel]} for panel in PANELS]
+            complete = set(state["k"]) <= ends[0] & ends[1] and len(state["k"]) > (fixed["x"] == "k")
+            if study["network"] in networks and complete:
                 title = f"{NETWORK_NAMES[study['network']]}, {study['recipe']}, {study['scale']}: {study['images']}"
                 found.append({"figure": figure, "title": title, "state": state, "address": address(state)})
     return found
@@ -337,7 +340,7 @@ def config(theme: Theme) -> dict[str, Any]:
 
 
 def selected(study: Mapping[str, Any], state: State) -> dict[str, list[dict[str, Any]]]:
-    """The points of each panel: series, x, value, replicate, device, method."""
+    """The points of each panel. The dense network is a line of its own, and begins every line of tickets."""
     over_k = state["x"] == "k"
     tickets = [f"imp {k}" for k in state["k"] if f"imp {k}" in study["series"]]
     found: dict[str, list[dict[str, Any]]] = {panel: [] for panel in PANELS}
@@ -352,7 +355,7 @@ def selected(study: Mapping[str, Any], state: State) -> dict[str, list[dict[str,
         ):
             continue
         own = "dense" if dense else row["method"] if over_k else f"{row['method']} {row['k']}"
-        begun = tickets if dense and not over_k and "imp" in state["method"] else []  # the dense network begins them
+        begun = tickets if dense and not over_k and "imp" in state["method"] else []
         for name in [own, *begun]:
             for replicate, value in zip(row["replicates"], row["values"], strict=True):
                 found[panel].append(
@@ -371,7 +374,7 @@ def selected(study: Mapping[str, Any], state: State) -> dict[str, list[dict[str,
 def summary(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean and 95% interval (Student's t over replicates) of every point of every series."""
     found = []
-    table = pd.DataFrame(points, columns=["series", "x", "value", "dense"])
+    table = pd.DataFrame(points, columns=["series", "x", "value"])
     for (name, x), values in table.groupby(["series", "x"], sort=False)["value"]:
         interval = estimate(values)
         bounds = {"low": interval.low, "high": interval.high} if interval else {}

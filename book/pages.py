@@ -148,7 +148,7 @@ class Book:
             f'<a href="{FROM_PAGE}/{name}.csv" download>CSV</a>',
             f'<a href="../executed/{about["page"]}.html">notebook</a>',
             *(
-                f'<a href="explorer.html#{html.escape(urlencode({"study": study, "x": x}))}">explorer</a>'
+                f'<a href="explorer.html?{html.escape(urlencode({"study": study, "x": x}))}">explorer</a>'
                 for study in studies
             ),
         ]

@@ -151,7 +151,7 @@ def test_a_figure_has_its_pictures_numbers_scale_and_command(
         'src="../../_static/figures/a_page-curves.dark.narrow.svg"', "the paper's scale",
         'href="../../_static/figures/a_page-curves.csv"',
         'href="../executed/a_page.html"', "1,200 trainings: 2.0 hours on one a GPU", about["command"], "3 replicates",
-        'href="explorer.html#study=resnet20-standard-paper-cifar10-0123&amp;x=k"',
+        'href="explorer.html?study=resnet20-standard-paper-cifar10-0123&amp;x=k"',
     ):  # fmt: skip
         assert part in text
     assert text.count('alt="What is drawn."') == 3

@@ -42,7 +42,11 @@
     for (const panel of panels) choose(panel, recorded("metric", known.panels[panel]), study.first[panel]);
     const replicates = unique(study.rows.flatMap((row) => row.replicates)).sort((a, b) => a - b);
     choose("replicate", ["", ...replicates.map(String)], "");
-    const lists = { k: [of("k", subnetworks), study.first.k.map(String)], method: [recorded("method", known.methods)] };
+    const every = of("k", subnetworks);
+    const lists = {
+      k: [every, state.x === "k" ? every : study.first.k.map(String)],
+      method: [recorded("method", known.methods)],
+    };
     for (const [name, [values, first = values]] of Object.entries(lists)) {
       options[name] = values;
       const kept = values.filter((value) => wanted[name]?.includes(value));
@@ -220,12 +224,13 @@
     const replicates = unique(rows.flatMap((row) => row.replicates)).sort((a, b) => a - b);
     const seeds = replicates.length > 1 ? replicates.join() : `'[${replicates}]'`; // one number would be a count
     const figure = state.x === "percent" ? "accuracy" : "stability";
-    return `${study.command} --figure ${figure} --rewinds ${state.k} --levels ${levels} --replicates ${seeds}`;
+    const rewinds = state.k.length ? ` --rewinds ${state.k}` : "";
+    return `${study.command} --figure ${figure}${rewinds} --levels ${levels} --replicates ${seeds}`;
   }
 
   function show(wanted) {
     fillControls(settle(wanted));
-    history.replaceState(null, "", `#${address()}`);
+    history.replaceState(null, "", `${location.pathname}#${address()}`);
     const rows = selected();
     const points = pointsOf(rows);
     const devices = unique(rows.flatMap((row) => row.device.split(" and "))).sort();
@@ -251,7 +256,8 @@
     return draw(points);
   }
 
-  const fromAddress = () => show(location.hash ? read(new URLSearchParams(location.hash.slice(1))) : read(new URLSearchParams(known.start)));
+  // Links from other pages have "?": Bootstrap takes what stands after "#" for the name of an element.
+  const fromAddress = () => show(read(new URLSearchParams(location.hash.slice(1) || location.search || known.start)));
 
   for (const [number, one] of known.presets.entries()) {
     const select = form.elements.preset;
@@ -264,7 +270,7 @@
     // The last box of a group stays ticked.
     if (target.type === "checkbox" && !form.querySelector(`[name=${target.name}]:checked`)) target.checked = true;
     const wanted = read(new FormData(form));
-    return show(STUDY.includes(target.name) ? { ...wanted, k: [], level: "", replicate: "" } : wanted);
+    return show([...STUDY, "x"].includes(target.name) ? { ...wanted, k: [], level: "", replicate: "" } : wanted);
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   document.getElementById("explorer-copy").addEventListener("click", async ({ target }) => {
