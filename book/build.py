@@ -2,6 +2,8 @@
 
     python book/build.py            # what `make book` does
     python book/build.py --store    # `make notebooks`: execute the notebooks and store their outputs, building no page
+    python book/build.py --page NAME FILE   # for workflow/Snakefile: execute one page's notebook into a file
+    python book/build.py --pages FOLDER     # the same: build the book from a folder of them
 
 Notebooks leave figures in book/_static/figures. `pages` writes the chapters that show them.
 
@@ -14,6 +16,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -132,7 +135,7 @@ def own_sockets() -> Iterator[Config]:
         yield Config(dict.fromkeys(("KernelManager", "AsyncKernelManager"), sockets))
 
 
-def execute(notebook: Path, destination: Path, parameters: dict[str, Any]) -> None:
+def execute(notebook: Path, destination: Path, parameters: dict[str, Any], figures: Path = FIGURES) -> None:
     """Run a notebook with these parameters, and its own values of the others. Keep the figures that it publishes."""
     started, name = time.monotonic(), destination.stem
     say(f"executing {name}")
@@ -146,7 +149,7 @@ def execute(notebook: Path, destination: Path, parameters: dict[str, Any]) -> No
     except PapermillExecutionError as error:
         sys.exit(f"{notebook} failed, so the book is not built: {error}")
     describe_pictures(destination)
-    keep_figures(notebook, name, parameters)
+    keep_figures(notebook, name, parameters, figures)
     say(f"executed {name} in {time.monotonic() - started:.0f} s")
 
 
@@ -160,18 +163,18 @@ def describe_pictures(executed: Path) -> None:
     nbformat.write(notebook, executed)
 
 
-def keep_figures(notebook: Path, page: str, parameters: dict[str, Any]) -> None:
+def keep_figures(notebook: Path, page: str, parameters: dict[str, Any], figures: Path) -> None:
     """Put a page's figures among those of the book, named after it, with the command that draws them again."""
     command = f"papermill {notebook} {page}.ipynb"
     if parameters:
         command += f' -y "{yaml.safe_dump(parameters, default_flow_style=True, width=1000).strip()}"'
-    FIGURES.mkdir(parents=True, exist_ok=True)
+    figures.mkdir(parents=True, exist_ok=True)
     for file in (FIGURES_PART / page).glob("*"):
-        kept = FIGURES / f"{page}-{file.name}"
+        kept = figures / f"{page}-{file.name}"
         if file.suffix == ".json":
             about = json.loads(file.read_text()) | {"page": page, "command": command}
             file.write_text(json.dumps(about, indent=1))
-        file.replace(kept)
+        shutil.move(file, kept)
 
 
 def say(line: str) -> None:
@@ -227,6 +230,14 @@ def collect(further: bool = True) -> None:
     PART.rename(EXECUTED)
 
 
+def execute_page(name: str, destination: Path) -> None:
+    """Execute the notebook of one page into a file. Its figures go into the folder `figures` beside it."""
+    page = PAGES.get(name, Page(name, "", {}))
+    execute(NOTEBOOKS / f"{page.notebook}.ipynb", destination, page.parameters, destination.parent / "figures")
+    if page.title:
+        retitle(destination, page.title)
+
+
 def store_outputs() -> None:
     """Put the executed notebooks in the place of the notebooks, without papermill's notes on the run.
 
@@ -251,14 +262,40 @@ def build_pages() -> int:
     return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
 
 
+def scope_heads() -> None:
+    """Say of every head of a table whether it heads a column or a row, for screen readers. An empty one is no head."""
+    for file in INDEX.parent.rglob("*.html"):
+        text = file.read_text()
+        for part, scope in (("thead", "col"), ("tbody", "row")):
+            text = re.sub(
+                rf"<{part}\b.*?</{part}>",
+                lambda found, scope=scope: re.sub(r"<th\b(?![^>]*\bscope=)", f'<th scope="{scope}"', found[0]),
+                text,
+                flags=re.DOTALL,
+            )
+        file.write_text(re.sub(r"<th\b([^>]*)>(\s*)</th>", r"<td\1>\2</td>", text))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the book into _build/html.")
-    parser.add_argument("--store", action="store_true", help="execute the notebooks and store their outputs, no more")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--store", action="store_true", help="execute the notebooks and store their outputs, no more")
+    either.add_argument("--page", nargs=2, metavar=("NAME", "FILE"), help="execute one page's notebook, no more")
+    either.add_argument("--pages", type=Path, metavar="FOLDER", help="take the executed notebooks of a folder")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     check_jupyter_book()
     os.chdir(ROOT)
-    collect(further=not arguments.store)
+    if arguments.page:
+        execute_page(arguments.page[0], Path(arguments.page[1]))
+        return
+    if arguments.pages:
+        for folder in (EXECUTED, FIGURES):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(arguments.pages, EXECUTED, ignore=shutil.ignore_patterns("figures"))
+        shutil.copytree(arguments.pages / "figures", FIGURES)
+    else:
+        collect(further=not arguments.store)
     if arguments.store:
         store_outputs()
         return
@@ -268,6 +305,7 @@ def main() -> None:
     status = build_pages()
     if status or not INDEX.exists():
         sys.exit(f"jupyter-book failed with exit status {status}; its messages are above")
+    scope_heads()
     print(f"the book: {ROOT / INDEX}")
 
 

@@ -30,18 +30,18 @@ from lth_study.report.claim_tables import SIGNS
 EVIDENCE = Path("book/evidence")
 PAGES = Path("book/pages")
 FIGURES = Path("book/_static/figures")
-TO_FIGURES = "../_static/figures"
-FROM_PAGE = "../../_static/figures"
-"""The folder of figures as a directive's path, from the source, and as a link's, from the built page."""
+TO_FIGURES, TO_BUILT = "../_static/figures", "../../_static/figures"
+"""From a page to the figures: in the sources, and in the built book."""
 CLAIMS = "../executed/claims.html"
 
 MATRIX = {
-    "fails at k = 0": ("initialisation-falls", "initialisation-fails"),
-    "rewound, as accurate as dense": ("rewound-holds", "rewound-matches"),
-    "rewound, more accurate than reset": ("rewound-holds-better", "rewound-better"),
-    "rewinding adds accuracy beyond random": ("gain-over-random",),
-    "and stability to data order": ("rewinding-stabilises-to-data-order",),
-    "and stability to pruning": ("rewinding-stabilises-to-pruning",),
+    "tickets at k = 0 fall short": ("initialisation-falls", "initialisation-fails"),
+    "tickets at k = 0 match": ("initialisation-matches",),
+    "rewound ones match": ("rewound-holds", "rewound-matches"),
+    "rewound beat reset": ("rewound-holds-better", "rewound-better"),
+    "rewinding adds accuracy": ("gain-over-random",),
+    "stabler to data order": ("rewinding-stabilises-to-data-order", "initialisation-more-stable-to-data-order"),
+    "stabler to pruning": ("rewinding-stabilises-to-pruning", "initialisation-more-stable-to-pruning"),
 }
 """Column of the matrix -> the ends of the names of its claims. The first that was run is shown."""
 
@@ -89,14 +89,14 @@ class Book:
         """The verdict of each claim, linked to its row on the page of claims."""
         return " ".join(self._chip(self._claim(name)) for name in names)
 
-    def _chip(self, claim: Any) -> str:
+    def _chip(self, claim: Any, sign: bool = False) -> str:
+        """The verdict of a claim as a link to its row: sign and word, or the sign alone."""
         kind = claim["verdict"]
-        about = f"{claim['text']}: {claim['here'] or 'no record'}"
-        text = html.escape(about, quote=True)
-        return (
-            f'<a class="verdict {kind.replace(" ", "-")}" href="{CLAIMS}#{claim["claim"]}" title="{text}">'
-            f"{SIGNS[kind]} {kind}</a>"
-        )
+        about = html.escape(f"{kind}: {claim['text']}. Seen: {claim['here'] or 'no record'}", quote=True)
+        shown = SIGNS[kind] if sign else f"{SIGNS[kind]} {kind}"
+        label = f' aria-label="{about}"' if sign else ""
+        target = f"{CLAIMS}#{claim['claim']}"
+        return f'<a class="verdict {kind.replace(" ", "-")}" href="{target}" title="{about}"{label}>{shown}</a>'
 
     def effect(self, network: str, profile: str, what: str, level: int | Sequence[int], **changes: Any) -> str:
         """An effect on accuracy, as claims write it, or its slope over several levels; with its 95% interval."""
@@ -126,15 +126,17 @@ class Book:
     def figure(self, name: str, finding: str) -> str:
         """A numbered figure for both themes and two widths, with its scale, sources, cost and command."""
         about = json.loads((FIGURES / f"{name}.json").read_text())
+        label = "" if name in self.shown else f":name: fig-{name}\n"
         self.shown.append(name)
         alt = html.escape(about["alt"], quote=True)
         others = "\n".join(
-            f'<img class="only-{theme} {width}" src="{FROM_PAGE}/{name}.{theme}{end}.svg" alt="{alt}" loading="lazy">'
+            f'<img class="picture {theme} {width} dark-light" src="{TO_BUILT}/{name}.{theme}{end}.svg" alt="{alt}" '
+            'loading="lazy">'
             for theme in ("light", "dark")
             for width, end in (("wide", ""), ("narrow", ".narrow"))
             if (theme, width) != ("light", "wide")
         )
-        scale = " and ".join(about["profiles"])
+        scale = ", ".join(about["profiles"])
         badge = "the paper's scale" if scale == "paper" else f"scale: {scale}"
         hours = " and ".join(f"{hours:.1f} hours on one {device}" for device, hours in about["hours"].items())
         cost = f"{about['trainings']:,} trainings: {hours}" if hours else f"{about['trainings']:,} trainings"
@@ -144,8 +146,8 @@ class Book:
             f'<span class="badge {"paper" if scale == "paper" else "reduced"}">{badge}</span>',
             f"{about['replicates']} replicates",
             html.escape(", ".join(about["devices"])),
-            f'<a href="{FROM_PAGE}/{name}.light.svg" download>SVG</a>',
-            f'<a href="{FROM_PAGE}/{name}.csv" download>CSV</a>',
+            f'<a href="{TO_BUILT}/{name}.light.svg" download>SVG</a>',
+            f'<a href="{TO_BUILT}/{name}.csv" download>CSV</a>',
             f'<a href="../executed/{about["page"]}.html">notebook</a>',
             *(
                 f'<a href="explorer.html?{html.escape(urlencode({"study": study, "x": x}))}">explorer</a>'
@@ -154,8 +156,7 @@ class Book:
         ]
         return f"""
 ```{{figure}} {TO_FIGURES}/{name}.light.svg
-:name: fig-{name}
-:class: only-light wide
+{label}:class: picture light wide dark-light
 :alt: {about["alt"]}
 
 {finding}
@@ -179,26 +180,27 @@ Reading the records takes seconds. Training everything anew takes {cost}.
 """
 
     def matrix(self) -> str:
-        """The paper's main claims by network, recipe and scale, a sign in every cell."""
+        """The paper's main claims by network and scale, with the standard recipe: a sign in every cell."""
         rows = []
-        places = self.judged[["network", "recipe", "profile"]].drop_duplicates()
-        for network, recipe, profile in places.itertuples(index=False):
-            cells = [self._cell(f"{network}-{recipe}-{profile}", ends) for ends in MATRIX.values()]
-            if any("href" in cell for cell in cells):
-                scale = "paper" if profile == "paper" else "reduced"
-                name = f"{NETWORK_NAMES[network]}, {recipe}"
-                badge = f'<span class="badge {scale}">{profile}</span>'
-                rows.append(f'<tr><th scope="row">{name}</th><td>{badge}</td>{"".join(cells)}</tr>')
+        for network, title in NETWORK_NAMES.items():
+            for profile in ("paper", "laptop"):
+                cells = [self._cell(f"{network}-standard-{profile}", ends) for ends in MATRIX.values()]
+                if any("href" in cell for cell in cells):
+                    badge = f'<span class="badge {"paper" if profile == "paper" else "reduced"}">{profile}</span>'
+                    rows.append(f'<tr><th scope="row">{title}</th><td>{badge}</td>{"".join(cells)}</tr>')
         head = "".join(f'<th scope="col">{title}</th>' for title in ("network", "scale", *MATRIX))
         body = "\n".join(rows)
-        return f'<div class="matrix"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
+        signs = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items())
+        return (
+            f'<div class="matrix"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n'
+            f"<p>{signs}. An empty cell: the paper claims nothing there.</p></div>\n"
+        )
 
     def _cell(self, place: str, ends: Sequence[str]) -> str:
         known = [self.judged.loc[name] for end in ends if (name := f"{place}-{end}") in self.judged.index]
         if not known:
-            return '<td class="none">not claimed</td>'
-        claim = next((claim for claim in known if claim["verdict"] != "not run"), known[0])
-        return f"<td>{self._chip(claim)}</td>"
+            return "<td></td>"
+        return f"<td>{self._chip(next((c for c in known if c['verdict'] != 'not run'), known[0]), sign=True)}</td>"
 
     def questions(self, asked: dict[str, tuple[str, str]]) -> str:
         """A table of questions: who asked, and the verdicts of the claims whose names match, by network and scale.

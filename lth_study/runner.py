@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from lth_study.progress import Progress, Style
 from lth_study.settings import IMAGENET_NETWORKS, SettingError
 from lth_study.store import Busy, StudyStore, Training
 from lth_study.training import Stopped
+from lth_study.units import in_part
 
 ALONE = 10.0
 """Seconds to train alone before starting helper processes: each takes seconds to start."""
@@ -76,13 +77,15 @@ def train_missing(
     workers: int | None = None,
     seconds: float | None = None,
     progress: Style = None,
+    part: str | None = None,
 ) -> Study:
     """Train what is missing for all figures of a study, in the run store `folder`. `run` describes the options.
 
+    `part` chooses some of the trainings (`units.in_part`); what they build on is trained as well.
     Returns the study with the data set that was used. If `torchrun` started several processes, the first one decides
     what to train, and all of them train it together.
     """
-    options = {"workers": workers, "seconds": seconds, "progress": progress}
+    options: dict[str, Any] = {"workers": workers, "seconds": seconds, "progress": progress, "chosen": in_part(part)}
     if whole_number("WORLD_SIZE", 1) <= 1:
         return _complete(study, folder, **options)
     from lth_study import ranks
@@ -104,12 +107,13 @@ def train_missing(
     return last_word
 
 
-def _complete(study: Study, folder: Path, **options: Any) -> Study:
+def _complete(study: Study, folder: Path, chosen: Callable[[Training], bool], **options: Any) -> Study:
     before: tuple[list[Training], list[Comparison]] | None = None
     while True:
         store = StudyStore(folder, study.setting)
         known = records.known(study.setting, folder)[0]
-        absent, apart = plan.missing(known, study), plan.unmeasured(known, study)
+        absent = [training for training in plan.missing(known, study) if chosen(training)]
+        apart = [comparison for comparison in plan.unmeasured(known, study) if chosen(comparison.b)]
         ready = [comparison for comparison in apart if measurable(store, comparison)]
         if not absent and not ready:
             return study

@@ -111,7 +111,7 @@ def images_of(setting: Setting) -> Dataset:
         raise SettingError(f"batch_size: {setting.batch_size} is more than the {len(images.train)} training images")
     classes = 1 + max(int(part.labels.max()) for part in (images.train, images.validation, images.test))
     if classes != setting.classes:
-        raise SettingError(f"classes: the network has {setting.classes}, and {data.TITLES[images.name]} has {classes}")
+        raise SettingError(f"classes: the network has {setting.classes}, and {data.title(images.name)} has {classes}")
     count = ranks.rank_and_count()[1]
     if setting.batch_size % count:
         raise SettingError(f"batch_size: {setting.batch_size} cannot be shared equally by {count} processes")

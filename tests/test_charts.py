@@ -106,6 +106,18 @@ def test_distances_have_panels_and_angles_share_their_axis(table: pd.DataFrame):
     assert charts.distance_panels({"a": angles, "b": angles}, "angle_pruning").share_y
 
 
+def test_a_shared_axis_shows_all_panels_and_0(table: pd.DataFrame):
+    tickets = table[table["method"] == "imp"].assign(metric="angle_pruning")
+    chart = charts.distance_panels(
+        {"low": tickets, "high": tickets.assign(value=100 + tickets["value"])}, "angle_pruning"
+    )
+    for width in get_args(Width):
+        (bottom, top), (low, high) = (axes.get_ylim() for axes in draw(chart, width=width).axes)
+        assert (bottom, top) == (low, high)
+        assert bottom <= 0
+        assert top > 100 + tickets["value"].max()
+
+
 def test_against_k_has_a_panel_for_each_metric_and_recipe_at_one_level(table: pd.DataFrame):
     chart = charts.against_k(table, level=2, metrics=[METRIC, "test_accuracy"])
     assert means(chart, 0) == {"IMP": [(0, 12), (20, 12)], "random pruning": [(0, 13), (20, 13)]}

@@ -22,13 +22,17 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
     "cifar10_scale": {"network": "resnet18"},
     "cifar10_stability": {"recipe": "high"},
     "claims": {"networks": []},
+    "cluster": {"price": -1},
     "costs": {"profile": "gigantic"},
     "imagenet": {"network": "resnet20"},
     "lenet_mnist": {"levels": -1},
     "provenance": {"study": "no such study"},
+    "pruning_at_init": {"recipe": "high"},
     "quickstart": {"profile": "enormous"},
+    "sanity_checks": {"network": "resnet18"},
     "sparse": {"network": "vgg19"},
     "stability_senses": {"recipe": "high"},
+    "what_to_rewind": {"profile": "enormous"},
 }
 """Notebook -> a value that its parameter does not admit. Every notebook with parameters needs one."""
 

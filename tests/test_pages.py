@@ -168,7 +168,10 @@ def test_figures_are_kept_under_the_name_of_their_page_with_their_command(
     (part / "curves.json").write_text('{"title": "Curves"}')
     (part / "curves.csv").write_text("x\n1\n")
     build.keep_figures(
-        Path("notebooks/accuracy.ipynb"), "vgg19_accuracy", {"network": "vgg19", "rewinds": [0, 10], "levels": None}
+        Path("notebooks/accuracy.ipynb"),
+        "vgg19_accuracy",
+        {"network": "vgg19", "rewinds": [0, 10], "levels": None},
+        build.FIGURES,
     )
     about = json.loads((build.FIGURES / "vgg19_accuracy-curves.json").read_text())
     assert about == {

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from lth_study.data import TITLES
+from lth_study.data import title
 from lth_study.methods import TABLE
 from lth_study.presets import preset
 from lth_study.records import results_file
@@ -154,7 +154,7 @@ def caption(records: pd.DataFrame, *settings: Setting) -> str:
     shared = " Reinitialised networks of a replicate share one fresh initialisation."
     averaged = " It is scored on averaged weights, and pruned and compared on raw ones."
     return (
-        f"{NETWORK_NAMES[first.network]}{width} on {TITLES[dataset]}{size}{once}, "
+        f"{NETWORK_NAMES[first.network]}{width} on {title(dataset)}{size}{once}, "
         f"{which}, {first.profile} profile "
         f"({first.iterations:,} iterations of batch {first.batch_size}), "
         f"{_replicates(records)}, trained{precision} on {devices}{_changed(first)}."
@@ -167,7 +167,7 @@ def one_dataset(records: pd.DataFrame) -> str:
     """The data set of all records. Raises `ValueError` if there are several: their values cannot be compared."""
     first, *others = dict.fromkeys(map(str, records["dataset"]))
     if others:
-        names = ", ".join(TITLES[name] for name in (first, *others))
+        names = ", ".join(title(name) for name in (first, *others))
         raise ValueError(
             f"these records are of several data sets ({names}): some may come from a stand-in for a missing data set. "
             "Set dataset to one that is available here, and train on it what is missing"

@@ -200,6 +200,28 @@ def accuracy_against(records: pd.DataFrame, *, level: int, metric: str) -> Chart
     return Chart("Accuracy against stability", (panel,), "number", METRIC_NAMES[metric])
 
 
+_CHECKS = {"": "as it is", "shuffled": "shuffled", "reinit": "reinitialised", "inverted": "inverted"}
+_ORDER = {check: number for number, check in enumerate(_CHECKS.values())}
+_OF_TICKETS = {"random_pruning": "imp_shuffled", "random_reinit": "imp_reinit"}
+"""The controls, as checks of IMP."""
+
+
+def sanity_checks(records: pd.DataFrame, *, level: int) -> Chart:
+    """What becomes of tickets and of pruning at initialisation under sanity checks, at one level.
+
+    A check is the end of a method's name in the table of methods: `snip_shuffled` is one of `snip`.
+    """
+    rows = accuracies(records[records["level"] == level])
+    if not len(rows):
+        raise nothing_recorded(records, f"at level {level}")
+    names = rows["method"].replace(_OF_TICKETS)
+    methods = {name: min((known for known in METHOD_NAMES if name.startswith(known)), key=len) for name in names}
+    checks = {name: _CHECKS[name.removeprefix(method).strip("_")] for name, method in methods.items()}
+    rows = rows.assign(x=names.map(checks), method=names.map(methods)).sort_values("x", key=lambda x: x.map(_ORDER))
+    table, looks = _named(rows)
+    return Chart("Sanity checks", (Panel("", METRIC_NAMES["test_accuracy"], table, looks),), "category", "check")
+
+
 def ticket_search(history: pd.DataFrame) -> Chart:
     """A search for tickets, level by level: the accuracy of each method, and the density of each layer.
 

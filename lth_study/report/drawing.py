@@ -99,6 +99,11 @@ def draw(chart: Chart, theme: Theme = "light", width: Width = "wide") -> Figure:
             _draw_panel(axes, chart, panel, theme)
             if chart.share_y and number % columns:
                 axes.set_ylabel("")
+        for axes, panel in zip(grid.flat, chart.panels, strict=False):  # last: a limit ends the search for limits
+            if panel.zero:
+                bottom, top = axes.get_ylim()
+                axes.set_ylim(min(bottom, 0), max(top, 0))
+                axes.axhline(0, color=INKS[theme], linewidth=0.8, zorder=1)
         for axes in list(grid.flat)[len(chart.panels) :]:
             axes.remove()
         if width == "wide" and len(chart.panels) == 1 and chart.axis in ("percent", "k"):
@@ -115,7 +120,8 @@ def rendered(chart: Chart, kind: Literal["svg", "png"], theme: Theme = "light", 
     """A chart as a file: the same bytes every time."""
     file = io.BytesIO()
     with style(theme, width):
-        draw(chart, theme, width).savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        how: dict[str, Any] = {"metadata": {"Date": None}, "facecolor": "none"} if kind == "svg" else {}
+        draw(chart, theme, width).savefig(file, format=kind, **how)
     return file.getvalue()
 
 
@@ -152,10 +158,6 @@ def _draw_panel(axes: Axes, chart: Chart, panel: Panel, theme: Theme) -> None:
         axes.set_xlim(-0.4, len(places) - 0.6)
         if len(names) > 6:
             axes.tick_params("x", labelrotation=45)
-    if panel.zero:
-        bottom, top = axes.get_ylim()
-        axes.set_ylim(min(bottom, 0), max(top, 0))
-        axes.axhline(0, color=ink, linewidth=0.8, zorder=1)
 
 
 def _places(chart: Chart, panel: Panel) -> dict[Any, float]:

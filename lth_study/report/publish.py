@@ -78,7 +78,7 @@ def publish(
             "recipes": list(dict.fromkeys(setting.recipe for setting in settings)),
             "profiles": list(dict.fromkeys(setting.profile for setting in settings)),
             "replicates": max(int(table["replicate"].nunique()) for table in tables),
-            "devices": sorted({device for table in tables for device in table["device"].unique()}),
+            "devices": sorted({one for table in tables for kinds in table["device"] for one in kinds.split(" and ")}),
             "hours": hours_to_train(*studies),
             "trainings": len({(s.setting.name, t) for s in studies for t in plan.trainings(s)}),
             "claims": list(claims),
