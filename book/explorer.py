@@ -331,7 +331,7 @@ def config(theme: Theme) -> dict[str, Any]:
     return {
         "background": PAPERS[theme],
         "font": "sans-serif",
-        "aria": False,  # the table says it, and the chart has a description
+        "mark": {"aria": False},  # the table says it, and the chart has a description
         "view": {"stroke": None},
         "title": {"color": ink, "fontSize": 13},
         "axis": text | {"gridColor": ink, "gridOpacity": 0.15, "domainColor": ink, "tickColor": ink},
