@@ -249,7 +249,6 @@ def _panel(name: str) -> dict[str, Any]:
     value = {"field": "value", "type": "quantitative"}
     each = {"field": "replicate", "type": "nominal"}
     plain = {"shape": None}  # a line with shapes would have points of its own
-    tips = {"series": "line", "x": "x", "value": "value", "replicate": "replicate", "device": "device"}
     return {
         "height": 300,
         "encoding": {
@@ -292,12 +291,11 @@ def _panel(name: str) -> dict[str, Any]:
             {
                 "name": f"{name}_points",
                 "data": {"name": name},
-                "mark": {"type": "point", "filled": True, "size": 30},
+                "mark": {"type": "point", "filled": True, "size": 30, "tooltip": {"content": "data"}},
                 "encoding": {
                     "y": value,
                     "opacity": clear | {"value": 0.5},
                     "strokeDash": {"value": [1, 0]},
-                    "tooltip": [{"field": field, "title": title} for field, title in tips.items()],
                 },
             },
         ],

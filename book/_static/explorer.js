@@ -148,7 +148,7 @@
     panels.forEach((panel, number) => {
       const part = spec.concat[number];
       const own = points.filter((point) => point.panel === panel);
-      spec.datasets[panel] = own.filter((point) => !point.dense);
+      spec.datasets[panel] = own.filter((point) => !point.dense).map(({ panel, dense, ...shown }) => shown);
       spec.datasets[`${panel} mean`] = summary(spec.datasets[panel]);
       spec.datasets[`${panel} dense`] = summary(own.filter((point) => point.dense));
       part.width = two ? (view.clientWidth - spec.spacing) / 2 - 50 : view.clientWidth - 50;
