@@ -44,7 +44,7 @@ NOTEBOOKS = Path("notebooks")
 EXECUTED = Path("book/executed")
 FIGURES = Path("book/_static/figures")
 FIGURES_PART = Path("book/figures.part")
-README_FIGURE = Path("book/_static/rewinding.svg")
+README = Path("README.md")
 PART = Path("book/executed.part")
 MATHJAX = Path("book/_static/mathjax")
 INDEX = Path("_build/html/index.html")
@@ -241,7 +241,7 @@ def execute_page(name: str, destination: Path) -> None:
 def store_outputs() -> None:
     """Put the executed notebooks in the place of the notebooks, without papermill's notes on the run.
 
-    The README shows the figure of ResNet-20 at growing scales.
+    The README shows the figure of ResNet-20 at the paper's scale, and the main findings.
     """
     for executed in sorted(EXECUTED.glob("*.ipynb")):
         notebook = nbformat.read(executed, as_version=4)
@@ -252,7 +252,11 @@ def store_outputs() -> None:
             if not cell.metadata.get("tags", True):
                 del cell.metadata["tags"]
         nbformat.write(notebook, NOTEBOOKS / executed.name)
-    shutil.copyfile(FIGURES / "cifar10_scale-paper_scale.light.svg", README_FIGURE)
+    for theme in ("light", "dark"):
+        shutil.copyfile(FIGURES / f"cifar10_scale-paper_scale.{theme}.svg", f"book/_static/rewinding.{theme}.svg")
+    before, rest = README.read_text().split("<!-- results -->\n")
+    after = rest.partition("<!-- end of results -->")[2]
+    README.write_text(f"{before}<!-- results -->\n{pages.readme_results()}<!-- end of results -->{after}")
 
 
 def build_pages() -> int:

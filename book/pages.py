@@ -222,3 +222,19 @@ Reading the records takes seconds. Training everything anew takes {cost}.
             lines += [f"{waiting} not run yet"] if waiting else []
             rows.append(f"| {question} | {who} | {'<br>'.join(lines)} |")
         return "\n".join(["| question | who asked | seen here |", "|---|---|---|", *rows])
+
+
+def readme_results() -> str:
+    """The table of README.md: the three main findings."""
+    book = Book()
+    where: dict[str, Any] = {"dataset": "cifar10_jpeg", "precision": "bfloat16"}
+    reset, rewound = (book.effect("resnet20", "paper", f"imp@{k}", range(1, 7), **where) for k in (0, 500))
+    stable = "vgg19-standard-laptop-rewinding-stabilises-to-data-order"
+    verdict = book.judged.loc[stable, "verdict"]
+    rows = [
+        ("ResNet-20, reset: accuracy falls from pruning to pruning", f"{reset} points", "the paper's, JPEG images"),
+        ("ResNet-20, rewound: it does not", f"{rewound} points", "the paper's, JPEG images"),
+        ("VGG-19: rewinding adds stability", f"{book.here(stable)} times, {verdict}", "laptop, JPEG images"),
+    ]
+    table = ["| the paper's claim | seen here | scale |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(table) + "\n"

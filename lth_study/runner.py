@@ -173,9 +173,10 @@ def _train(
     progress: Style,
 ) -> None:
     """Do the trainings and comparisons that the store lacks, several networks at once."""
-    from lth_study.devices import compute_device, cores
+    from lth_study.devices import compute_device, cores, device_name
     from lth_study.parallel import complete_side_by_side, helpers, stop_signals
     from lth_study.ranks import rank_and_count
+    from lth_study.training.train import memory_explained
     from lth_study.trainings import Trainings
     from lth_study.worker import Worker
 
@@ -192,6 +193,7 @@ def _train(
     rewinds = {rewind for extent in study.extents.values() for rewind in extent.rewinds}
     store.prepare()
     with (
+        memory_explained(study.setting),
         stop_signals() as stopping,
         Progress(store, [*wanted, *barriers], progress) as shown,
         helpers(store, wanted, comparisons, rewinds) as get_help,
@@ -212,7 +214,10 @@ def _train(
             return False
 
         # created before any helper, so that its errors appear once
-        trainings = Trainings(store, rewinds, stop_requested, workers=count if on_gpu else 1)
+        trainings = Trainings(store, rewinds, stop_requested, workers=count if on_gpu else 1, say=shown.say)
+        before = {result["provenance"]["device"] for result in store.results().values()}
+        if before and (others := before - {device_name()}):
+            shown.say(f"goes on from trainings of {', '.join(sorted(others))}; {device_name()} rounds differently")
         try:
             if on_gpu:
                 complete_side_by_side(trainings, wanted, comparisons, count)

@@ -39,6 +39,10 @@ _NOT_OF = {
 }  # fmt: skip
 """Network -> settings that do not apply to it."""
 
+_PRESET = {("", "pruning_rate"): 0.2, ("inception_v3", "drop_factor"): 0.94}
+"""(network, or "" for all; setting) -> the presets' value, where it is not the default: all that it may have where it
+has no effect."""
+
 _EARLIER = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "dense_orders", "barriers",
             "curve_levels", "curve_rewinds")  # fmt: skip
 """Fields of files from before extents were apart. They are ignored."""
@@ -80,8 +84,8 @@ class Setting(Checked):
     """
 
     network: Literal["lenet_300_100", "resnet20", "vgg19", "resnet50", "inception_v3", "squeezenet1_0"]
-    recipe: str
-    profile: str
+    recipe: str = Field(pattern=r"^[\w.-]+$")  # both are part of the name of a folder
+    profile: str = Field(pattern=r"^[\w.-]+$")
     dataset: str
     """One of `DATASETS`, or a folder of images as `OWN_FOLDER` spells it."""
     classes: int = Field(default=10, ge=2)
@@ -186,7 +190,7 @@ class Setting(Checked):
         if self.pruning_scope != "global" and self.densities is not None:
             raise ValueError(
                 "densities: one-shot pruning ranks the weights of all layers together; also set pruning_scope to "
-                "'global' and output_pruning_rate to None"
+                "'global' and output_pruning_rate to null"
             )
         if self.warmup >= self.iterations:
             raise ValueError(
@@ -198,16 +202,11 @@ class Setting(Checked):
             )
         if self.pieces > self.batch_size:
             raise ValueError(f"pieces: {self.pieces} is more than the {self.batch_size} images of a batch")
-        idle = {}
-        if not self.augment:
-            idle["smallest_crop"] = "without augment=True"
-        if self.optimizer == "adam":
-            idle["momentum"] = "with optimizer='adam'"
-        if not self.weight_decay:
-            idle["weight_decay_on"] = "with weight_decay=0"
-        for name, why in idle.items():
-            value = getattr(self, name)
-            if value != type(self).model_fields[name].default:
+        if self.drops and self.drop_factor == 1:
+            raise ValueError(f"drop_factor: 1 takes the effect from drops={list(self.drops)}; set drops to [] instead")
+        for name, why in self._without_effect().items():
+            value, fields = getattr(self, name), type(self).model_fields
+            if value != _PRESET.get((self.network, name), _PRESET.get(("", name), fields[name].default)):
                 raise ValueError(f"{name}: {value!r} has no effect {why}; leave it out")
         if self.drops and self.final_learning_rate is not None:
             raise ValueError(
@@ -215,6 +214,23 @@ class Setting(Checked):
                 f"drops={list(self.drops)} in steps; give one of them"
             )
         return self
+
+    def _without_effect(self) -> dict[str, str]:
+        """The fields that change no bit of this setting's trainings, and why. Two digests would name one study."""
+        idle = {}
+        if not self.augment:
+            idle["smallest_crop"] = "without augment=True"
+        if self.optimizer == "adam":
+            idle["momentum"] = "with optimizer='adam'"
+        if not self.weight_decay:
+            idle["weight_decay_on"] = "with weight_decay=0"
+        if not self.drops:
+            idle["drop_factor"] = "without drops"
+        if self.densities is not None:
+            idle["pruning_rate"] = "with densities"
+        if self.final_learning_rate == self.learning_rate:
+            idle["final_learning_rate"] = f"with learning_rate={self.learning_rate}"
+        return idle
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that name the study: a hash of `determining`.

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import build
 import nbformat
 import pytest
 
@@ -37,7 +37,7 @@ def copy_of_book(folder: Path) -> Path:
     return folder
 
 
-def build(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def built_in(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "book/build.py", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -64,7 +64,7 @@ def test_a_notebook_that_fails_stops_the_build(tmp_path: Path) -> None:
     }.items():
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
         nbformat.write(notebook, folder / "notebooks" / f"{name}.ipynb")
-    built = build(folder)
+    built = built_in(folder)
     assert built.returncode == 1
     lines = built.stdout.splitlines()
     assert sorted(lines[:2]) == ["executing beside", "executing failing"]
@@ -78,18 +78,21 @@ def test_a_notebook_that_fails_stops_the_build(tmp_path: Path) -> None:
 def test_one_page_is_executed_with_its_parameters_and_its_title(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, ran = build_script(), []
+    ran = []
 
-    def execute(notebook: Path, destination: Path, parameters: dict[str, object]) -> None:
-        ran.append((notebook.name, parameters))
+    def execute(notebook: Path, destination: Path, parameters: dict[str, object], figures: Path) -> None:
+        ran.append((notebook.name, parameters, figures.name))
         shutil.copyfile(notebook, destination)
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(script, "execute", execute)
+    monkeypatch.setattr(build, "execute", execute)
     for name in ("cifar10_stability_deep", "costs"):
         monkeypatch.setattr(sys, "argv", ["build.py", "--page", name, str(tmp_path / name)])
-        script.main()
-    assert ran == [("cifar10_stability.ipynb", {"compared_levels": [13, 8]}), ("costs.ipynb", {})]
+        build.main()
+    assert ran == [
+        ("cifar10_stability.ipynb", {"compared_levels": [13, 8]}, "figures"),
+        ("costs.ipynb", {}, "figures"),
+    ]
     titles = [
         nbformat.read(tmp_path / name, 4).cells[0].source.splitlines()[0]
         for name in ("cifar10_stability_deep", "costs")
@@ -98,32 +101,24 @@ def test_one_page_is_executed_with_its_parameters_and_its_title(
 
 
 def test_a_book_of_executed_pages_has_these_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = build_script()
-    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/figures").mkdir(parents=True)
     (tmp_path / "pages/new.ipynb").write_text("new")
-    (tmp_path / script.EXECUTED).mkdir(parents=True)
-    (tmp_path / script.EXECUTED / "old.ipynb").write_text("old")
-    monkeypatch.setattr(script, "ROOT", tmp_path)
-    monkeypatch.setattr(script, "place_mathjax", lambda: None)
-    monkeypatch.setattr(script, "build_pages", lambda: 7)
+    (tmp_path / "pages/figures/new-curves.csv").write_text("new")
+    monkeypatch.setattr(build.pages, "write_pages", lambda: None)
+    (tmp_path / build.EXECUTED).mkdir(parents=True)
+    (tmp_path / build.EXECUTED / "old.ipynb").write_text("old")
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    monkeypatch.setattr(build, "place_mathjax", lambda: None)
+    monkeypatch.setattr(build, "build_pages", lambda: 7)
     monkeypatch.setattr(sys, "argv", ["build.py", "--pages", str(tmp_path / "pages")])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="exit status 7"):
-        script.main()
-    assert [file.name for file in (tmp_path / script.EXECUTED).iterdir()] == ["new.ipynb"]
+        build.main()
+    assert [file.name for file in (tmp_path / build.EXECUTED).iterdir()] == ["new.ipynb"]
+    assert [file.name for file in (tmp_path / build.FIGURES).iterdir()] == ["new-curves.csv"]
 
 
 def test_another_major_version_of_jupyter_book_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = build_script()
-    monkeypatch.setattr(script, "version", lambda name: "2.0.1")
+    monkeypatch.setattr(build, "version", lambda name: "2.0.1")
     with pytest.raises(SystemExit, match=r"needs jupyter-book 1\.x, found 2\.0\.1"):
-        script.check_jupyter_book()
-
-
-def build_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_book", ROOT / "book" / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+        build.check_jupyter_book()

@@ -20,8 +20,9 @@ from lth_core import Mask
 from lth_study import preset
 from lth_study.methods import TABLE
 from lth_study.report import METHOD_NAMES, charts
-from lth_study.report.charts import Chart
-from lth_study.report.drawing import DASHES, LOOKS, PAPERS, Theme, Width, _apart, draw, look_of, pixel_maps, rendered
+from lth_study.report.chart import Chart
+from lth_study.report.drawing import _apart, draw, pixel_maps, rendered
+from lth_study.report.looks import DASHES, LOOKS, PAPERS, Theme, Width, look_of
 from lth_study.report.publish import alternative, publish
 
 STUDY = preset("lenet_300_100").only("stability")
@@ -107,7 +108,7 @@ def test_distances_have_panels_and_angles_share_their_axis(table: pd.DataFrame):
 
 
 def test_a_shared_axis_shows_all_panels_and_0(table: pd.DataFrame):
-    tickets = table[table["method"] == "imp"].assign(metric="angle_pruning")
+    tickets = table[(table["method"] == "imp") & (table["metric"] == "l2_pruning")].assign(metric="angle_pruning")
     chart = charts.distance_panels(
         {"low": tickets, "high": tickets.assign(value=100 + tickets["value"])}, "angle_pruning"
     )

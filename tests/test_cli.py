@@ -103,7 +103,7 @@ def test_run_status_export_and_import_go_round(lth: Lth, tmp_path: Path, monkeyp
 
     assert lth("export") == (0, f"{tmp_path / 'results' / SMOKE.name}\n", "")
     before = contents(tmp_path / "results")
-    assert set(before) == {"config.json", "records.csv", "provenance.csv"}
+    assert set(before) == {"sums.sha256", "config.json", "records.csv", "provenance.csv"}
     assert lth("export").status == 0
     assert contents(tmp_path / "results") == before
     theirs = tmp_path / "theirs"
@@ -119,6 +119,7 @@ def test_run_status_export_and_import_go_round(lth: Lth, tmp_path: Path, monkeyp
     file = theirs / SMOKE.name / "records.csv"
     table = pd.read_csv(file, dtype={"order": str})
     table.assign(value=table["value"].where(table.index > 0, 1.5)).to_csv(file, index=False)
+    file.with_name("sums.sha256").unlink()
     conflict = lth("import", str(tmp_path / "results"))
     assert (conflict.status, conflict.err.count("\n")) == (2, 1)
     assert conflict.err.startswith(f"lth: {SMOKE.name}: 1 of ")

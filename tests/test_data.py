@@ -351,7 +351,11 @@ def check_split(name: str, folder: Path, fingerprint: str) -> None:
     assert found.fingerprint() == fingerprint
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(LARGE)[:50], gzip.compress(LARGE)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", gzip.compress(LARGE)[:50], gzip.compress(LARGE)],
+    ids=["empty", "no archive", "cut off", "too large"],  # an archive holds the time
+)
 def test_a_damaged_archive_of_debians_is_refused_by_name(content):
     mnist.DEBIAN.mkdir()
     for file in FILES:

@@ -234,6 +234,12 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(monkeypatch: pytest.Mo
         run(STUDY, workers=1)
 
 
+def test_more_processes_than_images_to_evaluate_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 600))
+    with pytest.raises(SettingError, match="WORLD_SIZE: 600 processes are more than 500 images to evaluate; start fe"):
+        run(STUDY.updated(batch_size=600), workers=1)
+
+
 def test_further_workers_beside_processes_that_train_together_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 2))
     with pytest.raises(SettingError, match="workers: 3 is too many; the 2 processes here train one network together"):

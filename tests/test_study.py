@@ -288,7 +288,8 @@ def test_a_gpu_trains_as_many_networks_as_are_missing_and_never_none(
 ):
     counts, recorded = list[int](), list[int]()
     monkeypatch.setattr("lth_study.devices.compute_device", lambda: torch.device("cuda"))
-    monkeypatch.setattr("lth_study.trainings.Trainings", lambda *_, workers: recorded.append(workers))
+    monkeypatch.setattr("lth_study.devices.device_name", lambda: "a GPU")
+    monkeypatch.setattr("lth_study.trainings.Trainings", lambda *_, workers, say: recorded.append(workers))
     monkeypatch.setattr("lth_study.parallel.complete_side_by_side", lambda *arguments: counts.append(arguments[-1]))
     for store in (store_of(tiny), StudyStore(tmp_path / "empty", TINY.setting)):
         runner._train(TINY, store, plan.trainings(TINY), [], workers=None, seconds=None, progress=None)

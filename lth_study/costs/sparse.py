@@ -9,7 +9,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from lth_study.records import results_file
-from lth_study.report.drawing import percent_axis, style
+from lth_study.report.drawing import percent_axis
+from lth_study.report.looks import style
 
 _WORK = ["network", "batch", "threads"]
 _AGAINST = {"dense, eager / sparse": "dense", "dense, compiled / sparse": "dense, compiled"}

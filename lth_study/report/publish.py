@@ -25,8 +25,9 @@ from lth_study.costs.hours import hours_to_train
 from lth_study.extents import Study
 from lth_study.files import write_atomic
 from lth_study.report import NETWORK_NAMES, caption
-from lth_study.report.charts import Chart
-from lth_study.report.drawing import Theme, Width, rendered
+from lth_study.report.chart import Chart
+from lth_study.report.drawing import rendered
+from lth_study.report.looks import Theme, Width
 
 WORDS = 60
 """The most words of an alternative text."""
