@@ -29,8 +29,8 @@ from lth_study.commands import command_for
 from lth_study.data import TITLES
 from lth_study.report import METHOD_NAMES, METRIC_NAMES, NETWORK_NAMES, caption
 from lth_study.report.charts import PERCENT, REWIND
-from lth_study.report.drawing import DASHES, INKS, PAPERS, Theme, look_of
 from lth_study.report.effects import estimate
+from lth_study.report.looks import DASHES, INKS, PAPERS, Theme, look_of
 from lth_study.settings import LABELS, Setting
 
 FOLDER = Path("book/_static/explorer")

@@ -8,10 +8,8 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -20,9 +18,10 @@ from conftest import PROJECT
 from typer.testing import CliRunner
 
 from lth_study.cli import app
-from lth_study.report.drawing import LOOKS
+from lth_study.report.looks import LOOKS
 
 vl_convert = pytest.importorskip("vl_convert", reason="needs the extra 'book'")
+explorer = pytest.importorskip("explorer")
 
 RESULTS = PROJECT / "results"
 TEMPLATE = PROJECT / "book" / "evidence" / "explorer.md"
@@ -33,17 +32,7 @@ Place = tuple[str, int, int, str, int]
 
 
 @pytest.fixture(scope="module")
-def explorer() -> ModuleType:
-    sys.path.insert(0, str(PROJECT / "book"))
-    try:
-        import explorer
-    finally:
-        sys.path.pop(0)
-    return explorer
-
-
-@pytest.fixture(scope="module")
-def written(explorer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the page, made of the committed records."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LTH_RESULTS", str(RESULTS))
@@ -130,9 +119,7 @@ def test_the_command_of_a_study_is_about_this_study(known: dict[str, Any], monke
         assert found.output.splitlines()[0] == study["name"]
 
 
-def test_every_figure_of_the_paper_has_a_preset_and_every_preset_shows_both_panels(
-    explorer: ModuleType, known: dict[str, Any]
-) -> None:
+def test_every_figure_of_the_paper_has_a_preset_and_every_preset_shows_both_panels(known: dict[str, Any]) -> None:
     assert list(dict.fromkeys(preset["figure"] for preset in known["presets"])) == list(explorer.FIGURES)
     assert known["start"] in [preset["address"] for preset in known["presets"]]
     for preset in known["presets"]:
@@ -152,7 +139,7 @@ def test_every_figure_of_the_paper_has_a_preset_and_every_preset_shows_both_pane
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("figure", ["Figure 1", "Figure 4", "Figure 8"])
-def test_the_chart_of_a_preset_compiles(explorer: ModuleType, known: dict[str, Any], figure: str, theme: str) -> None:
+def test_the_chart_of_a_preset_compiles(known: dict[str, Any], figure: str, theme: str) -> None:
     state = next(preset["state"] for preset in known["presets"] if preset["figure"] == figure)
     svg = vl_convert.vegalite_to_svg(explorer.chart(explorer.study_of(known, state), state, theme))
     texts = set(map(html.unescape, re.findall(r"<text[^>]*>([^<]*)</text>", svg)))
@@ -163,14 +150,14 @@ def test_the_chart_of_a_preset_compiles(explorer: ModuleType, known: dict[str, A
     assert f'stroke="{getattr(look, theme)}"' in svg
 
 
-def test_a_panel_without_values_is_left_out(explorer: ModuleType, known: dict[str, Any]) -> None:
+def test_a_panel_without_values_is_left_out(known: dict[str, Any]) -> None:
     state = known["presets"][0]["state"] | {"method": ["dense"]}
     chart = explorer.chart(explorer.study_of(known, state), state, "light")
     assert [len(panel["layer"]) for panel in chart["concat"]] == [1]
     assert "<svg" in vl_convert.vegalite_to_svg(chart)
 
 
-def test_a_summary_has_the_mean_and_students_interval(explorer: ModuleType) -> None:
+def test_a_summary_has_the_mean_and_students_interval() -> None:
     points = [{"series": "a", "x": 10, "value": value} for value in (1.0, 2.0, 3.0)]
     points += [{"series": "a", "x": 20, "value": 5.0}]
     first, second = explorer.summary(points)
@@ -180,7 +167,7 @@ def test_a_summary_has_the_mean_and_students_interval(explorer: ModuleType) -> N
     assert second == {"series": "a", "x": 20, "n": 1, "value": 5.0}
 
 
-def test_looks_are_those_of_figures(explorer: ModuleType, known: dict[str, Any]) -> None:
+def test_looks_are_those_of_figures(known: dict[str, Any]) -> None:
     assert set(explorer.SHAPES) == {look.marker for look in LOOKS.values()}
     for study in known["studies"]:
         for name, look in study["series"].items():
@@ -210,9 +197,7 @@ def cells(table: str) -> list[list[str]]:
     return [[html.unescape(text) for text in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows]
 
 
-def test_without_javascript_a_table_shows_the_records(
-    explorer: ModuleType, known: dict[str, Any], written: Path
-) -> None:
+def test_without_javascript_a_table_shows_the_records(known: dict[str, Any], written: Path) -> None:
     table = cells((written / "static.html").read_text())
     assert table[0][:3] == ["network", "weights remaining (%)", "test accuracy (%)"]
     state = next(preset["state"] for preset in known["presets"] if preset["address"] == known["start"])
@@ -269,7 +254,7 @@ addEventListener("load", async () => {
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_the_page_shows_what_python_shows(explorer: ModuleType, known: dict[str, Any], written: Path) -> None:
+def test_the_page_shows_what_python_shows(known: dict[str, Any], written: Path) -> None:
     """In a browser, from a file: the table, the address and the command of every preset."""
     static = written.parent
     blocks = re.findall(r"```\{raw\} html\n(.*?)```", TEMPLATE.read_text(), re.DOTALL)
