@@ -31,6 +31,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any, NamedTuple
 
+import explorer
 import nbformat
 import pages
 import papermill
@@ -310,6 +311,7 @@ def main() -> None:
         return
     place_mathjax()
     pages.write_pages()
+    explorer.write()
     status = build_pages()
     if status or not INDEX.exists():
         sys.exit(f"jupyter-book failed with exit status {status}; its messages are above")

@@ -17,6 +17,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import jinja2
 import pandas as pd
@@ -138,6 +139,8 @@ class Book:
         badge = "the paper's scale" if scale == "paper" else f"scale: {scale}"
         hours = " and ".join(f"{hours:.1f} hours on one {device}" for device, hours in about["hours"].items())
         cost = f"{about['trainings']:,} trainings: {hours}" if hours else f"{about['trainings']:,} trainings"
+        studies = about["studies"] if len(about["studies"]) == 1 else []  # the explorer shows one study at a time
+        x = "k" if about["axis"] == "k" else "percent"
         sources = [
             f'<span class="badge {"paper" if scale == "paper" else "reduced"}">{badge}</span>',
             f"{about['replicates']} replicates",
@@ -145,6 +148,10 @@ class Book:
             f'<a href="{TO_BUILT}/{name}.light.svg" download>SVG</a>',
             f'<a href="{TO_BUILT}/{name}.csv" download>CSV</a>',
             f'<a href="../executed/{about["page"]}.html">notebook</a>',
+            *(
+                f'<a href="explorer.html?{html.escape(urlencode({"study": study, "x": x}))}">explorer</a>'
+                for study in studies
+            ),
         ]
         return f"""
 ```{{figure}} {TO_FIGURES}/{name}.light.svg

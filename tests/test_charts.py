@@ -370,6 +370,7 @@ def test_a_figure_leaves_its_pictures_numbers_and_story(
     assert numbers["series"].tolist() == drawn["series"].tolist()
     about = json.loads((tmp_path / "figures/accuracy.json").read_text())
     assert (about["networks"], about["profiles"], about["replicates"]) == (["lenet_300_100"], ["paper"], 3)
+    assert (about["studies"], about["axis"]) == ([STUDY.setting.name], "percent")
     assert about["claims"] == ["a claim"]
     assert about["caption"].startswith("Test accuracy. At k = 0. LeNet-300-100 on")
     assert about["trainings"] > 100

@@ -125,13 +125,16 @@ def test_a_figure_has_its_pictures_numbers_scale_and_command(
     about = {
         "alt": "What is drawn.", "caption": "A caption.", "profiles": ["paper"], "replicates": 3, "devices": ["a GPU"],
         "trainings": 1200, "hours": {"a GPU": 2.04}, "page": "a_page", "command": "papermill notebooks/a.ipynb b.ipynb",
+        "studies": ["resnet20-standard-paper-cifar10-0123"], "axis": "k",
     }  # fmt: skip
     (tmp_path / "a_page-curves.json").write_text(json.dumps(about))
     text = book.figure("a_page-curves", "What was found.")
     for part in (
         "{figure} ../_static/figures/a_page-curves.light.svg", ":alt: What is drawn.", "What was found.", "A caption.",
-        "a_page-curves.dark.narrow.svg", 'href="../../_static/figures/a_page-curves.csv"', "the paper's scale",
+        'src="../../_static/figures/a_page-curves.dark.narrow.svg"', "the paper's scale",
+        'href="../../_static/figures/a_page-curves.csv"',
         'href="../executed/a_page.html"', "1,200 trainings: 2.0 hours on one a GPU", about["command"], "3 replicates",
+        'href="explorer.html?study=resnet20-standard-paper-cifar10-0123&amp;x=k"',
     ):  # fmt: skip
         assert part in text
     assert text.count('alt="What is drawn."') == 3

@@ -71,6 +71,8 @@ def publish(
     if folder := os.environ.get("LTH_FIGURES"):
         about = {
             "title": chart.title,
+            "axis": chart.axis,
+            "studies": list(dict.fromkeys(setting.name for setting in settings)),
             "caption": text,
             "alt": alt,
             "networks": list(dict.fromkeys(setting.network for setting in settings)),

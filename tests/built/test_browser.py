@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -129,7 +130,7 @@ def test_links_of_every_figure_lead_to_files_that_say_the_same(page: Any, html: 
         for target in page.evaluate("[...document.querySelectorAll('figure a')].map(a => a.getAttribute('href'))"):
             if target.startswith("#"):
                 continue
-            path = (file.parent / target.partition("#")[0]).resolve()
+            path = (file.parent / re.split("[?#]", target)[0]).resolve()
             assert path.exists(), f"{name}: {target}"
             if path.suffix == ".csv":
                 numbers = pd.read_csv(path)
