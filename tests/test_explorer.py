@@ -172,7 +172,8 @@ def test_looks_are_those_of_figures(known: dict[str, Any]) -> None:
     for study in known["studies"]:
         for name, look in study["series"].items():
             method, _, k = name.partition(" ")
-            kind = "imp rewound" if method == "imp" and k != "0" else method
+            kind = max((known for known in LOOKS if method.startswith(known)), key=len)
+            kind = "imp rewound" if method == "imp" and k != "0" else kind
             assert (look["light"], look["dark"]) == (LOOKS[kind].light, LOOKS[kind].dark), name
             assert look["shape"] == explorer.SHAPES[LOOKS[kind].marker]
 
