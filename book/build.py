@@ -270,8 +270,12 @@ def finish_pages() -> None:
     """Mend what the theme's pages lack, for screen readers and browsers.
 
     Every head of a table says whether it heads a column or a row, and an empty one is no head. Lists that fold in the
-    sidebar have a name. The scripts of thebe, which nothing here uses and which the theme loads twice, go.
+    sidebar have a name. The scripts of thebe, which nothing here uses and which the theme loads twice, go. The search
+    finds no names of functions before what pages say.
     """
+    index = INDEX.parent / "searchindex.js"
+    found = json.loads(index.read_text().removeprefix("Search.setIndex(").removesuffix(")"))
+    index.write_text(f"Search.setIndex({json.dumps(found | {'objects': {}}, separators=(',', ':'))})")
     for file in INDEX.parent.rglob("*.html"):
         text = file.read_text()
         for part, scope in (("thead", "col"), ("tbody", "row")):

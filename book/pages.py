@@ -191,7 +191,8 @@ Reading the records takes seconds. Training everything anew takes {cost}.
         body = "\n".join(rows)
         signs = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items())
         return (
-            f'<div class="matrix"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n'
+            '<div class="matrix" tabindex="0" role="region" aria-label="Verdicts by network and scale">'
+            f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n"
             f"<p>{signs}. An empty cell: the paper claims nothing there.</p></div>\n"
         )
 

@@ -104,10 +104,13 @@ def test_one_picture_of_every_figure_is_shown_with_text_to_read(name: str, page:
     visit(page, html / "book" / "pages" / f"{name}.html")
     least = 11 if page.viewport_size["width"] > 600 else 9
     figures = page.evaluate(
-        """() => [...document.querySelectorAll('figure:has(.pictures)')]
+        """async () => {
+            const shown = [...document.querySelectorAll('figure img.picture')].filter(i => i.offsetWidth > 0);
+            await Promise.all(shown.map(i => { i.loading = 'eager'; return i.decode(); }));
+            return [...document.querySelectorAll('figure:has(.pictures)')]
             .filter(f => f.offsetParent !== null)
             .map(f => [...f.querySelectorAll('img')].filter(i => i.offsetWidth > 0)
-                .map(i => [i.getAttribute('src'), i.offsetWidth, i.naturalWidth, i.alt]))"""
+                .map(i => [i.getAttribute('src'), i.offsetWidth, i.naturalWidth, i.alt])); }"""
     )
     for shown in figures:
         assert len(shown) == 1, shown
