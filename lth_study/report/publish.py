@@ -88,7 +88,8 @@ def publish(
 
 
 def alternative(chart: Chart, network: str) -> str:
-    """Text in place of the picture: what stands on its axes, and the values at the last place of each series."""
+    """Text in place of the picture: what stands on its axes, and the values of each series at its last place; at the
+    first one on an axis of categories."""
     numbers = chart.numbers()
     numbers = numbers[~numbers["series"].str.startswith("paper: ")]
     several = len({panel.ylabel for panel in chart.panels}) > 1
@@ -98,7 +99,8 @@ def alternative(chart: Chart, network: str) -> str:
         ends = []
         for series in dict.fromkeys(here["series"]):
             line = here[here["series"] == series]
-            end = line.loc[line["x"].idxmin()] if chart.axis == "percent" else line.iloc[-1]
+            first = chart.axis == "category"  # all series have it
+            end = line.loc[line["x"].idxmin()] if chart.axis == "percent" else line.iloc[0 if first else -1]
             x = end["x"]
             at = f"{x:,}" if isinstance(x, Integral) else f"{x:.3g}" if isinstance(x, Real) else str(x)
             ends.append((at, f"{series} {end['mean']:.1f}"))
