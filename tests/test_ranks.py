@@ -175,7 +175,7 @@ def without_dropout(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def assert_moved_alike(one: StudyStore, other: StudyStore) -> None:
     """Rounding may let a weight or two fall on the other side of the pruning threshold."""
-    initial = Chain(Trainings(one), 1, 0).initial()
+    initial = Chain(Trainings(one), 1, "imp", 0).initial()
     for training in (dense(1), Training(1, "imp", 2, 1, 0)):
         mask, same = (study.saves(training).load_mask() for study in (one, other))
         assert sum(int((mask[name] != same[name]).sum()) for name in mask) <= 1e-5 * mask.size

@@ -301,7 +301,7 @@ def test_a_later_rewind_is_reached_in_several_goes_with_the_same_bits_by_one_pro
 ):
     store, asked = store_of(copy), iter(range(10**9))
     stops = {30, 45}  # of the times that the training from W_5 up to W_50 asks whether to stop
-    stopping = Chain(Trainings(store, stop_requested=lambda: next(asked) in stops), 1, 50)
+    stopping = Chain(Trainings(store, stop_requested=lambda: next(asked) in stops), 1, "imp", 50)
     toward = store.saves(dense(1)).toward(50)
     with toward.locked(), pytest.raises(Busy):
         stopping.dense_state(50)
@@ -548,7 +548,7 @@ def test_nothing_is_trained_below_a_level_of_the_store_that_diverged(copy: Done,
     file = store.saves(levels[0]).folder / "result.json"
     write_json(file, {**read_json(file), "diverged_at": 66})  # as another process may find it
     trained = count_trainings(monkeypatch)
-    chain = Chain(Trainings(store), 1, 5)
+    chain = Chain(Trainings(store), 1, "imp", 5)
     assert chain.complete({levels[1]}) == set()
     assert chain.complete(set(levels)) == {levels[0]}
     assert trained == []
