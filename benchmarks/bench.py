@@ -1,5 +1,5 @@
 """What a training iteration costs: `make bench` measures it, prints a table and writes results/benchmark.csv, which
-keeps what was measured last on every other kind of processor.
+keeps what was measured last on every other kind of processor, and on this kind at another speed.
 
 Every network has a module beside this one, whose docstring says what is compared, and so have the machine's own rates,
 the shares of the time and the command line. Variants take turns on one thread, round after round, so that a machine

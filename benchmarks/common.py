@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from lth_core import Ticket, subnetwork
 from lth_core.masks import Mask
 from lth_study import seeds
+from lth_study.costs.benchmarks import MATRIX_PRODUCT
 from lth_study.data import image_shape
 from lth_study.data.parts import Dataset, Split
 from lth_study.devices import device_name
@@ -102,12 +103,24 @@ def peak_memory() -> float:
 
 
 def keep(table: pd.DataFrame, name: str) -> None:
-    """Print what was measured and write it into the results folder, in place of this device's earlier rows."""
+    """Print what was measured and write it into the results folder, in place of this device's earlier rows.
+
+    Machines with processors of one kind differ in speed. Rows of another day stay if their rates of matrix products
+    have no value in common with these.
+    """
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
     made = {"device": device_name(), "torch": torch.__version__, "python": platform.python_version()}
     table = table.assign(**made, measured=datetime.now(UTC).strftime("%Y-%m-%d"))
     file = results_folder() / name
     if file.exists():
         before = pd.read_csv(file)
-        table = pd.concat([before[before["device"] != device_name()], table])
+        own = before[before["device"] == device_name()].groupby("measured")
+        others = [day for day, rows in own if day != table["measured"][0] and _another_speed(rows, table)]
+        table = pd.concat([before[(before["device"] != device_name()) | before["measured"].isin(others)], table])
     write_atomic(file, table.to_csv(index=False, float_format="%.4g").encode())
+
+
+def _another_speed(rows: pd.DataFrame, others: pd.DataFrame) -> bool:
+    both = pd.concat([rows, others])
+    products = both[both["measure"] == MATRIX_PRODUCT]
+    return len(products) == 2 and bool(products["smallest"].max() > products["largest"].min())

@@ -15,6 +15,7 @@ import torch
 from common import Row, Variant, row, timed
 from torch.nn import functional as F
 
+from lth_study.costs.benchmarks import MATRIX_PRODUCT
 from lth_study.costs.limits import CACHE_BYTES, floor_seconds
 from lth_study.settings import Setting
 from lth_study.training.train import steady_arithmetic
@@ -65,7 +66,7 @@ def bytes_per_second(seconds: pd.DataFrame) -> pd.Series:
 def rows(seconds: pd.DataFrame) -> list[Row]:
     """Both rates."""
     return [
-        row("matrix product (GFLOP/s)", "GFLOP/s", flops_per_second(seconds) / 1e9),
+        row(MATRIX_PRODUCT, "GFLOP/s", flops_per_second(seconds) / 1e9),
         row("memory bandwidth (GB/s)", "GB/s", bytes_per_second(seconds) / 1e9),
     ]
 

@@ -1,8 +1,11 @@
 """Build the book: execute every notebook through papermill, two at a time, then Jupyter Book with warnings as errors.
 
     python book/build.py            # what `make book` does
-    python book/build.py --stored   # with the outputs that are stored in the notebooks, where a page is a notebook's
-    python book/build.py --store    # `make notebooks`: execute them and store their outputs, building no page
+    python book/build.py --store    # `make notebooks`: execute the notebooks and store their outputs, building no page
+    python book/build.py --page NAME FILE   # for workflow/Snakefile: execute one page's notebook into a file
+    python book/build.py --pages FOLDER     # the same: build the book from a folder of them
+
+Notebooks leave figures in book/_static/figures. `pages` writes the chapters that show them.
 
 The pages are written to _build/html. A notebook that fails stops the build before any page is made.
 """
@@ -10,9 +13,10 @@ The pages are written to _build/html. A notebook that fails stops the build befo
 from __future__ import annotations
 
 import argparse
-import base64
+import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,17 +31,22 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any, NamedTuple
 
+import explorer
 import nbformat
+import pages
 import papermill
+import yaml
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = Path("notebooks")
 EXECUTED = Path("book/executed")
+FIGURES = Path("book/_static/figures")
+FIGURES_PART = Path("book/figures.part")
+README = Path("README.md")
 PART = Path("book/executed.part")
 MATHJAX = Path("book/_static/mathjax")
-FIGURE = Path("book/_static/cifar10_scale.png")
 INDEX = Path("_build/html/index.html")
 
 
@@ -126,18 +135,46 @@ def own_sockets() -> Iterator[Config]:
         yield Config(dict.fromkeys(("KernelManager", "AsyncKernelManager"), sockets))
 
 
-def execute(notebook: Path, destination: Path, parameters: dict[str, Any]) -> None:
-    """Run a notebook with these parameters, and its own values of the others."""
-    started = time.monotonic()
-    say(f"executing {destination.stem}")
+def execute(notebook: Path, destination: Path, parameters: dict[str, Any], figures: Path = FIGURES) -> None:
+    """Run a notebook with these parameters, and its own values of the others. Keep the figures that it publishes."""
+    started, name = time.monotonic(), destination.stem
+    say(f"executing {name}")
     try:
         with own_sockets() as config:
+            folder = str(FIGURES_PART / name)
             papermill.execute_notebook(
-                str(notebook), str(destination), parameters, kernel_name="python3", progress_bar=False, config=config
-            )
+                str(notebook), str(destination), parameters, kernel_name="python3", progress_bar=False, config=config,
+                extra_arguments=[f"--IPKernelApp.exec_lines=__import__('os').environ.update(LTH_FIGURES={folder!r})"],
+            )  # fmt: skip
     except PapermillExecutionError as error:
         sys.exit(f"{notebook} failed, so the book is not built: {error}")
-    say(f"executed {destination.stem} in {time.monotonic() - started:.0f} s")
+    describe_pictures(destination)
+    keep_figures(notebook, name, parameters, figures)
+    say(f"executed {name} in {time.monotonic() - started:.0f} s")
+
+
+def describe_pictures(executed: Path) -> None:
+    """Give every picture that `publish` displayed its alternative text, for the page."""
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        texts = [o["data"].get("text/plain", "") for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+        if texts and not texts[0].startswith("<Figure"):
+            cell.metadata["mystnb"] = {"image": {"alt": texts[0]}}
+    nbformat.write(notebook, executed)
+
+
+def keep_figures(notebook: Path, page: str, parameters: dict[str, Any], figures: Path) -> None:
+    """Put a page's figures among those of the book, named after it, with the command that draws them again."""
+    command = f"papermill {notebook} {page}.ipynb"
+    if parameters:
+        command += f' -y "{yaml.safe_dump(parameters, default_flow_style=True, width=1000).strip()}"'
+    figures.mkdir(parents=True, exist_ok=True)
+    for file in (FIGURES_PART / page).glob("*"):
+        kept = figures / f"{page}-{file.name}"
+        if file.suffix == ".json":
+            about = json.loads(file.read_text()) | {"page": page, "command": command}
+            file.write_text(json.dumps(about, indent=1))
+        shutil.move(file, kept)
 
 
 def say(line: str) -> None:
@@ -170,35 +207,41 @@ def retitle(file: Path, title: str) -> None:
     nbformat.write(notebook, file)
 
 
-def collect(stored: bool, further: bool = True) -> None:
+def collect(further: bool = True) -> None:
     """Fill `book/executed` with all notebooks and, if wanted, the further pages, or leave it as it was."""
     notebooks = sorted(NOTEBOOKS.glob("*.ipynb"))
     if not notebooks:
         sys.exit(f"no notebooks in {ROOT / NOTEBOOKS}")
-    shutil.rmtree(PART, ignore_errors=True)
+    for folder in (PART, FIGURES_PART, FIGURES):
+        shutil.rmtree(folder, ignore_errors=True)
     PART.mkdir()
-    pages = PAGES if further else {}
-    runs = [
+    others = PAGES if further else {}
+    runs = [(notebook, PART / notebook.name, dict[str, Any]()) for notebook in notebooks]
+    runs += [
         (NOTEBOOKS / f"{page.notebook}.ipynb", PART / f"{name}.ipynb", page.parameters)
-        for name, page in pages.items()
+        for name, page in others.items()
         if name != page.notebook
     ]
-    if stored:
-        for notebook in notebooks:
-            shutil.copyfile(notebook, PART / notebook.name)
-    else:
-        runs = [(notebook, PART / notebook.name, {}) for notebook in notebooks] + runs
     execute_all(runs)
-    for name, page in pages.items():
+    shutil.rmtree(FIGURES_PART, ignore_errors=True)
+    for name, page in others.items():
         retitle(PART / f"{name}.ipynb", page.title)
     shutil.rmtree(EXECUTED, ignore_errors=True)
     PART.rename(EXECUTED)
 
 
+def execute_page(name: str, destination: Path) -> None:
+    """Execute the notebook of one page into a file. Its figures go into the folder `figures` beside it."""
+    page = PAGES.get(name, Page(name, "", {}))
+    execute(NOTEBOOKS / f"{page.notebook}.ipynb", destination, page.parameters, destination.parent / "figures")
+    if page.title:
+        retitle(destination, page.title)
+
+
 def store_outputs() -> None:
     """Put the executed notebooks in the place of the notebooks, without papermill's notes on the run.
 
-    The README shows the figure of ResNet-20 at growing scales.
+    The README shows the figure of ResNet-20 at the paper's scale, and the main findings.
     """
     for executed in sorted(EXECUTED.glob("*.ipynb")):
         notebook = nbformat.read(executed, as_version=4)
@@ -209,12 +252,11 @@ def store_outputs() -> None:
             if not cell.metadata.get("tags", True):
                 del cell.metadata["tags"]
         nbformat.write(notebook, NOTEBOOKS / executed.name)
-    scales = nbformat.read(NOTEBOOKS / "cifar10_scale.ipynb", as_version=4)
-    pictures = (
-        o["data"]["image/png"] for c in scales.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
-    )
-    FIGURE.parent.mkdir(exist_ok=True)
-    FIGURE.write_bytes(base64.b64decode(next(pictures)))
+    for theme in ("light", "dark"):
+        shutil.copyfile(FIGURES / f"cifar10_scale-paper_scale.{theme}.svg", f"book/_static/rewinding.{theme}.svg")
+    before, rest = README.read_text().split("<!-- results -->\n")
+    after = rest.partition("<!-- end of results -->")[2]
+    README.write_text(f"{before}<!-- results -->\n{pages.readme_results()}<!-- end of results -->{after}")
 
 
 def build_pages() -> int:
@@ -224,23 +266,60 @@ def build_pages() -> int:
     return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
 
 
+def finish_pages() -> None:
+    """Mend what the theme's pages lack, for screen readers and browsers.
+
+    Every head of a table says whether it heads a column or a row, and an empty one is no head. Lists that fold in the
+    sidebar have a name. The scripts of thebe, which nothing here uses and which the theme loads twice, go. The search
+    finds no names of functions before what pages say.
+    """
+    index = INDEX.parent / "searchindex.js"
+    found = json.loads(index.read_text().removeprefix("Search.setIndex(").removesuffix(")"))
+    index.write_text(f"Search.setIndex({json.dumps(found | {'objects': {}}, separators=(',', ':'))})")
+    for file in INDEX.parent.rglob("*.html"):
+        text = file.read_text()
+        for part, scope in (("thead", "col"), ("tbody", "row")):
+            text = re.sub(
+                rf"<{part}\b.*?</{part}>",
+                lambda found, scope=scope: re.sub(r"<th\b(?![^>]*\bscope=)", f'<th scope="{scope}"', found[0]),
+                text,
+                flags=re.DOTALL,
+            )
+        text = re.sub(r"<th\b([^>]*)>(\s*)</th>", r"<td\1>\2</td>", text)
+        text = re.sub(r"<script\b[^>]*>[^<]*THEBE_JS_URL[^<]*</script>|<script\b[^>]*thebe[^>]*></script>", "", text)
+        file.write_text(text.replace("<summary><span", '<summary aria-label="Pages of this chapter"><span'))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the book into _build/html.")
     either = parser.add_mutually_exclusive_group()
-    either.add_argument("--stored", action="store_true", help="take the notebooks' stored outputs; execute other pages")
     either.add_argument("--store", action="store_true", help="execute the notebooks and store their outputs, no more")
+    either.add_argument("--page", nargs=2, metavar=("NAME", "FILE"), help="execute one page's notebook, no more")
+    either.add_argument("--pages", type=Path, metavar="FOLDER", help="take the executed notebooks of a folder")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     check_jupyter_book()
     os.chdir(ROOT)
-    collect(arguments.stored, further=not arguments.store)
+    if arguments.page:
+        execute_page(arguments.page[0], Path(arguments.page[1]))
+        return
+    if arguments.pages:
+        for folder in (EXECUTED, FIGURES):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(arguments.pages, EXECUTED, ignore=shutil.ignore_patterns("figures"))
+        shutil.copytree(arguments.pages / "figures", FIGURES)
+    else:
+        collect(further=not arguments.store)
     if arguments.store:
         store_outputs()
         return
     place_mathjax()
+    pages.write_pages()
+    explorer.write()
     status = build_pages()
     if status or not INDEX.exists():
         sys.exit(f"jupyter-book failed with exit status {status}; its messages are above")
+    finish_pages()
     print(f"the book: {ROOT / INDEX}")
 
 

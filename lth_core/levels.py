@@ -91,11 +91,11 @@ class LevelFolder:
 
         Raises `ValueError` for a damaged file and for one of another search.
         """
-        file = self._file(level)
-        if not file.exists():
+        file, rewound = self._file(level), self.folder / "rewound.safetensors"
+        if not file.exists() or (self.rewound is None and not rewound.exists()):  # then level 0 gives W_k again
             return None
         if self.rewound is None:
-            self.rewound = self._read(self.folder / "rewound.safetensors")["weights"]
+            self.rewound = self._read(rewound)["weights"]
         kept = self._read(file)
         return Level(Mask.of_state(kept["mask"]), self.rewound, kept["trained"], kept["result"])
 

@@ -11,6 +11,7 @@ Loading runs no code and writes nothing. The names of files are fixed; no file n
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -84,6 +85,7 @@ class Ticket:
         for name, state in states.items():
             checksums[name] = write_state(folder / f"{name}.safetensors", state, self.mask)
         write_atomic(folder / "README.md", text.encode())
+        checksums["facts"] = _checksum({**facts, "about": about})
         content = json.dumps({**facts, "checksums": checksums, "about": about}, indent=1)
         write_atomic(folder / "ticket.json", content.encode())
 
@@ -138,7 +140,14 @@ def _opened(source: Source) -> tuple[Path, dict[str, Any], Mask]:
     mask = Mask.of_state(kept)
     if mask.density != facts["density"]:
         raise ValueError(f"{file}: density is {facts['density']}, its mask's {mask.density}; download the ticket again")
+    said = {name: value for name, value in facts.items() if name != "checksums"}
+    if facts["checksums"].get("facts", _checksum(said)) != _checksum(said):  # older tickets have none
+        raise ValueError(f"{file} is altered: its facts do not match its checksum; save or download the ticket again")
     return folder, facts, mask
+
+
+def _checksum(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _state(folder: Path, facts: Mapping[str, Any], mask: Mask, name: str) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class Chain:
         self.method, self.retrain = method, TABLE[method].retrain or "weight_rewinding"
         self.setting, self.store = trainings.setting, trainings.store
         self.ones = Mask.ones(build(self.setting))
+        self.busy: Busy | None = None
+        """The last training that another process was doing, and that `complete` passed over."""
 
     def complete(self, wanted: Collection[Training]) -> set[Training]:
         """Walk the chain as deep as `wanted` asks and do the wanted trainings at every level.
@@ -66,8 +68,7 @@ class Chain:
         setting, store = self.setting, self.store
         end = self.dense_run()  # it leaves W_k behind
         for training in sorted(t for t in wanted if t.method == "dense" and t.order):
-            with suppress(Busy):
-                self.trainings.end(training, subnetwork(self.initial(), self.ones, 0, 0))
+            self.end(training, subnetwork(self.initial(), self.ones, 0, 0))
         if end[1]["diverged_at"] is not None:
             return {t for t in wanted if t.method == "dense"}
         if setting.densities is None:
@@ -95,13 +96,17 @@ class Chain:
             levels = one_shot_pruning(*search, densities=densities, saved=saved, **how)
         for level, (mask, rewound, _, result) in zip(numbers, levels, strict=True):
             for training in sorted(t for t in wanted if t.level == level and t.method != "dense" and t not in chain):
-                try:
-                    self.trainings.end(training, self.ticket(training, mask, rewound))
-                except Busy:
-                    continue
+                self.end(training, self.ticket(training, mask, rewound))
             if result["diverged_at"] is not None and setting.densities is None:
                 return {t for t in wanted if t.level <= level}
         return set(wanted)
+
+    def end(self, training: Training, ticket: Ticket) -> None:
+        """Do a training that nothing builds on, unless another process does it now."""
+        try:
+            self.trainings.end(training, ticket)
+        except Busy as busy:
+            self.busy = busy
 
     def ticket(self, training: Training, mask: Mask, rewound: State) -> Ticket:
         """What a training starts from, given its level's IMP mask and W_k."""

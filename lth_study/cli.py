@@ -1,4 +1,4 @@
-"""The command line: `lth run`, `lth status`, `lth agenda`, `lth export`, `lth import`, `lth tickets`.
+"""The command line: `lth run`, `lth status`, `lth plan`, `lth agenda`, `lth export`, `lth import`, `lth tickets`.
 
 `__main__` starts it. Each command imports what it needs when it runs: torch, pandas and pydantic take long to import.
 Commands call the functions that notebooks call: `runner` trains, `records` reads and merges, `agenda` ranks.
@@ -13,31 +13,31 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lth_study import __version__
+from lth_study.agenda.command import agenda
+from lth_study.arguments import (
+    UNFINISHED,
+    DataSet,
+    Device,
+    Figure,
+    Json,
+    KeepRecorded,
+    Levels,
+    Network,
+    Orders,
+    Pack,
+    Profile,
+    Recipe,
+    Replicates,
+    Rewinds,
+    Set,
+    Store,
+)
 
 if TYPE_CHECKING:
     from lth_study.settings import Setting
 
-UNFINISHED = 3
-"""Exit status of a run that its time limit or a signal stopped early."""
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-Network = Annotated[str, typer.Argument(help="Network, e.g. lenet_300_100.")]
-Recipe = Annotated[str, typer.Option(help="Training recipe, e.g. standard, low or warmup.")]
-Profile = Annotated[str, typer.Option(help="Scale: smoke (seconds), laptop (minutes) or paper.")]
-Figure = Annotated[str | None, typer.Option(help="Only this figure's trainings. Default: all figures.")]
-Rewinds = Annotated[str | None, typer.Option(help="Rewinding iterations, e.g. 0,500.")]
-Levels = Annotated[int | None, typer.Option(help="Number of prunings.")]
-Replicates = Annotated[str | None, typer.Option(help="Number of replicates (3), or their seeds (1,4,5).")]
-Orders = Annotated[int | None, typer.Option(help="Data orders per replicate.")]
-DataSet = Annotated[str | None, typer.Option("--dataset", help="Data set. Default: the network's own.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Any other setting, e.g. precision=bfloat16. Repeat for more.")
-]
-Store = Annotated[Path | None, typer.Option(help="Folder of the run store. Default: LTH_STORE, or runs/.")]
-KeepRecorded = Annotated[
-    bool, typer.Option("--keep-recorded", help="Keep recorded values that disagree, and add all others.")
-]
+app.command()(agenda)
 
 
 @app.callback(invoke_without_command=True)
@@ -63,6 +63,7 @@ def run_command(
     store: Store = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Networks at once. Default: 1 a core, 12 a GPU.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after this many seconds.")] = None,
+    part: Annotated[str | None, typer.Option(help="Only dense, rewind=K or level=N, as lth plan gives it.")] = None,
 ) -> None:
     """Train what a study lacks. After an interruption, the same command resumes where it stopped.
 
@@ -80,7 +81,7 @@ def run_command(
     study = study_of(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
     style: Style = "bar" if sys.stderr.isatty() else "lines"
     try:
-        train_missing(study, store or store_folder(), workers=workers, seconds=time_limit, progress=style)
+        train_missing(study, store or store_folder(), workers=workers, seconds=time_limit, progress=style, part=part)
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from here")
         raise typer.Exit(UNFINISHED) from None
@@ -127,56 +128,34 @@ def status(
             print(f"  rewound to {rewind}: {sum(t not in absent for t in here)} of {len(here)}")
 
 
-@app.command()
-def agenda(
-    profile: Annotated[str, typer.Option(help="Scale: laptop (for processors) or paper (for GPUs).")] = "laptop",
-    device: Annotated[
-        str | None, typer.Option(help="Device to estimate hours for, as records name it. Default: this one.")
-    ] = None,
-    run: Annotated[bool, typer.Option("--run", help="Train here, in this order; export each replicate.")] = False,
-    time_limit: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after this many seconds.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Networks at once, as for lth run.")] = None,
+@app.command("plan")
+def plan_command(
+    network: Network,
+    recipe: Recipe = "standard",
+    profile: Profile = "paper",
+    figure: Figure = None,
+    rewinds: Rewinds = None,
+    levels: Levels = None,
+    replicates: Replicates = None,
+    orders: Orders = None,
+    dataset: DataSet = None,
+    settings: Set = None,
     store: Store = None,
-    destination: Annotated[Path | None, typer.Option(help="Folder of records. Default: results/.")] = None,
+    pack: Pack = "replicate",
+    device: Device = None,
+    as_json: Json = False,
 ) -> None:
-    """List the trainings that the study lacks, their hours, and how many claims they would decide. --run trains them.
+    """List the units of work that a study lacks, each for one machine: what it needs, how long it takes.
 
-    Hours are those of one core or of one GPU. With --run, the exit status is 3 when it stopped early.
+    workflow/Snakefile runs them on one machine or on a cluster. Seconds and hours are those of one core or of one GPU.
     """
-    from lth_study import records
-    from lth_study.agenda.parts import parts
-    from lth_study.agenda.table import agenda, shown
-    from lth_study.report import claims
+    from lth_study import plan, records
+    from lth_study.options import study_of
+    from lth_study.units import printed, units
 
-    if device is None or run:
-        from lth_study.devices import device_name
-        from lth_study.settings import SettingError
-
-        if device not in (None, device_name()):
-            raise SettingError(f"--device {device}: with --run it is this machine's, {device_name()}; leave it out")
-        device = device_name()
-    folder, listed = store or records.store_folder(), parts(profile)
-    table = agenda(listed, claims.read(), folder, device, ranked=profile != "laptop")  # the laptop order is fixed
-    print(f"{profile}, on {device}")
-    print(shown(table))
-    if not run:
-        return
-    from lth_study.agenda.run import run_parts, what_is_left
-    from lth_study.progress import Style
-    from lth_study.training import Stopped
-
-    in_order = [listed[place] for place in table.index]
-    style: Style = "bar" if sys.stderr.isatty() else "lines"
-    goal, stopped = destination or records.results_folder(), False
-    try:
-        run_parts(in_order, folder, goal, workers=workers, seconds=time_limit, progress=style)
-    except Stopped as reason:
-        stopped = True
-        print(f"{reason or 'stopped'}; the same command goes on from here")
-    for line in what_is_left(in_order, folder, device):
-        print(line)
-    if stopped:
-        raise typer.Exit(UNFINISHED)
+    study = study_of(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
+    known, _ = records.known(study.setting, store or records.store_folder())
+    print(printed(units([study], pack, lambda study: plan.missing(known, study)), device, as_json))
 
 
 @app.command("export")

@@ -9,9 +9,11 @@ from typing import Any
 from lth_study.extents import Extent, Study
 from lth_study.plan import trainings
 from lth_study.presets import preset
-from lth_study.settings import LABELS, SettingError
+from lth_study.settings import LABELS, OWN_FOLDER, SettingError
 from lth_study.store import Training
 
+_PLACEHOLDER = "folder:PATH/"
+"""Before the name of a user's own folder: commands are kept in tickets, and hold no path."""
 _OPTIONS = ("rewinds", "levels", "replicates", "orders", "dataset")
 """Settings with an option of their own in `lth run`. All others need `--set`."""
 
@@ -76,4 +78,6 @@ def _argument(name: str, value: Any) -> str:
         value = len(value)
     elif name not in _OPTIONS or (name == "replicates" and len(value) == 1):  # one number is a count
         return f"--set '{name}={json.dumps(value)}'"
+    if name == "dataset" and OWN_FOLDER.fullmatch(value):
+        value = _PLACEHOLDER + value.partition("@")[0]
     return f"--{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"

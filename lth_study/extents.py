@@ -14,6 +14,9 @@ from pydantic import Field, field_validator, model_validator
 from lth_study.methods import TABLE
 from lth_study.settings import Checked, Setting, SettingError, unknown_setting
 
+_FOLDER = "folder:"
+"""Before the path of a user's own folder of images."""
+
 
 class Extent(Checked):
     """How much of a study is asked for. It changes no training's bits: more levels or replicates add trainings.
@@ -124,8 +127,16 @@ class Study:
 
         The first figure takes a change of its extent as it is. The others take replicates, levels, methods and
         `dense_orders` from it; data orders if they compare any; and as many rewinding iterations as they had, their own
-        before others. New densities set `levels` to their number.
+        before others. New densities set `levels` to their number. `dataset="folder:PATH"` is a folder of images: its
+        classes set `classes`. Raises `DataError` with all that is wrong with the folder.
         """
+        dataset = changes.get("dataset")
+        if isinstance(dataset, str) and dataset.startswith(_FOLDER):
+            from lth_study.data.own_folder import identify
+
+            rest = self.updated(**{name: value for name, value in changes.items() if name != "dataset"})
+            own = identify(dataset.removeprefix(_FOLDER), rest.setting.batch_size)
+            return rest.updated(dataset=own.name, classes=changes.get("classes", len(own.classes)))
         if unknown := sorted(set(changes) - set(Setting.model_fields) - set(Extent.model_fields)):
             raise unknown_setting(unknown, [*Setting.model_fields, *Extent.model_fields])
         if isinstance(densities := changes.get("densities"), list | tuple) and densities and "levels" not in changes:

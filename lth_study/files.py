@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -15,6 +17,11 @@ from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+CHECKED, SHA256 = "checked", "sha256"
+"""The keys that `write_json` adds."""
+LOCK = ".lock"
+"""The file that a process locks to have a folder for itself. It names the process that locked it last."""
 
 
 class StoreError(RuntimeError):
@@ -36,7 +43,13 @@ def write_state(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_atomic(path, save(tensors, {**(about or {}), "sha256": _checksum(tensors, about or {})}))
+    try:
+        content = save(tensors, {**(about or {}), "sha256": _checksum(tensors, about or {})})
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise MemoryError(f"{path}: {error}") from None  # so Rust reports that Python has no memory for the bytes
+    write_atomic(path, content)
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -79,19 +92,35 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomic(path, json.dumps(content, indent=1).encode() + b"\n")
+    """Write JSON with a checksum over it. `checked` says that there is one, so that neither name can be lost alone."""
+    kept = {**content, CHECKED: True}
+    write_atomic(path, json.dumps({**kept, SHA256: _digest(kept)}, indent=1).encode() + b"\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote, or JSON from before it kept a checksum.
+
+    Raises `Damaged` if the file is missing, truncated or altered, and `StoreError` if it cannot be read now.
+    """
+    again = "delete it and run again: the run computes its content again"
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_bytes())
     except OSError as error:
         kind = Damaged if isinstance(error, FileNotFoundError) else StoreError
         raise kind(f"{path} cannot be read ({error})") from None
-    except ValueError as error:
-        again = "delete it and run again: the run computes its content again"
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"{path} cannot be read ({error}); {again}") from None
+    if not isinstance(content, dict):
+        raise Damaged(f"{path} holds no JSON object; {again}")
+    if not {CHECKED, SHA256}.isdisjoint(content):
+        found = content.pop(SHA256, None)
+        if found != _digest(content) or not content.pop(CHECKED, None):
+            raise Damaged(f"{path} is damaged: its contents do not match its checksum; {again}")
     return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def make_folder(folder: Path) -> None:
@@ -103,19 +132,34 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a folder's lock. If another process holds it, wait for it, or without `wait` raise filelock's `Timeout`."""
+    """Hold a folder's lock. If another process holds it, wait for it, or without `wait` raise filelock's `Timeout`.
+
+    The system frees the lock of a process that is gone. A lock file without the system's lock would stay for ever.
+    """
     make_folder(folder)
-    lock = FileLock(folder / ".lock", blocking=wait)
+    lock = FileLock(folder / LOCK, blocking=wait, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
         raise
     except OSError as error:
-        raise StoreError(f"cannot write into the folder {folder}: {error.strerror}; choose another one") from None
+        reason = "its file system has no locks" if error.errno == errno.ENOSYS else error.strerror
+        raise StoreError(f"cannot write into the folder {folder}: {reason}; choose another one") from None
     try:
+        with suppress(OSError):  # only a message needs it
+            (folder / LOCK).write_text(f"{os.getpid()} {os.getppid()} {platform.node()}")
         yield
     finally:
         lock.release()
+
+
+def holder(folder: Path) -> str:
+    """The process that holds a folder's lock: "process 12 on HOST". Empty if it is this one or a helper of it."""
+    with suppress(OSError, ValueError):
+        process, parent, host = (folder / LOCK).read_text().split(" ", 2)
+        own = host == platform.node() and str(os.getpid()) in (process, parent)
+        return "" if own else f"process {process} on {host}"
+    return "another process"
 
 
 def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:

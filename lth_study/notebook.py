@@ -6,8 +6,10 @@ papermill accepts any parameter name and value. `settings` and `presets` say whi
 from __future__ import annotations
 
 import ast
+import json
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -59,7 +61,8 @@ def configure(
     """The study that a notebook's parameters describe, and the options for `run`.
 
     Parameters are `network`, `recipe`, `profile`, the fields of `Setting` and `Extent`, `missing` ("train" or "error")
-    and `data_folder`. None stands for the preset's own value. `figure` is the only figure of the study, if it is given.
+    and `data_folder`. None stands for the preset's own value. The text "null" unsets it: `densities = "null"` asks for
+    iterative pruning. `figure` is the only figure of the study, if it is given.
     `data_folder` sets `LTH_DATA`: this process and those that it starts read data from there. Raises `SettingError` for
     a network that is not among `networks`, where they are given.
     Names in `fixed` and in `without` are not parameters: `given_parameters` refuses them as unknown.
@@ -77,10 +80,20 @@ def configure(
         raise SettingError(f"data_folder: {folder!r} is not a folder; expected one that holds data sets, or None")
     study = preset(given.pop("network"), given.pop("recipe", "standard"), given.pop("profile", "paper"))
     study = study.only(figure) if figure is not None else study
-    study = study.updated(**{name: value for name, value in given.items() if value is not None})
+    own = {name for name in given if fixed.get(name, namespace.get(name)) is None}  # the text "null" is not
+    study = study.updated(**{name: value for name, value in given.items() if name not in own})
     if folder is not None:
         os.environ["LTH_DATA"] = str(Path(folder).absolute())
     return study, options
+
+
+def mapping_of(name: str, value: object, example: Mapping[str, str]) -> dict[str, str]:
+    """A parameter that maps texts to texts, which a command line gives as JSON. Raises `SettingError` for others."""
+    with suppress(ValueError):
+        value = json.loads(value) if isinstance(value, str) else value
+    if isinstance(value, dict) and value and all(isinstance(text, str) for pair in value.items() for text in pair):
+        return value
+    raise SettingError(f"{name}: {value!r} is not valid; expected names with values, like {json.dumps(dict(example))}")
 
 
 def _assigned(cell: str) -> set[str]:

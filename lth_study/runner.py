@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from lth_study.progress import Progress, Style
 from lth_study.settings import IMAGENET_NETWORKS, SettingError
 from lth_study.store import Busy, StudyStore, Training
 from lth_study.training import Stopped
+from lth_study.units import in_part
 
 ALONE = 10.0
 """Seconds to train alone before starting helper processes: each takes seconds to start."""
@@ -76,13 +77,15 @@ def train_missing(
     workers: int | None = None,
     seconds: float | None = None,
     progress: Style = None,
+    part: str | None = None,
 ) -> Study:
     """Train what is missing for all figures of a study, in the run store `folder`. `run` describes the options.
 
+    `part` chooses some of the trainings (`units.in_part`); what they build on is trained as well.
     Returns the study with the data set that was used. If `torchrun` started several processes, the first one decides
     what to train, and all of them train it together.
     """
-    options = {"workers": workers, "seconds": seconds, "progress": progress}
+    options: dict[str, Any] = {"workers": workers, "seconds": seconds, "progress": progress, "chosen": in_part(part)}
     if whole_number("WORLD_SIZE", 1) <= 1:
         return _complete(study, folder, **options)
     from lth_study import ranks
@@ -104,12 +107,13 @@ def train_missing(
     return last_word
 
 
-def _complete(study: Study, folder: Path, **options: Any) -> Study:
+def _complete(study: Study, folder: Path, chosen: Callable[[Training], bool], **options: Any) -> Study:
     before: tuple[list[Training], list[Comparison]] | None = None
     while True:
         store = StudyStore(folder, study.setting)
         known = records.known(study.setting, folder)[0]
-        absent, apart = plan.missing(known, study), plan.unmeasured(known, study)
+        absent = [training for training in plan.missing(known, study) if chosen(training)]
+        apart = [comparison for comparison in plan.unmeasured(known, study) if chosen(comparison.b)]
         ready = [comparison for comparison in apart if measurable(store, comparison)]
         if not absent and not ready:
             return study
@@ -169,9 +173,10 @@ def _train(
     progress: Style,
 ) -> None:
     """Do the trainings and comparisons that the store lacks, several networks at once."""
-    from lth_study.devices import compute_device, cores
+    from lth_study.devices import compute_device, cores, device_name
     from lth_study.parallel import complete_side_by_side, helpers, stop_signals
     from lth_study.ranks import rank_and_count
+    from lth_study.training.train import memory_explained
     from lth_study.trainings import Trainings
     from lth_study.worker import Worker
 
@@ -188,6 +193,7 @@ def _train(
     rewinds = {rewind for extent in study.extents.values() for rewind in extent.rewinds}
     store.prepare()
     with (
+        memory_explained(study.setting),
         stop_signals() as stopping,
         Progress(store, [*wanted, *barriers], progress) as shown,
         helpers(store, wanted, comparisons, rewinds) as get_help,
@@ -208,7 +214,10 @@ def _train(
             return False
 
         # created before any helper, so that its errors appear once
-        trainings = Trainings(store, rewinds, stop_requested, workers=count if on_gpu else 1)
+        trainings = Trainings(store, rewinds, stop_requested, workers=count if on_gpu else 1, say=shown.say)
+        before = {result["provenance"]["device"] for result in store.results().values()}
+        if before and (others := before - {device_name()}):
+            shown.say(f"goes on from trainings of {', '.join(sorted(others))}; {device_name()} rounds differently")
         try:
             if on_gpu:
                 complete_side_by_side(trainings, wanted, comparisons, count)

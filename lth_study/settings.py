@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-DataSet = Literal["mnist", "cifar10", "cifar10_jpeg", "imagenette", "imagenet", "mnist_embedded"]
-DATASETS: tuple[DataSet, ...] = get_args(DataSet)
+DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "imagenette", "imagenet", "mnist_embedded")
+OWN_FOLDER = re.compile(r"[\w.-]+@[0-9a-f]{16}")
+"""A user's own folder of images as a data set: the folder's name and the fingerprint of its images, not its path."""
 
 METHODS = ("imp", "random_pruning", "random_reinit")
 """The methods of the paper's figures: iterative magnitude pruning and its two controls. `methods` has all."""
@@ -29,13 +31,17 @@ _OF_CIFAR_NETWORKS = ("batch_norm_scale", "weight_decay_on")
 _NOT_OF = {
     "lenet_300_100": ("width", "image_size", "augment", "smallest_crop", "classes", "pieces", "precision",
                       "label_smoothing", "auxiliary_loss", "prune_output", *_OF_CIFAR_NETWORKS),
-    "resnet20": ("classes", "auxiliary_loss", "prune_output", "output_pruning_rate"),
-    "vgg19": ("classes", "auxiliary_loss", "prune_output", "output_pruning_rate"),
+    "resnet20": ("auxiliary_loss", "prune_output", "output_pruning_rate"),
+    "vgg19": ("auxiliary_loss", "prune_output", "output_pruning_rate"),
     "resnet50": ("auxiliary_loss", "output_pruning_rate", *_OF_CIFAR_NETWORKS),
     "inception_v3": ("output_pruning_rate", *_OF_CIFAR_NETWORKS),
     "squeezenet1_0": ("width", "auxiliary_loss", "output_pruning_rate", *_OF_CIFAR_NETWORKS),
 }  # fmt: skip
 """Network -> settings that do not apply to it."""
+
+_PRESET = {("", "pruning_rate"): 0.2, ("inception_v3", "drop_factor"): 0.94}
+"""(network, or "" for all; setting) -> the presets' value, where it is not the default: all that it may have where it
+has no effect."""
 
 _EARLIER = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "dense_orders", "barriers",
             "curve_levels", "curve_rewinds")  # fmt: skip
@@ -78,9 +84,10 @@ class Setting(Checked):
     """
 
     network: Literal["lenet_300_100", "resnet20", "vgg19", "resnet50", "inception_v3", "squeezenet1_0"]
-    recipe: str
-    profile: str
-    dataset: DataSet
+    recipe: str = Field(pattern=r"^[\w.-]+$")  # both are part of the name of a folder
+    profile: str = Field(pattern=r"^[\w.-]+$")
+    dataset: str
+    """One of `DATASETS`, or a folder of images as `OWN_FOLDER` spells it."""
     classes: int = Field(default=10, ge=2)
     width: float = Field(default=1.0, gt=0, le=4)
     """Factor on the filters in every layer of ResNet-20, VGG-19 and Inception-v3, and in ResNet-50's bottlenecks."""
@@ -135,8 +142,22 @@ class Setting(Checked):
     def _none_is_iterative(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
         return value or None
 
+    @field_validator("dataset")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in DATASETS and not OWN_FOLDER.fullmatch(value):
+            raise ValueError(
+                f"dataset: {value!r} is unknown; known: {', '.join(map(repr, DATASETS))}, or for a study 'folder:PATH'"
+            )
+        return value
+
     @model_validator(mode="after")
     def _check_network(self) -> Self:
+        if self.network == "lenet_300_100" and OWN_FOLDER.fullmatch(self.dataset):
+            raise ValueError(
+                f"dataset: {self.dataset} has colour images, and lenet_300_100 takes grey ones; choose a convolutional "
+                "network, like resnet20"
+            )
         if round(self.width * {"resnet20": 16, "vgg19": 64, "resnet50": 64}.get(self.network, 100)) < 1:
             raise ValueError(
                 f"width: {self.width} leaves layers of {self.network} without filters; choose a larger width"
@@ -169,7 +190,7 @@ class Setting(Checked):
         if self.pruning_scope != "global" and self.densities is not None:
             raise ValueError(
                 "densities: one-shot pruning ranks the weights of all layers together; also set pruning_scope to "
-                "'global' and output_pruning_rate to None"
+                "'global' and output_pruning_rate to null"
             )
         if self.warmup >= self.iterations:
             raise ValueError(
@@ -181,16 +202,11 @@ class Setting(Checked):
             )
         if self.pieces > self.batch_size:
             raise ValueError(f"pieces: {self.pieces} is more than the {self.batch_size} images of a batch")
-        idle = {}
-        if not self.augment:
-            idle["smallest_crop"] = "without augment=True"
-        if self.optimizer == "adam":
-            idle["momentum"] = "with optimizer='adam'"
-        if not self.weight_decay:
-            idle["weight_decay_on"] = "with weight_decay=0"
-        for name, why in idle.items():
-            value = getattr(self, name)
-            if value != type(self).model_fields[name].default:
+        if self.drops and self.drop_factor == 1:
+            raise ValueError(f"drop_factor: 1 takes the effect from drops={list(self.drops)}; set drops to [] instead")
+        for name, why in self._without_effect().items():
+            value, fields = getattr(self, name), type(self).model_fields
+            if value != _PRESET.get((self.network, name), _PRESET.get(("", name), fields[name].default)):
                 raise ValueError(f"{name}: {value!r} has no effect {why}; leave it out")
         if self.drops and self.final_learning_rate is not None:
             raise ValueError(
@@ -198,6 +214,23 @@ class Setting(Checked):
                 f"drops={list(self.drops)} in steps; give one of them"
             )
         return self
+
+    def _without_effect(self) -> dict[str, str]:
+        """The fields that change no bit of this setting's trainings, and why. Two digests would name one study."""
+        idle = {}
+        if not self.augment:
+            idle["smallest_crop"] = "without augment=True"
+        if self.optimizer == "adam":
+            idle["momentum"] = "with optimizer='adam'"
+        if not self.weight_decay:
+            idle["weight_decay_on"] = "with weight_decay=0"
+        if not self.drops:
+            idle["drop_factor"] = "without drops"
+        if self.densities is not None:
+            idle["pruning_rate"] = "with densities"
+        if self.final_learning_rate == self.learning_rate:
+            idle["final_learning_rate"] = f"with learning_rate={self.learning_rate}"
+        return idle
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that name the study: a hash of `determining`.

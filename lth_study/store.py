@@ -6,21 +6,31 @@
     <store>/<study>/replicate_1/imp/rewind_500/level_03/{distances,barriers}.json
 
 `result.json` is written last and marks a training as complete. `files` writes each file to a temporary name and moves
-it into place. States have checksums. A lock for each training lets several processes, also of several machines, share
-one store. `worker` fills the store; `measure` adds distances and barriers; `records` and `weights` read it.
+it into place. States have checksums. A lock for each training lets several processes of a machine share one store.
+`worker` fills the store; `measure` adds distances and barriers; `records` and `weights` read it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
-from lth_study.files import Damaged, locked, read_json, read_state, write_atomic, write_json, write_state
+from lth_study.files import (
+    Damaged,
+    StoreError,
+    holder,
+    locked,
+    read_json,
+    read_state,
+    write_atomic,
+    write_json,
+    write_state,
+)
 from lth_study.settings import Setting
 
 if TYPE_CHECKING:
@@ -30,7 +40,11 @@ if TYPE_CHECKING:
 
 
 class Busy(Exception):
-    """Another process does this training now."""
+    """Another process does this training now. `holder` names it, unless it is this one or a helper of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.holder = holder(folder)
+        super().__init__(f"{self.holder or 'this study'} is at work in {folder}")
 
 
 @dataclass(frozen=True, order=True)
@@ -72,6 +86,14 @@ def dense(replicate: int, order: int = 0) -> Training:
     return Training(replicate, "dense", rewind=0, level=0, order=order)
 
 
+def write_setting(file: Path, setting: Setting) -> None:
+    """Write a study's `config.json`, unless it is there and whole."""
+    with suppress(OSError, ValueError):
+        if Setting.from_json(file.read_text()) == setting:
+            return
+    write_atomic(file, setting.to_json().encode())
+
+
 class StudyStore:
     """The trainings of one study (one digest) in a store."""
 
@@ -82,9 +104,7 @@ class StudyStore:
 
     def prepare(self) -> None:
         """Make the folder and its `config.json`."""
-        file = self.folder / "config.json"
-        if not file.exists():
-            write_atomic(file, self.setting.to_json().encode())
+        write_setting(self.folder / "config.json", self.setting)
 
     def images(self, fingerprint: str) -> str:
         """The fingerprint of the images of this store's trainings. The first call stores its `fingerprint`."""
@@ -117,8 +137,17 @@ class StudyStore:
         results = {}
         for file in files:
             result = read_json(file)
-            results[Training(**result["training"])] = result
+            results[self._training(file, result)] = result
         return results
+
+    def _training(self, file: Path, result: Mapping[str, Any]) -> Training:
+        """The training that a result tells of. One whose own folder is another may lead anywhere, so it is refused."""
+        with suppress(LookupError, TypeError, ValueError):
+            training = Training(**result["training"])
+            plain = all(type(getattr(training, each.name)).__name__ == each.type for each in fields(training))
+            if plain and self.saves(training).folder == file.parent:
+                return training
+        raise StoreError(f"{file} does not tell of the training of its folder; delete it and run again")
 
 
 class TrainingFolder:
@@ -138,7 +167,7 @@ class TrainingFolder:
             with locked(self.folder, wait=False):
                 yield
         except Timeout:
-            raise Busy(str(self.folder)) from None
+            raise Busy(self.folder) from None
 
     def result(self) -> dict[str, Any]:
         return read_json(self.folder / "result.json")
@@ -176,7 +205,8 @@ class TrainingFolder:
 
     def kept_states(self) -> list[int]:
         """The iterations whose states are kept."""
-        return sorted(int(f.stem.removeprefix("iteration_")) for f in self.folder.glob("iteration_*.safetensors"))
+        names = (file.stem.removeprefix("iteration_") for file in self.folder.glob("iteration_*.safetensors"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save_state(self, iteration: int, state: Mapping[str, Tensor]) -> None:
         write_state(self.folder / f"iteration_{iteration}.safetensors", state)

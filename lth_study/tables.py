@@ -1,11 +1,12 @@
 """The CSV files of records: their columns, and reading and writing them with every check.
 
-`results/<study>/` holds `config.json`, `records.csv` (a row for each value) and `provenance.csv` (a row for each
-training: device, versions, date, seconds). `records` merges these tables.
+`results/<study>/` holds `config.json`, `records.csv` (a row for each value), `provenance.csv` (a row for each
+training: device, versions, date, seconds) and `sums.sha256` of the two. `records` merges these tables.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 from lth_study.files import StoreError, write_atomic
 from lth_study.methods import TABLE
 from lth_study.settings import Setting
+from lth_study.store import write_setting
 
 STUDY = ["digest", "network", "recipe", "profile", "dataset"]
 TRAINING = ["method", "rewind", "replicate", "level"]
@@ -45,17 +47,30 @@ def read(folder: Path, setting: Setting) -> tuple[pd.DataFrame, pd.DataFrame]:
     records = _read_csv(study / "records.csv", COLUMNS, KEY)
     if strangers := set(records["digest"]) - {setting.digest()}:
         raise StoreError(f"{study / 'records.csv'} has records of other studies: {', '.join(sorted(strangers))}")
-    return records, _read_csv(study / "provenance.csv", PROVENANCE, PROVENANCE_KEY)
+    provenance = _read_csv(study / "provenance.csv", PROVENANCE, PROVENANCE_KEY)
+    sums = study / "sums.sha256"
+    if sums.exists() and sums.read_text() != _sums(study):  # older folders have none
+        raise StoreError(
+            f"{study} is not as it was written: `sha256sum -c sums.sha256` there names the file; restore it, or delete "
+            "sums.sha256 if the change is yours"
+        )
+    return records, provenance
 
 
 def write(folder: Path, setting: Setting, records: pd.DataFrame, provenance: pd.DataFrame) -> Path:
-    """Write a study's records into a folder of records. An existing `config.json` stays."""
+    """Write a study's records into a folder of records, with checksums as `sha256sum` reads them."""
     study = folder / setting.name
-    if not (study / "config.json").exists():
-        write_atomic(study / "config.json", setting.to_json().encode())
+    write_setting(study / "config.json", setting)
+    (study / "sums.sha256").unlink(missing_ok=True)  # until both tables are written
     for name, table in (("provenance", provenance), ("records", records)):  # records last: `read` looks for them
         write_atomic(study / f"{name}.csv", table.to_csv(index=False, float_format="%.7g").encode())
+    write_atomic(study / "sums.sha256", _sums(study).encode())
     return study
+
+
+def _sums(study: Path) -> str:
+    names = ("provenance.csv", "records.csv")
+    return "".join(f"{hashlib.sha256((study / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:

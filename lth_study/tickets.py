@@ -20,7 +20,7 @@ from lth_core.tickets import Source
 from lth_study import plan
 from lth_study.chain import in_order, initial, rewound
 from lth_study.commands import command_for
-from lth_study.data import TITLES
+from lth_study.data import title
 from lth_study.extents import Study
 from lth_study.files import StoreError, read_json
 from lth_study.measure import FILES
@@ -162,7 +162,7 @@ def _about(study: Study, kept: StudyStore, training: Training) -> dict[str, Any]
         "method": METHOD_NAMES[training.method],
         "build": "from lth_study import networks, preset\n\n"
         f"model = networks.build({chosen}{f'.updated(**{changed})' if changed else ''})",
-        "data": TITLES[setting.dataset],
+        "data": title(setting.dataset),
         "fingerprint": made["data_fingerprint"],
         "recipe": f"{setting.recipe} at the scale of the profile {setting.profile}",
         "iterations": setting.iterations,

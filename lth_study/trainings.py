@@ -27,8 +27,8 @@ class Trainings:
 
     `rewinds` are the rewinding iterations whose W_k the dense runs keep. `stop_requested` is asked before every update;
     if it says yes, a checkpoint is saved and `Stopped` is raised. `workers`, the number of processes or threads for the
-    study, is recorded. Raises `SettingError` or `StoreError` if these images cannot be trained on or are not those of
-    the store and the records.
+    study, is recorded. `say` prints a line, for example on what a worker waits for. Raises `SettingError` or
+    `StoreError` if these images cannot be trained on or are not those of the store and the records.
     """
 
     def __init__(
@@ -37,10 +37,11 @@ class Trainings:
         rewinds: Collection[int] = (),
         stop_requested: Callable[[], bool] = lambda: False,
         workers: int = 1,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.setting = setting = store.setting
         self.store, self.rewinds = store, set(rewinds)
-        self.stop_requested, self.workers = stop_requested, workers
+        self.stop_requested, self.workers, self.say = stop_requested, workers, say
         device = compute_device()
         if setting.precision == "tf32" and device.type != "cuda":
             raise SettingError(f"precision: tf32 is arithmetic of GPUs, not of the {device.type} here; choose float32")
@@ -111,8 +112,11 @@ def images_of(setting: Setting) -> Dataset:
         raise SettingError(f"batch_size: {setting.batch_size} is more than the {len(images.train)} training images")
     classes = 1 + max(int(part.labels.max()) for part in (images.train, images.validation, images.test))
     if classes != setting.classes:
-        raise SettingError(f"classes: the network has {setting.classes}, and {data.TITLES[images.name]} has {classes}")
+        raise SettingError(f"classes: the network has {setting.classes}, and {data.title(images.name)} has {classes}")
     count = ranks.rank_and_count()[1]
+    fewest = min(len(part) for part in (images.train, images.validation, images.test))
+    if count > fewest:
+        raise SettingError(f"WORLD_SIZE: {count} processes are more than {fewest} images to evaluate; start fewer")
     if setting.batch_size % count:
         raise SettingError(f"batch_size: {setting.batch_size} cannot be shared equally by {count} processes")
     return images

@@ -28,23 +28,29 @@ class Worker:
 
     def __init__(self, trainings: Trainings) -> None:
         self.trainings, self.store = trainings, trainings.store
+        self.busy: Busy | None = None
+        """What another process was seen to do last."""
+        self.named: str | None = None
 
     def complete(self, absent: Collection[Training], comparisons: Collection[Comparison] = ()) -> None:
         """Do these trainings, and make those comparisons whose ends are then in the store.
 
-        Waits for what another process is doing.
+        Waits for what another process is doing, and says for whom. Once that process is gone, does it here.
         """
         remaining = list(absent)
         while remaining:
             before, started = len(remaining), time.monotonic()
-            for chain in dict.fromkeys(map(chain_of, remaining)):
-                here = {t for t in remaining if chain_of(t) == chain}
+            for place in dict.fromkeys(map(chain_of, remaining)):
+                here = {t for t in remaining if chain_of(t) == place}
+                chain = Chain(self.trainings, *place)
                 try:
-                    reachable = Chain(self.trainings, *chain).complete(here)
-                except Busy:
+                    reachable = chain.complete(here)
+                except Busy as busy:
+                    self.busy = busy
                     continue
+                self.busy = chain.busy or self.busy
                 remaining = [t for t in remaining if t not in here or t in reachable]
-                self.compare(c for c in comparisons if chain_of(c.b) == chain)
+                self.compare(c for c in comparisons if chain_of(c.b) == place)
             remaining = [t for t in remaining if not self.store.saves(t).complete]
             if len(remaining) == before:  # everything left is being done, or waits for what is being done, by others
                 self.wait(min(30.0, 9 * (time.monotonic() - started)))
@@ -68,12 +74,15 @@ class Worker:
                         comparison,
                         lambda a, b: barriers.heights(self.trainings.setting, self.trainings.data, a, b),
                     )
-            except Busy:
-                busy += 1
+            except Busy as error:
+                self.busy, busy = error, busy + 1
         return busy
 
     def wait(self, seconds: float) -> None:
         """Leave the processor to others: looking for work is work, since it loads what every level has left behind."""
+        if self.busy is not None and self.busy.holder not in ("", self.named):
+            self.named = self.busy.holder
+            self.trainings.say(f"waits: {self.busy}")
         end = time.monotonic() + seconds
         while not self.trainings.stop_requested():
             time.sleep(0.5)

@@ -19,6 +19,7 @@ from lth_study.data import mnist
 from lth_study.data.parts import Dataset, Split
 
 PROJECT = Path(__file__).resolve().parents[1]
+DEBIAN = mnist.DEBIAN
 REAL_DATA = Path(os.environ.get("LTH_DATA", PROJECT / "data")).absolute()
 
 settings.register_profile("tests", deadline=None, derandomize=True, database=None, max_examples=60)
@@ -32,6 +33,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"LTH_{name.upper()}", str(tmp_path / name))
     (tmp_path / "data").mkdir()
     monkeypatch.setattr(data, "_download", lambda name, root, **options: False)
+    monkeypatch.setattr(mnist, "DEBIAN", tmp_path / "debian")
     for proxy in ("http_proxy", "https_proxy"):  # where nothing answers, for the processes that a test starts
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
@@ -45,6 +47,19 @@ def real_mnist(monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.skip(f"needs the real MNIST, but there is no {file}; set LTH_DATA to a folder that holds it")
     monkeypatch.setenv("LTH_DATA", str(REAL_DATA))
     return REAL_DATA
+
+
+@pytest.fixture
+def real_fashion(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the real Fashion-MNIST's files, from `LTH_DATA` or Debian's package; skips where there is none."""
+    monkeypatch.setattr(mnist, "DEBIAN", DEBIAN)
+    if (folder := mnist.find_fashion(REAL_DATA)) is None:
+        pytest.skip(
+            f"needs the real Fashion-MNIST, but neither {REAL_DATA} nor {DEBIAN} has it; set LTH_DATA or install "
+            "dataset-fashion-mnist"
+        )
+    monkeypatch.setenv("LTH_DATA", str(REAL_DATA))
+    return folder
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The agenda: what is missing, what it is worth, and doing it replicate by replicate."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from lth_study.report.claims import Claim
 from lth_study.settings import METHODS, Setting
 from lth_study.store import StudyStore, Training, dense
 from lth_study.training import Stopped
+from lth_study.units import units
 
 SMOKE = preset("lenet_300_100", profile="smoke").only("stability")
 ONE = SMOKE.updated(rewinds=(0,), levels=1, methods=("imp",), orders=1, replicates=2, barriers=False)
@@ -257,6 +259,7 @@ def test_a_conflict_does_not_end_the_run_but_is_its_last_word(tmp_path: Path, ca
     file = records.results_folder() / ONE.setting.name / "records.csv"
     table = pd.read_csv(file, dtype={"order": str})
     table.assign(value=table["value"].where(table.index > 0, 1.5)).to_csv(file, index=False)
+    file.with_name("sums.sha256").unlink()
     with pytest.raises(records.StoreError, match="recorded already with another value"):
         do(Part("second", (ONE,)), progress=None)
     assert "second, replicate 2: not all exported" in capsys.readouterr().out
@@ -325,3 +328,13 @@ def test_the_command_does_it_and_exits_with_3_when_it_is_stopped(lth: Lth, monke
     refused = lth("agenda", "--run", "--device", HERE)
     said = f"lth: --device {HERE}: with --run it is this machine's, {device_name()}; leave it out\n"
     assert (refused.status, refused.err) == (2, said)
+
+
+def test_its_units_are_in_its_order_without_the_replicates_of_other_devices(lth: Lth):
+    studies = [study for part in parts("laptop") for study in part.studies]
+    recorded(studies[0], [dense(1)], device=ELSEWHERE)
+    listed = json.loads(lth("agenda", "--device", HERE, "--json").out)
+    first, *others = [unit.name for unit in units(studies)]
+    assert first == f"{studies[0].setting.name}-replicate_1"
+    assert [unit["unit"] for unit in listed] == [name for name in others if not name.startswith(first)]
+    assert {len(unit["needs"]) for unit in listed} > {0}

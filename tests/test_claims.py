@@ -185,7 +185,7 @@ def test_networks_may_be_given_as_a_list_or_as_a_command_line_writes_one():
     for networks in ("resnet20,vgg19", ["vgg19", "resnet20"]):
         assert judged(networks)["claim"].tolist() == ["a", "b"]
     assert judged("vgg19")["claim"].tolist() == ["b"]
-    for wrong in ("resnet18", "resnet20,", "", []):
+    for wrong in ("resnet18", "resnet20,", "", [], 3, [["vgg19"]]):
         with pytest.raises(SettingError, match="is not a list of networks; expected some of resnet20, vgg19, resnet50"):
             judged(wrong)
 

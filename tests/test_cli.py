@@ -16,7 +16,7 @@ FEW = (*OF_SMOKE, "--rewinds", "0", "--levels", "1", "--orders", "1", "--figure"
 """Options that leave four trainings of the smoke profile: dense, imp and both controls."""
 
 
-@pytest.mark.parametrize("command", ["run", "status", "agenda", "export", "import", "tickets"])
+@pytest.mark.parametrize("command", ["run", "status", "plan", "agenda", "export", "import", "tickets"])
 def test_every_command_is_listed_and_has_help(command: str, lth: Lth):
     listed, own = lth("--help"), lth(command, "--help")
     assert (listed.status, own.status) == (0, 0)
@@ -42,7 +42,7 @@ REFUSED = {
     "lenet_300_100 --replicates 0": "replicates: 0",
     "lenet_300_100 --levels -1": "levels: -1",
     "lenet_300_100 --orders 0": "orders: 0",
-    "lenet_300_100 --dataset cats": "dataset: 'cats' is not valid: input should be 'mnist'",
+    "lenet_300_100 --dataset cats": "dataset: 'cats' is unknown; known: 'mnist', 'fashion_mnist'",
     "lenet_300_100 --set weight_decay": "--set: 'weight_decay' gives no value; expected NAME=VALUE",
     "lenet_300_100 --set weight_dekay=1": "unknown setting 'weight_dekay'",
     "lenet_300_100 --set recipe=low": "--set: recipe is an argument or option of its own",
@@ -103,7 +103,7 @@ def test_run_status_export_and_import_go_round(lth: Lth, tmp_path: Path, monkeyp
 
     assert lth("export") == (0, f"{tmp_path / 'results' / SMOKE.name}\n", "")
     before = contents(tmp_path / "results")
-    assert set(before) == {"config.json", "records.csv", "provenance.csv"}
+    assert set(before) == {"sums.sha256", "config.json", "records.csv", "provenance.csv"}
     assert lth("export").status == 0
     assert contents(tmp_path / "results") == before
     theirs = tmp_path / "theirs"
@@ -119,6 +119,7 @@ def test_run_status_export_and_import_go_round(lth: Lth, tmp_path: Path, monkeyp
     file = theirs / SMOKE.name / "records.csv"
     table = pd.read_csv(file, dtype={"order": str})
     table.assign(value=table["value"].where(table.index > 0, 1.5)).to_csv(file, index=False)
+    file.with_name("sums.sha256").unlink()
     conflict = lth("import", str(tmp_path / "results"))
     assert (conflict.status, conflict.err.count("\n")) == (2, 1)
     assert conflict.err.startswith(f"lth: {SMOKE.name}: 1 of ")

@@ -1,5 +1,6 @@
 """What the experiments cost, counted by hand."""
 
+import importlib
 import json
 import math
 
@@ -9,7 +10,7 @@ from conftest import PROJECT, provenance_of, records_of
 
 from lth_study import SettingError, preset, records
 from lth_study.costs.benchmarks import benchmark as measured_speeds
-from lth_study.costs.benchmarks import gpu_benchmark, measured_rates, resnet20_on_gpus, time_shares
+from lth_study.costs.benchmarks import gpu_benchmark, measured_rates, medians, resnet20_on_gpus, time_shares
 from lth_study.costs.hours import WATTS_PER_CORE, costs_of_figures, floors
 from lth_study.costs.limits import floor_seconds, iteration_flops
 from lth_study.costs.trainings import costs, costs_of_networks, growth, growth_of_networks
@@ -244,3 +245,20 @@ def test_the_fastest_way_of_resnet_20_is_among_those_that_passed():
     others = [gpu(network="vgg19"), gpu(profile="smoke"), gpu(device="Old", measured=gpu()["measured"][:1])]
     gpu_measured(gpu(), *others, gpu(device="New", checks=passed("loop")), gpu(device="Void", checks=[]))
     assert resnet20_on_gpus() == {"Graphics, bfloat16": 40_000, "New, bfloat16": 10_000}
+
+
+def test_a_processor_at_another_speed_is_a_column_of_its_own_and_floors_take_the_faster_one(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
+    common = importlib.import_module("common")
+    monkeypatch.setattr(common, "device_name", lambda: "Processor")
+    benchmark(Processor=PROCESSOR | {"ours": 7.0}, Newer={"product": 200.0})  # products: from 45 to 180
+    for median, largest, columns, fastest in ((20.0, 44.0, 3, 90e9), (30.0, 46.0, 2, 30e9)):
+        spread = {"median": median, "smallest": 15.0, "largest": largest}
+        product = {"measure": "matrix product (GFLOP/s)", "unit": "GFLOP/s"} | spread
+        common.keep(pd.DataFrame([product, {"measure": "ours", "unit": "ms"} | spread]), "benchmark.csv")
+        assert len(measured_speeds().columns) == columns
+        assert medians()["ours"]["Processor"] == median  # of the last machine
+        assert measured_rates()["Processor"].flops_per_second == fastest
+        assert list(measured_rates()) == list(medians().index)

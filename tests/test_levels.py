@@ -185,6 +185,20 @@ def test_a_damaged_level_is_refused_by_name(name: str, fault: str, tmp_path: Pat
         search(tmp_path)
 
 
+@pytest.mark.parametrize("rewind", [0, 2])
+def test_w_k_that_was_deleted_comes_from_level_0_again_and_no_other_level_is_trained(
+    rewind: int, tmp_path: Path
+) -> None:
+    before = [plain(level) for level in search(tmp_path, rewind=rewind)]
+    file = tmp_path / "rewound.safetensors"
+    whole = read_state(file)[1]
+    file.unlink()
+    train = Trainer()
+    assert [level[:3] for level in map(plain, search(tmp_path, train, rewind=rewind))] == [each[:3] for each in before]
+    assert {level for level, _ in train.calls} == {0}
+    assert read_state(file)[1] == whole
+
+
 def test_a_level_that_was_deleted_is_trained_again(tmp_path: Path) -> None:
     undisturbed, train = search(tmp_path), Trainer()
     (tmp_path / "level_02.safetensors").unlink()

@@ -178,7 +178,7 @@ def test_scales_are_trained_where_they_are_not_recorded_and_each_has_a_panel(tmp
     )  # fmt: skip
     outputs = [output.data for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
     captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]
-    assert len(captions) == 5
+    assert len(captions) == 6
     assert all("smoke profile (12 iterations of batch 32), 2 replicates" in caption for caption in captions)
-    assert sum("image/png" in data for data in outputs) == 2
+    assert sum("image/png" in data for data in outputs) == 3
     assert "tickets, k = 0" in str(outputs)

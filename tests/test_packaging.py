@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +59,27 @@ def test_a_dependency_is_pinned_to_a_release_that_it_admits(needed: Requirement)
 def test_whatever_the_dependencies_need_in_turn_is_pinned_too() -> None:
     found = with_what_they_need([str(needed) for needed in NEEDED])
     assert [f"{user} needs {name}" for name, user in found.items() if name not in pins()] == []
+
+
+LOCKED = (ROOT / "locked.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("line", LOCKED)
+def test_a_locked_wheel_is_of_the_pinned_release_and_has_one_hash(line: str) -> None:
+    name, version = re.fullmatch(r"([\w.-]+)==([\w.+!]+) --hash=sha256:[0-9a-f]{64}", line).groups()  # type: ignore[union-attr]
+    assert pins()[canonicalize_name(name)] == version
+
+
+@pytest.mark.skipif(
+    (sys.version_info[:2], sys.platform, platform.machine()) != ((3, 11), "linux", "x86_64"),
+    reason="the wheels of locked.txt are for Python 3.11 on Linux x86-64",
+)
+def test_every_package_that_make_installs_is_locked() -> None:
+    locked = {canonicalize_name(line.split("==")[0]) for line in LOCKED}
+    lines = [line for name in ("study", "book", "test", "dev") for line in EXTRAS[name]]
+    found = with_what_they_need([*PROJECT["dependencies"], *lines])
+    assert [f"{user} needs {name}" for name, user in found.items() if name not in locked] == []
+    assert len(locked) == len(LOCKED)
 
 
 def test_conda_installs_the_same_through_pip() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from lth_study import SettingError, configure, preset
 from lth_study.data import data_root
-from lth_study.notebook import given_parameters
+from lth_study.notebook import given_parameters, mapping_of
 from lth_study.options import setting_of, study_of
 
 
@@ -111,6 +111,16 @@ def test_settings_may_be_written_as_command_lines_give_them():
     }
 
 
+def test_none_is_the_presets_own_value_and_the_text_null_is_none():
+    resnet50, lenet = {"network": "resnet50", "profile": "smoke"}, {"network": "lenet_300_100", "profile": "smoke"}
+    assert configure(resnet50 | {"densities": None})[0] == preset("resnet50", profile="smoke")
+    assert configure(resnet50 | {"densities": "null"})[0].setting.densities is None
+    with pytest.raises(SettingError, match="pruning_scope is 'global'; leave one of them out"):
+        configure(lenet | {"pruning_scope": "global", "output_pruning_rate": None})
+    together = configure(lenet | {"pruning_scope": "global", "output_pruning_rate": "null"})[0].setting
+    assert (together.pruning_scope, together.output_pruning_rate) == ("global", None)
+
+
 @pytest.mark.parametrize(
     ("name", "given", "expected"),
     [
@@ -174,3 +184,14 @@ def test_a_setting_that_means_nothing_to_a_notebook_is_refused_as_unknown():
 def test_a_notebook_of_one_figure_has_that_figures_parameters():
     study, _ = configure({"profile": "laptop", "rewinds": [0, 100, 200]}, network="resnet20", figure="accuracy")
     assert study == preset("resnet20", profile="laptop").only("accuracy").updated(rewinds=(0, 100, 200))
+
+
+def test_a_mapping_is_given_as_one_or_as_json():
+    example = {"laptop": "float32"}
+    for given in (example, '{"laptop": "float32"}'):
+        assert mapping_of("scales", given, example) == example
+    for wrong in ("text", "1,2", {}, {"laptop": 1}, ["laptop"], None, 3):
+        with pytest.raises(SettingError) as refused:
+            mapping_of("scales", wrong, example)
+        expected = 'is not valid; expected names with values, like {"laptop": "float32"}'
+        assert str(refused.value) == f"scales: {wrong!r} {expected}"

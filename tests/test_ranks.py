@@ -175,7 +175,7 @@ def without_dropout(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def assert_moved_alike(one: StudyStore, other: StudyStore) -> None:
     """Rounding may let a weight or two fall on the other side of the pruning threshold."""
-    initial = Chain(Trainings(one), 1, 0).initial()
+    initial = Chain(Trainings(one), 1, "imp", 0).initial()
     for training in (dense(1), Training(1, "imp", 2, 1, 0)):
         mask, same = (study.saves(training).load_mask() for study in (one, other))
         assert sum(int((mask[name] != same[name]).sum()) for name in mask) <= 1e-5 * mask.size
@@ -232,6 +232,12 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 7))
     with pytest.raises(SettingError, match="batch_size: 60 cannot be shared equally by 7 processes"):
         run(STUDY, workers=1)
+
+
+def test_more_processes_than_images_to_evaluate_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 600))
+    with pytest.raises(SettingError, match="WORLD_SIZE: 600 processes are more than 500 images to evaluate; start fe"):
+        run(STUDY.updated(batch_size=600), workers=1)
 
 
 def test_further_workers_beside_processes_that_train_together_are_refused(monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,9 @@
 """The README: its example, and its tree of folders and files."""
 
+import re
+
+import pages
+import pytest
 from project import PRINTED, README, ROOT, example
 
 
@@ -21,3 +25,13 @@ def test_every_folder_and_file_it_names_is_there():
         path = (folder if line.startswith(" ") else ROOT) / name
         folder = folder if line.startswith(" ") else path
         assert path.is_dir() if name.endswith("/") else path.is_file(), path
+
+
+def test_its_results_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LTH_RESULTS", str(ROOT / "results"))
+    monkeypatch.setenv("LTH_STORE", str(ROOT / "no-runs"))
+    table = README.split("<!-- results -->\n")[1].split("<!-- end of results -->")[0]
+    assert table == pages.readme_results(), "make notebooks writes it anew"
+    pictures = re.findall(r'(?:src|srcset)="(\S+)"', README)
+    assert len(pictures) == 2
+    assert all((ROOT / picture).is_file() for picture in pictures)

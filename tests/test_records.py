@@ -1,5 +1,6 @@
 """Records: tables that come back as they were written, merged without loss, and traced to their devices."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -57,13 +58,37 @@ def theirs(tmp_path: Path) -> Path:
 
 def test_records_come_back_as_they_were_written_in_the_columns_of_the_contract(ours: Path):
     folder = ours / SETTING.name
-    assert {file.name for file in folder.iterdir()} == {"config.json", "records.csv", "provenance.csv"}
+    assert {file.name for file in folder.iterdir()} == {"sums.sha256", "config.json", "records.csv", "provenance.csv"}
     header = (folder / "records.csv").read_text().splitlines()[0]
     assert header == "digest,network,recipe,profile,dataset,method,rewind,replicate,level,density,order,metric,value"
     back, made = read(ours, SETTING)
     pd.testing.assert_frame_equal(back, table(COMPLETE), check_dtype=False, rtol=1e-6)
     pd.testing.assert_frame_equal(made, MADE, check_dtype=False)
     assert all(isinstance(order, str) for order in (*back["order"], *made["order"]))
+
+
+@pytest.mark.parametrize("name", ["records.csv", "provenance.csv"])
+def test_a_digit_that_changed_in_a_table_is_noticed_unless_its_checksums_are_gone(name: str, ours: Path):
+    folder = ours / SETTING.name
+    sums = (folder / "sums.sha256").read_text()
+    assert f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" in sums
+    lines = (folder / name).read_text().splitlines(keepends=True)
+    cells = lines[1].split(",")
+    place = cells.index("120") if name == "provenance.csv" else -1
+    cells[place] = "7" + cells[place][1:]
+    (folder / name).write_text("".join([lines[0], ",".join(cells), *lines[2:]]))
+    with pytest.raises(StoreError, match=r"is not as it was written: .* restore it, or delete sums.sha256"):
+        read(ours, SETTING)
+    (folder / "sums.sha256").unlink()  # as in folders from before there were any
+    read(ours, SETTING)
+
+
+def test_a_damaged_description_of_a_study_is_written_again(ours: Path):
+    before, file = contents(ours), ours / SETTING.name / "config.json"
+    for damaged in (file.read_text()[:-9], file.read_text().replace("120", "125")):
+        file.write_text(damaged)
+        write(ours, SETTING, *read(ours, SETTING))
+        assert contents(ours) == before
 
 
 def test_the_description_of_a_study_stays_as_it_was_written_first(ours: Path):
@@ -107,12 +132,12 @@ def test_records_that_were_altered_or_cut_off_are_refused(harm: Callable[[str], 
 
 
 def test_records_are_there_only_when_everything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Whatever is written last, an interruption before it leaves a folder that reads as empty."""
+    """Whichever table is written last, an interruption before it leaves a folder that reads as empty."""
     written: list[Path] = []
     really = tables.write_atomic
 
     def killed_at_the_last(path: Path, content: bytes) -> None:
-        if len(written) == 2:
+        if len(written) == 1:
             raise KeyboardInterrupt
         written.append(path)
         really(path, content)

@@ -61,8 +61,13 @@ def test_every_field_that_determines_a_training_changes_the_digest():
     cifar = preset("resnet20", profile="smoke").setting.updated(augment=False, drops=(), pruning_scope="layerwise")
     inception = preset("inception_v3", profile="smoke").setting.updated(image_size=299, augment=True)
     of_inception = {"auxiliary_loss", "prune_output", "classes", "smallest_crop", "densities"}
-    of_lenet = {"optimizer", "output_pruning_rate"}
-    bases = ((cifar, set(DETERMINING) - of_lenet - of_inception), (SMOKE, of_lenet), (inception, of_inception))
+    of_lenet, of_drops = {"optimizer", "output_pruning_rate"}, {"drop_factor"}
+    bases = (
+        (cifar, set(DETERMINING) - of_lenet - of_inception - of_drops),
+        (SMOKE, of_lenet),
+        (SMOKE.updated(drops=(5,)), of_drops),
+        (inception, of_inception),
+    )
     for base, names in bases:
         digests = {base.updated(**{name: DETERMINING[name]}).digest() for name in names}
         assert len(digests | {base.digest()}) == len(names) + 1
@@ -141,6 +146,12 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "infinite decay": ({"weight_decay": math.inf}, ["weight_decay", "inf", "finite"]),
     "negative decay": ({"weight_decay": -0.1}, ["weight_decay", "-0.1", "greater than or equal to 0"]),
     "momentum of Adam": ({"momentum": 0.8}, ["momentum: 0.8 has no effect with optimizer='adam'; leave it out"]),
+    "factor of no drops": ({"drop_factor": 0.5}, ["drop_factor: 0.5 has no effect without drops; leave it out"]),
+    "drops by nothing": ({"drops": (5,), "drop_factor": 1.0}, ["drop_factor: 1", "drops=[5]", "set drops to []"]),
+    "a line that is level": (
+        {"final_learning_rate": 1.2e-3},
+        ["final_learning_rate: 0.0012 has no effect with learning_rate=0.0012; leave it out"],
+    ),
     "rate above one": ({"pruning_rate": 1.5}, ["pruning_rate", "1.5", "less than or equal to 1"]),
     "rate below zero": ({"pruning_rate": -0.2}, ["pruning_rate", "-0.2", "greater than or equal to 0"]),
     "rate that is no number": ({"pruning_rate": math.nan}, ["pruning_rate", "nan"]),
@@ -171,3 +182,15 @@ def test_settings_of_cifar_networks_are_refused_for_the_others(network, name, va
 def test_a_choice_of_what_decays_is_refused_where_nothing_does():
     with pytest.raises(SettingError, match="weight_decay_on: 'convolutions' has no effect with weight_decay=0; leave"):
         preset("resnet20", profile="smoke").updated(weight_decay=0.0, weight_decay_on="convolutions")
+
+
+@pytest.mark.parametrize("network", ["resnet50", "inception_v3", "squeezenet1_0"])
+def test_what_has_no_effect_may_have_the_presets_value_and_no_other(network):
+    """Two values would give one study two digests."""
+    study = preset(network, profile="smoke")  # one-shot, and without drops
+    for name in ("pruning_rate", "drop_factor"):
+        value = getattr(study.setting, name)
+        assert study.updated(**{name: value}) == study
+        with pytest.raises(SettingError, match=rf"{name}: 0\.15 has no effect with"):
+            study.updated(**{name: 0.15})
+    study.updated(densities=None, pruning_rate=0.15, drops=[2], drop_factor=0.15, final_learning_rate=None)

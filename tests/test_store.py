@@ -393,3 +393,50 @@ def test_a_file_that_cannot_be_opened_now_is_not_taken_for_a_damaged_one(
         harm()
         with pytest.raises(Damaged):
             read_state(file)
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace("120", "125"), lambda _: ""])
+def test_a_damaged_description_of_a_study_is_written_again(damage: Callable[[str], str], place: Path):
+    study = StudyStore(place, SMOKE)
+    study.prepare()
+    file, whole = study.folder / "config.json", SMOKE.to_json()
+    file.write_text(damage(whole))
+    study.prepare()
+    assert file.read_text() == whole
+
+
+def test_a_changed_byte_of_json_is_noticed_or_harmless(place: Path):
+    file, content = place / "result.json", {"metrics": {"test_accuracy": 97.5}, "diverged_at": None, "é": [1, "a"]}
+    write_json(file, content)
+    whole, messages = file.read_bytes(), list[str]()
+    for position in range(len(whole)):
+        for bit in (0, 4):
+            flip(file, position, bit)
+            try:
+                assert read_json(file) == content, (position, bit)
+            except Damaged as error:
+                messages.append(str(error))
+            file.write_bytes(whole)
+    assert len(messages) > len(whole)
+    assert [m for m in messages if str(file) not in m or "delete it and run again" not in m] == []
+
+
+def test_json_from_before_there_was_a_checksum_is_read(place: Path):
+    (place / "images.json").write_text('{"fingerprint": "0123"}\n')
+    assert read_json(place / "images.json") == {"fingerprint": "0123"}
+    (place / "images.json").write_text("[1]\n")
+    with pytest.raises(Damaged, match="holds no JSON object; delete it and run again"):
+        read_json(place / "images.json")
+
+
+def test_a_panic_of_safetensors_is_too_little_memory(place: Path, monkeypatch: pytest.MonkeyPatch):
+    class PanicException(BaseException):
+        """What pyo3 raises; its own class cannot be imported."""
+
+    def panic(*_: object) -> None:
+        raise PanicException("PyObject pointer is null")
+
+    monkeypatch.setattr("safetensors.torch.save", panic)
+    with pytest.raises(MemoryError, match=r"end\.safetensors: PyObject pointer is null"):
+        write_state(place / "end.safetensors", STATE)
+    assert names(place) == set()

@@ -288,7 +288,8 @@ def test_a_gpu_trains_as_many_networks_as_are_missing_and_never_none(
 ):
     counts, recorded = list[int](), list[int]()
     monkeypatch.setattr("lth_study.devices.compute_device", lambda: torch.device("cuda"))
-    monkeypatch.setattr("lth_study.trainings.Trainings", lambda *_, workers: recorded.append(workers))
+    monkeypatch.setattr("lth_study.devices.device_name", lambda: "a GPU")
+    monkeypatch.setattr("lth_study.trainings.Trainings", lambda *_, workers, say: recorded.append(workers))
     monkeypatch.setattr("lth_study.parallel.complete_side_by_side", lambda *arguments: counts.append(arguments[-1]))
     for store in (store_of(tiny), StudyStore(tmp_path / "empty", TINY.setting)):
         runner._train(TINY, store, plan.trainings(TINY), [], workers=None, seconds=None, progress=None)
@@ -300,7 +301,7 @@ def test_a_later_rewind_is_reached_in_several_goes_with_the_same_bits_by_one_pro
 ):
     store, asked = store_of(copy), iter(range(10**9))
     stops = {30, 45}  # of the times that the training from W_5 up to W_50 asks whether to stop
-    stopping = Chain(Trainings(store, stop_requested=lambda: next(asked) in stops), 1, 50)
+    stopping = Chain(Trainings(store, stop_requested=lambda: next(asked) in stops), 1, "imp", 50)
     toward = store.saves(dense(1)).toward(50)
     with toward.locked(), pytest.raises(Busy):
         stopping.dense_state(50)
@@ -547,7 +548,7 @@ def test_nothing_is_trained_below_a_level_of_the_store_that_diverged(copy: Done,
     file = store.saves(levels[0]).folder / "result.json"
     write_json(file, {**read_json(file), "diverged_at": 66})  # as another process may find it
     trained = count_trainings(monkeypatch)
-    chain = Chain(Trainings(store), 1, 5)
+    chain = Chain(Trainings(store), 1, "imp", 5)
     assert chain.complete({levels[1]}) == set()
     assert chain.complete(set(levels)) == {levels[0]}
     assert trained == []

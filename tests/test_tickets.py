@@ -313,6 +313,20 @@ def test_a_fault_is_one_clear_sentence(fault: str, folder: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_a_fact_that_changed_is_noticed_where_the_ticket_has_a_checksum_over_its_facts(folder: Path) -> None:
+    file = folder / "ticket.json"
+    facts = json.loads(file.read_text())
+    for change in ({"iteration": facts["iteration"] + 1}, {"about": facts["about"] | {"accuracy": 99.0}}):
+        file.write_text(json.dumps(facts | change))
+        with pytest.raises(
+            ValueError, match=r"ticket\.json is altered: its facts do not match its checksum; save or do"
+        ):
+            Ticket.load(folder)
+    del facts["checksums"]["facts"]  # as in tickets from before there was one
+    file.write_text(json.dumps(facts | {"iteration": 7}))
+    assert Ticket.load(folder).iteration == 7
+
+
 def forged(folder: Path, name: str, tensors: dict[str, torch.Tensor], tree: Any) -> None:
     """A stranger's file, with the right checksums."""
     from lth_core.states import _checksum

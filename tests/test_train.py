@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lth_core import Mask, Ticket, one_shot_pruning, subnetwork
-from lth_study import preset, seeds
+from lth_study import preset, run, seeds
 from lth_study.data.parts import Dataset, Split
 from lth_study.networks import build, initial_weights
 from lth_study.settings import Setting
@@ -405,3 +406,19 @@ def test_processes_that_share_a_batch_share_its_pieces(processes: int, sizes: li
     monkeypatch.setattr("lth_study.training.updates.rank_and_count", lambda: (0, processes))
     model, _ = updated(settings("resnet20", pieces=4))
     assert [size for size, _ in model.seen] == sizes
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")], ids=repr
+)
+def test_too_little_memory_outside_of_a_training_is_explained_too(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Where the initial weights are drawn, say."""
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("lth_study.chain.initial_weights", refuse)
+    with pytest.raises(OutOfMemory, match="train fewer networks side by side"):
+        run(preset("lenet_300_100", profile="smoke").only("stability"), store=tmp_path / "store", workers=1)

@@ -70,6 +70,7 @@ def _laptop() -> list[Part]:
         _curves("resnet20", "standard", "laptop", levels=8, checked=(3, 5), replicates=5),
         _curves("lenet_300_100", "standard", "paper", levels=10, checked=(3, 6), replicates=5),
         _curves("vgg19", "warmup", "laptop", levels=12, methods=_FIGURE_9, replicates=3),
+        _other_images(),
     ]
 
 
@@ -144,6 +145,15 @@ def _retrained(network: str, profile: str, **changes: Any) -> Part:
 
 def _images(network: str) -> Settings:
     return {"dataset": "mnist" if network == "lenet_300_100" else "cifar10"}
+
+
+def _other_images() -> Part:
+    """LeNet on Fashion-MNIST: accuracy and stability at two rewinding iterations, and original IMP beside its random
+    subnetworks at every level."""
+    changes: Settings = {"dataset": "fashion_mnist", "replicates": 3, "rewinds": (0, 1_000), "orders": 2}
+    study = preset("lenet_300_100").updated(**changes, methods=("imp", "random_pruning"))
+    figures = (study.only("stability"), study.only("accuracy"))
+    return Part(f"{NETWORK_NAMES['lenet_300_100']} on Fashion-MNIST", figures)
 
 
 def _dense_networks() -> Part:

@@ -12,9 +12,15 @@ import pandas as pd
 from lth_study.records import results_file
 from lth_study.report import NETWORK_NAMES
 
+MATRIX_PRODUCT = "matrix product (GFLOP/s)"
+"""The measure that tells machines apart whose processors have one name and several speeds."""
+
 
 def benchmark() -> pd.DataFrame:
-    """The latest results of `make bench` but its shares of time: the median of the rounds (smallest to largest)."""
+    """The latest results of `make bench` but its shares of time: the median of the rounds (smallest to largest).
+
+    A column is a kind of processor at one speed, with the day.
+    """
     measured = _benchmark()
     measured = measured[measured["unit"] != "share"].copy()
     spread = zip(*(measured[name].map(_to_three_digits) for name in ("median", "smallest", "largest")), strict=True)
@@ -34,13 +40,14 @@ def time_shares() -> pd.DataFrame:
     measured = _benchmark()
     measured = measured[measured["unit"] == "share"].copy()
     measured[["network", "of"]] = measured["measure"].str.split(", share of ", expand=True).reindex(columns=[0, 1])
-    table = measured.pivot_table("median", ["network", "device"], "of", sort=False).rename_axis(columns=None)
+    table = measured.pivot_table("median", ["network", "device"], "of", aggfunc="last", sort=False)
+    table = table.rename_axis(columns=None)
     return table.map("{:.1%}".format, na_action="ignore").fillna("")
 
 
 def medians() -> pd.DataFrame:
     """The latest medians of `make bench`: one row a device, one column a measure."""
-    return _benchmark().pivot_table("median", "device", "measure", sort=False)
+    return _benchmark().pivot_table("median", "device", "measure", aggfunc="last", sort=False)
 
 
 def _benchmark() -> pd.DataFrame:
@@ -120,8 +127,11 @@ class Rates(NamedTuple):
 
 
 def measured_rates() -> dict[str, Rates]:
-    """The latest rates of `make bench`, by device. An unmeasured memory rate is infinite: memory takes no time."""
-    measured = medians()
-    memory = measured.get("memory bandwidth (GB/s)", pd.Series(dtype=float)).reindex(measured.index).fillna(math.inf)
-    pairs = zip(measured.index, measured["matrix product (GFLOP/s)"], memory, strict=True)
+    """The rates of `make bench` by device, at the fastest of the speeds that the device was measured at: floors are the
+    least that a training can cost. An unmeasured memory rate is infinite: memory takes no time."""
+    table = _benchmark().pivot_table("median", ["device", "measured"], "measure", sort=False)
+    table = table.sort_values(MATRIX_PRODUCT, kind="stable").groupby(level="device", sort=False).tail(1).droplevel(1)
+    table = table.reindex(medians().index)
+    memory = table.get("memory bandwidth (GB/s)", pd.Series(dtype=float)).reindex(table.index).fillna(math.inf)
+    pairs = zip(table.index, table[MATRIX_PRODUCT], memory, strict=True)
     return {device: Rates(1e9 * product, 1e9 * moved, device) for device, product, moved in pairs}

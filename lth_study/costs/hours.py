@@ -10,7 +10,8 @@ import pandas as pd
 from lth_study.costs.benchmarks import measured_rates
 from lth_study.costs.limits import floor_seconds, iteration_bytes, iteration_flops
 from lth_study.costs.trainings import shared_trainings, standard_presets
-from lth_study.plan import length
+from lth_study.extents import Study
+from lth_study.plan import length, trainings
 from lth_study.presets import preset, profiles
 from lth_study.records import results_folder, studies
 from lth_study.report import NETWORK_NAMES
@@ -19,6 +20,18 @@ from lth_study.tables import read
 
 WATTS_PER_CORE = 10
 """Power of a busy core with its share of memory, power supply and cooling: assumed for a server, not measured."""
+
+
+def hours_to_train(*studies: Study) -> dict[str, float]:
+    """The hours of all trainings of these studies, one after the other, by device: for each study the one that most of
+    it is recorded on. A study without records is left out."""
+    hours: dict[str, float] = {}
+    for study in studies:
+        recorded = _seconds_per_iteration(study.setting)
+        if len(recorded):
+            iterations = sum(length(training, study.setting) for training in trainings(study))
+            hours[recorded.index[0]] = hours.get(recorded.index[0], 0) + iterations * recorded.iloc[0] / 3600
+    return hours
 
 
 def floors() -> pd.DataFrame:

@@ -9,7 +9,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from lth_study.records import results_file
-from lth_study.report.axes import percent_axis
+from lth_study.report.drawing import percent_axis
+from lth_study.report.looks import style
 
 _WORK = ["network", "batch", "threads"]
 _AGAINST = {"dense, eager / sparse": "dense", "dense, compiled / sparse": "dense, compiled"}
@@ -45,7 +46,10 @@ def sparse_curves(measured: pd.DataFrame) -> Figure:
     """
     rows = measured[measured["threads"] == 1].assign(percent=100 * measured["density"]).sort_values("percent")
     networks, batches = list(dict.fromkeys(measured["network"])), sorted(rows["batch"].unique())
-    figure, grid = plt.subplots(len(batches), len(networks), figsize=(11, 5), sharex=True, sharey=True, squeeze=False)
+    with style():
+        figure, grid = plt.subplots(
+            len(batches), len(networks), figsize=(9, 5), sharex=True, sharey=True, squeeze=False
+        )
     for (batch, network), axes in zip(itertools.product(batches, networks), grid.flat, strict=True):
         panel = rows[(rows["batch"] == batch) & (rows["network"] == network)]
         for against, marker in zip(_AGAINST.values(), "oX", strict=True):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import pandas as pd
 
 from lth_study.presets import preset
+from lth_study.records import results_folder, studies
 from lth_study.report import NETWORK_NAMES
 from lth_study.settings import Setting
+from lth_study.tables import read
 
 
 def seconds_per_update(setting: Setting, device: str, timed: Iterable[tuple[Setting, pd.DataFrame]]) -> float:
@@ -41,6 +43,12 @@ def seconds_per_update(setting: Setting, device: str, timed: Iterable[tuple[Sett
     if profile == setting.profile:
         return seconds
     return seconds * _operations(setting.network, setting.profile) / _operations(setting.network, profile)
+
+
+def seconds_on(device: str) -> Callable[[Setting], float]:
+    """`seconds_per_update` on a device, from the committed records."""
+    timed = [(setting, read(results_folder(), setting)[1]) for setting in studies(results_folder())]
+    return lambda setting: seconds_per_update(setting, device, timed)
 
 
 def _is_processor(device: str) -> bool:

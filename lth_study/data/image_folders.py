@@ -1,4 +1,4 @@
-"""Folders of images in ImageNet's layout, `{train,val}/<wnid>/*`, for `data`, `cifar10` and `image_files`.
+"""Folders of images in ImageNet's layout, `{train,val}/<class>/*`, for `data` and the readers of data sets.
 
 Imagenette, ten of ImageNet's classes, is decoded once to squares held in memory. A folder is checked before any image
 is used; one `DataError` lists all its faults.
@@ -58,7 +58,16 @@ def list_images(
     folder: Path, classes: Sequence[str], parts: Mapping[str, int | None] = IMAGENET_PARTS
 ) -> dict[str, list[tuple[Path, int]]]:
     """The images of every part with their labels: the positions of their folders in `classes`. `parts` gives the
-    expected images of a class in each part, or None."""
+    expected images of a class in each part, or None. One `DataError` lists all faults."""
+    listing, problems = found_images(folder, classes, parts)
+    refuse(folder, listing, problems)
+    return listing
+
+
+def found_images(
+    folder: Path, classes: Sequence[str], parts: Mapping[str, int | None]
+) -> tuple[dict[str, list[tuple[Path, int]]], list[str]]:
+    """What `list_images` returns, and all that is wrong with it."""
     listing: dict[str, list[tuple[Path, int]]] = {part: [] for part in parts}
     problems = []
     for part, files in listing.items():
@@ -72,12 +81,20 @@ def list_images(
             files += [(file, label) for file in found]
         others = [path for path in sorted((folder / part).glob("[!.]*")) if path.name not in classes]
         problems += [f"{path.relative_to(folder)}: not one of the {len(classes):,} classes" for path in others]
-    _refuse(folder, listing, problems)
-    return listing
+    return listing, problems
 
 
 def for_each_image(folder: Path, listing: Listing, read: Callable[[Path], Tensor]) -> Mapping[str, list[Tensor]]:
     """`read` applied to every image. One `DataError` lists all images for which it raises `Unreadable`."""
+    made, problems = read_images(folder, listing, read)
+    refuse(folder, listing, problems)
+    return made
+
+
+def read_images(
+    folder: Path, listing: Listing, read: Callable[[Path], Tensor]
+) -> tuple[Mapping[str, list[Tensor]], list[str]]:
+    """What `read` makes of every image, and a line for each image for which it raises `Unreadable`."""
 
     def attempt(file: Path) -> Tensor | str:
         try:
@@ -92,8 +109,7 @@ def for_each_image(folder: Path, listing: Listing, read: Callable[[Path], Tensor
             results = list(threads.map(attempt, (file for file, _ in files)))
             problems += [result for result in results if isinstance(result, str)]
             made[part] = [result for result in results if not isinstance(result, str)]
-    _refuse(folder, listing, problems)
-    return made
+    return made, problems
 
 
 def decoded_once(folder: Path, listing: Listing, decode: Callable[[Path], Tensor], kind: str = "") -> list[Split]:
@@ -148,10 +164,11 @@ def square(file: Path, size: int, edge: int | None = None) -> Tensor:
     return cropped
 
 
-def _refuse(folder: Path, parts: Iterable[str], problems: Sequence[str]) -> None:
+def refuse(folder: Path, parts: Iterable[str], problems: Sequence[str]) -> None:
+    """Raise a `DataError` that lists the problems of a folder with these parts; do nothing if there are none."""
     if not problems:
         return
     more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     listed = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
-    layout = f"{{{','.join(parts)}}}/<class>/ with images of every class in both"
+    layout = f"{{{','.join(parts)}}}/<class>/ with images of every class in each"
     raise DataError(f"{folder} is not as expected, {layout}. Mend:{listed}{more}")

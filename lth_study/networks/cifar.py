@@ -74,7 +74,9 @@ class Block(nn.Module):
 class ResNet20(CifarNetwork):
     """The CIFAR ResNet with 20 layers: 16, 32 and 64 filters, three blocks each (274K parameters, 267,696 prunable)."""
 
-    def __init__(self, width: float = 1.0, batch_norm_scale: Literal["uniform", "one"] = "uniform") -> None:
+    def __init__(
+        self, width: float = 1.0, batch_norm_scale: Literal["uniform", "one"] = "uniform", classes: int = 10
+    ) -> None:
         super().__init__(batch_norm_scale)
         filters = [round(width * count) for count in (16, 32, 64)]
         self.stem = _conv_norm(3, filters[0])
@@ -84,7 +86,7 @@ class ResNet20(CifarNetwork):
                 blocks.append(Block(inputs, outputs, stride=2 if stage and not position else 1))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
-        self.output = nn.Linear(inputs, 10)
+        self.output = nn.Linear(inputs, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.blocks(F.relu(self.stem(self.scaled(images)), inplace=True))
@@ -95,7 +97,9 @@ class ResNet20(CifarNetwork):
 class VGG19(CifarNetwork):
     """VGG-19 for CIFAR: 16 convolutions in five stages, batch norm, one output layer (20.0M, 20,018,880 prunable)."""
 
-    def __init__(self, width: float = 1.0, batch_norm_scale: Literal["uniform", "one"] = "uniform") -> None:
+    def __init__(
+        self, width: float = 1.0, batch_norm_scale: Literal["uniform", "one"] = "uniform", classes: int = 10
+    ) -> None:
         super().__init__(batch_norm_scale)
         stages, inputs = [], 3
         for count, repeats in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)):
@@ -106,7 +110,7 @@ class VGG19(CifarNetwork):
                 inputs = outputs
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
-        self.output = nn.Linear(inputs, 10)
+        self.output = nn.Linear(inputs, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.scaled(images)

@@ -1,6 +1,7 @@
 """Tables, captions and names that notebooks show: records as `run` returns them, beside the paper's numbers.
 
-The modules here share these functions: `plots` draws, `changes` and `dense` compare, `claims` judges.
+The modules here share these functions. `charts`, `drawing` and `publish` make figures, `changes` and `dense` compare,
+`claims` judges.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from lth_study.data import TITLES
+from lth_study.data import title
 from lth_study.methods import TABLE
 from lth_study.presets import preset
 from lth_study.records import results_file
@@ -114,15 +115,16 @@ def nothing_recorded(records: pd.DataFrame, where: str) -> ValueError:
 def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame, *, each: bool = False) -> pd.DataFrame:
     """Accuracies in points less the dense network's, ours beside the paper's: a row for each percentage remaining.
 
-    `paper` are values of Figure 8. Percentages are rounded to whole ones. Ours are means over replicates, or with
+    `paper` are values of one figure. Percentages are rounded to whole ones. Ours are means over replicates, or with
     `each` every replicate's value.
     """
     ours = relative_to_dense(records).query("method != 'dense'")
     line = ours["method"].map(METHOD_NAMES) + ours["rewind"].map(", k = {:,}".format)
     ours = ours.assign(curve=line, percent_remaining=(100 * ours["density"]).round())
+    curves = paper_curves(paper)
+    curves = curves[curves["percent_remaining"] < 100].assign(percent_remaining=curves["percent_remaining"].round())
     here, theirs = (
-        rows.groupby(["percent_remaining", "curve"], sort=False)["value"].agg(list).unstack()
-        for rows in (ours, paper_curves(paper))
+        rows.groupby(["percent_remaining", "curve"], sort=False)["value"].agg(list).unstack() for rows in (ours, curves)
     )
     table = pd.concat({"here": here, "paper": theirs.reindex(here.index)}, axis=1).sort_index(ascending=False)
     table = table.rename_axis(index="weights remaining (%)", columns=["", "curve"])
@@ -135,8 +137,8 @@ def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame, *, each: bool 
     return table.map(text)
 
 
-def caption(records: pd.DataFrame, *settings: Setting, lines: bool = True) -> str:
-    """The caption of a figure: network, data, scale, replicates, device and, with `lines`, what lines and bands mean.
+def caption(records: pd.DataFrame, *settings: Setting) -> str:
+    """The caption of a figure: network, data, scale, replicates and device.
 
     Several settings may differ in their recipe only. Raises `ValueError` if the records are of several data sets.
     """
@@ -153,13 +155,12 @@ def caption(records: pd.DataFrame, *settings: Setting, lines: bool = True) -> st
     shared = " Reinitialised networks of a replicate share one fresh initialisation."
     averaged = " It is scored on averaged weights, and pruned and compared on raw ones."
     return (
-        f"{NETWORK_NAMES[first.network]}{width} on {TITLES[dataset]}{size}{once}, "
+        f"{NETWORK_NAMES[first.network]}{width} on {title(dataset)}{size}{once}, "
         f"{which}, {first.profile} profile "
         f"({first.iterations:,} iterations of batch {first.batch_size}), "
         f"{_replicates(records)}, trained{precision} on {devices}{_changed(first)}."
         + (averaged if first.weight_average else "")
         + (shared if records["method"].str.contains("reinit").any() else "")
-        + (" Line: mean; band: smallest to largest sample." if lines else "")
     )
 
 
@@ -167,7 +168,7 @@ def one_dataset(records: pd.DataFrame) -> str:
     """The data set of all records. Raises `ValueError` if there are several: their values cannot be compared."""
     first, *others = dict.fromkeys(map(str, records["dataset"]))
     if others:
-        names = ", ".join(TITLES[name] for name in (first, *others))
+        names = ", ".join(title(name) for name in (first, *others))
         raise ValueError(
             f"these records are of several data sets ({names}): some may come from a stand-in for a missing data set. "
             "Set dataset to one that is available here, and train on it what is missing"

@@ -26,7 +26,7 @@ def readable(table: pd.DataFrame) -> Marked:
     q = table["q"].map(lambda value: "" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001")
     shown = table.assign(network=table["network"].map(NETWORK_NAMES), scale=scale, claim=table["text"], q=q)
     index = [name for name in ("network", "recipe", "scale") if shown[name].nunique() > 1]
-    return Marked(shown.set_index([*index, "claim"])[["paper", "here", "n", "verdict", "q", "note"]])
+    return Marked(shown.set_index([*index, "claim"])[["paper", "here", "n", "verdict", "q", "note"]], table["claim"])
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
@@ -46,10 +46,13 @@ def power_table(replicates: Sequence[int] = (3, 5, 8)) -> pd.DataFrame:
 
 
 class Marked:
-    """A table for a page. Each verdict has its sign, and a CSS class that gives it a colour in the book."""
+    """A table for a page. Each verdict has its sign, and a CSS class that gives it a colour in the book.
 
-    def __init__(self, table: pd.DataFrame) -> None:
-        self.table = table
+    `names` are those of the claims: links lead to them.
+    """
+
+    def __init__(self, table: pd.DataFrame, names: pd.Series) -> None:
+        self.table, self.names = table, names
 
     def __repr__(self) -> str:
         return repr(self.table)
@@ -59,6 +62,9 @@ class Marked:
         cells["verdict"] = [
             f'<span class="verdict {verdict.replace(" ", "-")}">{SIGNS[verdict]} {verdict}</span>'
             for verdict in self.table["verdict"]
+        ]
+        cells["claim"] = [
+            f'<span id="{name}">{text}</span>' for name, text in zip(self.names, cells["claim"], strict=True)
         ]
         text: str = cells.set_index(self.table.index.names).to_html(escape=False)
         return text

@@ -130,7 +130,7 @@ def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
     claims = read()
     known = list(dict.fromkeys(claim.network for claim in claims))
     chosen = known if networks is None else networks.split(",") if isinstance(networks, str) else networks
-    if not chosen or set(chosen) - set(known):
+    if not isinstance(chosen, list | tuple) or not chosen or any(network not in known for network in chosen):
         raise SettingError(f"networks: {networks!r} is not a list of networks; expected some of {', '.join(known)}")
     found = [_finding(claim, cache) for claim in claims]
     names = list(dict.fromkeys(claim.claim for claim in claims))

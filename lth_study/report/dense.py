@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lth_study import plan
-from lth_study.data import TITLES
+from lth_study.data import title
 from lth_study.extents import Study
 from lth_study.records import traced
 from lth_study.report import accuracies, mean_and_range
@@ -41,7 +41,7 @@ def dense_changes(variants: Variants) -> pd.DataFrame:
         rows.append(
             {
                 "change": change,
-                "images": ", ".join(TITLES[name] for name in records["dataset"].unique()),
+                "images": ", ".join(map(title, records["dataset"].unique())),
                 "test accuracy (%)": mean_and_range(test),
                 "training accuracy (%)": mean_and_range(seen),
                 "difference (points)": "" if found is None or not len(test) else _shown(found),

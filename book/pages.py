@@ -1,0 +1,240 @@
+"""Writes the chapters that show results: `book/evidence/*.md` are their templates, `book/pages/*.md` what is built.
+
+A template is Markdown with Jinja's `{{ ... }}`. Its numbers, figures and verdicts come from the records:
+
+    {{ here("CLAIM") }}         effect of a claim of results/claims.csv with its interval
+    {{ paper("CLAIM") }}        the paper's number for it
+    {{ verdict("CLAIM") }}      its verdict, linked to its row
+    {{ effect(...) }}           another effect, as claims write it
+    {{ figure("PAGE-NAME", "finding") }}    a figure that a notebook published
+    {{ matrix() }}, {{ questions() }}       verdicts as tables
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import jinja2
+import pandas as pd
+
+from lth_study import preset, records
+from lth_study.data import TITLES
+from lth_study.report import NETWORK_NAMES, claims, effects
+from lth_study.report.claim_tables import SIGNS
+
+EVIDENCE = Path("book/evidence")
+PAGES = Path("book/pages")
+FIGURES = Path("book/_static/figures")
+TO_FIGURES, TO_BUILT = "../_static/figures", "../../_static/figures"
+"""From a page to the figures: in the sources, and in the built book."""
+CLAIMS = "../executed/claims.html"
+
+MATRIX = {
+    "tickets at k = 0 fall short": ("initialisation-falls", "initialisation-fails"),
+    "tickets at k = 0 match": ("initialisation-matches",),
+    "rewound ones match": ("rewound-holds", "rewound-matches"),
+    "rewound beat reset": ("rewound-holds-better", "rewound-better"),
+    "rewinding adds accuracy": ("gain-over-random",),
+    "stabler to data order": ("rewinding-stabilises-to-data-order", "initialisation-more-stable-to-data-order"),
+    "stabler to pruning": ("rewinding-stabilises-to-pruning", "initialisation-more-stable-to-pruning"),
+}
+"""Column of the matrix -> the ends of the names of its claims. The first that was run is shown."""
+
+
+def write_pages() -> None:
+    """Render every template."""
+    PAGES.mkdir(exist_ok=True)
+    for old in PAGES.glob("*.md"):
+        old.unlink()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(EVIDENCE), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    environment.globals.update(Book().functions())
+    for template in sorted(EVIDENCE.glob("*.md")):
+        (PAGES / template.name).write_text(environment.get_template(template.name).render())
+
+
+class Book:
+    """What templates call."""
+
+    def __init__(self) -> None:
+        self.judged = claims.judged().set_index("claim", drop=False)
+        self.shown: list[str] = []
+
+    def functions(self) -> dict[str, Any]:
+        names = ("here", "paper", "verdict", "effect", "figure", "matrix", "questions", "count", "trainings")
+        return {name: getattr(self, name) for name in names}
+
+    def _claim(self, name: str) -> Any:
+        if name not in self.judged.index:
+            raise LookupError(f"no claim {name!r} in results/claims.csv")
+        return self.judged.loc[name]
+
+    def here(self, name: str) -> str:
+        """The effect of a claim with its interval, or that it was not run."""
+        claim = self._claim(name)
+        return str(claim["here"]) or "not run"
+
+    def paper(self, name: str) -> str:
+        """The paper's number for a claim."""
+        return str(self._claim(name)["paper"])
+
+    def verdict(self, *names: str) -> str:
+        """The verdict of each claim, linked to its row on the page of claims."""
+        return " ".join(self._chip(self._claim(name)) for name in names)
+
+    def _chip(self, claim: Any, sign: bool = False) -> str:
+        """The verdict of a claim as a link to its row: sign and word, or the sign alone."""
+        kind = claim["verdict"]
+        about = html.escape(f"{kind}: {claim['text']}. Seen: {claim['here'] or 'no record'}", quote=True)
+        shown = SIGNS[kind] if sign else f"{SIGNS[kind]} {kind}"
+        label = f' aria-label="{about}"' if sign else ""
+        target = f"{CLAIMS}#{claim['claim']}"
+        return f'<a class="verdict {kind.replace(" ", "-")}" href="{target}" title="{about}"{label}>{shown}</a>'
+
+    def effect(self, network: str, profile: str, what: str, level: int | Sequence[int], **changes: Any) -> str:
+        """An effect on accuracy, as claims write it, or its slope over several levels; with its 95% interval."""
+        measure = changes.pop("measure", "test_accuracy")
+        setting = preset(network, changes.pop("recipe", "standard"), profile).setting.updated(**changes)
+        table = effects.placed(records.traced(setting))
+        levels = [level] if isinstance(level, int) else level
+        found = effects.estimate(
+            effects.sample(lambda _: table, what, measure, levels).values, ratio=measure in effects.DISTANCES
+        )
+        if found is None:
+            raise LookupError(f"{what} of {setting.name} at {levels} is not recorded")
+        text = str(found)
+        return text if "-" in what or len(levels) > 1 else text.replace("+", "")
+
+    def count(self, **where: str) -> int:
+        """The number of claims with these values of columns: `count(about="paper", verdict="supported")`."""
+        table = self.judged
+        for column, value in where.items():
+            table = table[table[column] == value]
+        return len(table)
+
+    def trainings(self) -> str:
+        """The number of recorded trainings."""
+        return f"{sum(len(pd.read_csv(file)) for file in records.results_folder().glob('*/provenance.csv')):,}"
+
+    def figure(self, name: str, finding: str) -> str:
+        """A numbered figure for both themes and two widths, with its scale, sources, cost and command."""
+        about = json.loads((FIGURES / f"{name}.json").read_text())
+        label = "" if name in self.shown else f":name: fig-{name}\n"
+        self.shown.append(name)
+        alt = html.escape(about["alt"], quote=True)
+        others = "\n".join(
+            f'<img class="picture {theme} {width} dark-light" src="{TO_BUILT}/{name}.{theme}{end}.svg" alt="{alt}" '
+            'loading="lazy">'
+            for theme in ("light", "dark")
+            for width, end in (("wide", ""), ("narrow", ".narrow"))
+            if (theme, width) != ("light", "wide")
+        )
+        scale = ", ".join(about["profiles"])
+        badge = "the paper's scale" if scale == "paper" else f"scale: {scale}"
+        hours = " and ".join(f"{hours:.1f} hours on one {device}" for device, hours in about["hours"].items())
+        cost = f"{about['trainings']:,} trainings: {hours}" if hours else f"{about['trainings']:,} trainings"
+        studies = about["studies"] if len(about["studies"]) == 1 else []  # the explorer shows one study at a time
+        x = "k" if about["axis"] == "k" else "percent"
+        sources = [
+            f'<span class="badge {"paper" if scale == "paper" else "reduced"}">{badge}</span>',
+            f"{about['replicates']} replicates",
+            html.escape(", ".join(about["devices"])),
+            f'<a href="{TO_BUILT}/{name}.light.svg" download>SVG</a>',
+            f'<a href="{TO_BUILT}/{name}.csv" download>CSV</a>',
+            f'<a href="../executed/{about["page"]}.html">notebook</a>',
+            *(
+                f'<a href="explorer.html?{html.escape(urlencode({"study": study, "x": x}))}">explorer</a>'
+                for study in studies
+            ),
+        ]
+        return f"""
+```{{figure}} {TO_FIGURES}/{name}.light.svg
+{label}:class: picture light wide dark-light
+:alt: {about["alt"]}
+
+{finding}
+
+<div class="pictures">
+{others}
+</div>
+
+<p>{" · ".join(sources)}</p>
+
+{about["caption"]}
+```
+
+:::{{dropdown}} Draw it again, or with other parameters
+Reading the records takes seconds. Training everything anew takes {cost}.
+
+```bash
+{about["command"]}
+```
+:::
+"""
+
+    def matrix(self) -> str:
+        """The paper's main claims by network and scale, with the standard recipe: a sign in every cell."""
+        rows = []
+        for network, title in NETWORK_NAMES.items():
+            for profile in ("paper", "laptop"):
+                cells = [self._cell(f"{network}-standard-{profile}", ends) for ends in MATRIX.values()]
+                if any("href" in cell for cell in cells):
+                    badge = f'<span class="badge {"paper" if profile == "paper" else "reduced"}">{profile}</span>'
+                    rows.append(f'<tr><th scope="row">{title}</th><td>{badge}</td>{"".join(cells)}</tr>')
+        head = "".join(f'<th scope="col">{title}</th>' for title in ("network", "scale", *MATRIX))
+        body = "\n".join(rows)
+        signs = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items())
+        return (
+            '<div class="matrix" tabindex="0" role="region" aria-label="Verdicts by network and scale">'
+            f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n"
+            f"<p>{signs}. An empty cell: the paper claims nothing there.</p></div>\n"
+        )
+
+    def _cell(self, place: str, ends: Sequence[str]) -> str:
+        known = [self.judged.loc[name] for end in ends if (name := f"{place}-{end}") in self.judged.index]
+        if not known:
+            return "<td></td>"
+        return f"<td>{self._chip(next((c for c in known if c['verdict'] != 'not run'), known[0]), sign=True)}</td>"
+
+    def questions(self, asked: dict[str, tuple[str, str]]) -> str:
+        """A table of questions: who asked, and the verdicts of the claims whose names match, by network and scale.
+
+        `asked` maps a question to who asked it and to a regular expression of claims.
+        """
+        rows = []
+        for question, (who, pattern) in asked.items():
+            table = self.judged[self.judged["claim"].str.fullmatch(pattern)]
+            if not len(table):
+                raise LookupError(f"no claim matches {pattern!r}")
+            run = table[table["verdict"] != "not run"]
+            lines = []
+            for (network, profile), here in run.groupby(["network", "profile"], sort=False):
+                found = " ".join(self._chip(claim) for _, claim in here.iterrows())
+                images = TITLES[here["recorded_on"].iloc[0]]
+                lines.append(f"{NETWORK_NAMES[str(network)]} ({profile}, {images}): {found}")
+            waiting = len(table) - len(run)
+            lines += [f"{waiting} not run yet"] if waiting else []
+            rows.append(f"| {question} | {who} | {'<br>'.join(lines)} |")
+        return "\n".join(["| question | who asked | seen here |", "|---|---|---|", *rows])
+
+
+def readme_results() -> str:
+    """The table of README.md: the three main findings."""
+    book = Book()
+    where: dict[str, Any] = {"dataset": "cifar10_jpeg", "precision": "bfloat16"}
+    reset, rewound = (book.effect("resnet20", "paper", f"imp@{k}", range(1, 7), **where) for k in (0, 500))
+    stable = "vgg19-standard-laptop-rewinding-stabilises-to-data-order"
+    verdict = book.judged.loc[stable, "verdict"]
+    rows = [
+        ("ResNet-20, reset: accuracy falls from pruning to pruning", f"{reset} points", "the paper's, JPEG images"),
+        ("ResNet-20, rewound: it does not", f"{rewound} points", "the paper's, JPEG images"),
+        ("VGG-19: rewinding adds stability", f"{book.here(stable)} times, {verdict}", "laptop, JPEG images"),
+    ]
+    table = ["| the paper's claim | seen here | scale |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(table) + "\n"

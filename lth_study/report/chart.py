@@ -1,0 +1,94 @@
+"""A chart: what a figure shows, as tables. `charts` makes them from records, and `drawing` draws them.
+
+A chart holds the very numbers that are drawn: `publish` writes them as CSV beside the figure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from lth_study.report.effects import estimate
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    `table` has a row for each replicate of each point: series, x, replicate, value; `looks` gives each series its
+    look (`drawing.LOOKS`). `paper` has the paper's values: series, x, value, and low and high where it prints them.
+    """
+
+    title: str
+    ylabel: str
+    table: pd.DataFrame
+    looks: Mapping[str, str]
+    paper: pd.DataFrame | None = None
+    zero: bool = False
+    """Whether 0 is part of the axis, with a line through it where values are negative too."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Panels side by side, with one kind of x axis.
+
+    "percent" is a logarithmic axis from 100 down, "k" and "category" have evenly spaced places for the values of x, and
+    "number" is a plain axis, with points that no line joins. Where `each` is true, the samples have two humps: every
+    replicate has a line, and no mean is drawn.
+    """
+
+    title: str
+    panels: tuple[Panel, ...]
+    axis: Literal["percent", "k", "category", "number"]
+    xlabel: str
+    each: bool = False
+    share_y: bool = False
+
+    @property
+    def reading(self) -> str:
+        """How to read the marks."""
+        replicates = max(panel.table["replicate"].nunique() for panel in self.panels)
+        if self.axis == "number":
+            marks = "Each point is one replicate."
+        elif self.each or replicates < 2:
+            marks = "Each line is one replicate."
+        else:
+            marks = "Line: mean. Band or bar: its 95% interval over replicates (Student's t). Thin: replicates."
+        theirs = [panel.paper for panel in self.panels if panel.paper is not None and len(panel.paper)]
+        return marks + (" Black, dashed or diamonds: the paper, at its own scale." if theirs else "")
+
+    def numbers(self) -> pd.DataFrame:
+        """What is drawn: a row for each point of each series, with mean, 95% interval and every replicate's value.
+
+        The paper's values have the series "paper: ...", and no replicates.
+        """
+        tables = []
+        for panel in self.panels:
+            place = {"panel": panel.title, "y": panel.ylabel}
+            if self.axis == "number":
+                rows = panel.table.assign(mean=panel.table["value"], n=1).drop(columns="value")
+            else:
+                rows = _summarised(panel.table)
+            tables.append(rows.assign(**place))
+            if panel.paper is not None:
+                theirs = panel.paper.assign(series="paper: " + panel.paper["series"])
+                tables.append(theirs.rename(columns={"value": "mean"}).assign(**place))
+        table = pd.concat(tables, ignore_index=True)
+        first = ["panel", "y", "series", "x", "n", "mean", "low", "high"]
+        table["n"] = table.get("n", pd.Series(dtype=float)).astype("Int64")
+        return table.reindex(columns=[*first, *(name for name in table if name not in first)])
+
+
+def _summarised(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean, interval and replicates of every point."""
+    wide = table.pivot_table("value", ["series", "x"], "replicate", sort=False)
+    rows = wide.add_prefix("replicate_").reset_index()
+    rows["n"] = wide.count(axis=1).to_numpy()
+    rows["mean"] = wide.mean(axis=1).to_numpy()
+    found = [estimate(values.dropna()) for _, values in wide.iterrows()]
+    rows["low"], rows["high"] = ([getattr(each, end, math.nan) for each in found] for end in ("low", "high"))
+    return rows

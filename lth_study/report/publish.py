@@ -1,0 +1,122 @@
+"""`publish` shows a chart on a notebook's page, and keeps its files for the book and for anyone's slides.
+
+Where the environment variable `LTH_FIGURES` names a folder, `publish` writes into it, for the figure `NAME`:
+
+    NAME.{light,dark}.svg, NAME.{light,dark}.narrow.svg    the picture, for both themes and two widths
+    NAME.csv                                               every number that is drawn
+    NAME.json                                              caption, alternative text, scale, cost, verdicts
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from itertools import product
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+from IPython.display import Markdown, display
+
+from lth_study import plan
+from lth_study.costs.hours import hours_to_train
+from lth_study.extents import Study
+from lth_study.files import write_atomic
+from lth_study.report import NETWORK_NAMES, caption
+from lth_study.report.chart import Chart
+from lth_study.report.drawing import rendered
+from lth_study.report.looks import Theme, Width
+
+WORDS = 60
+"""The most words of an alternative text."""
+
+
+class Picture:
+    """A figure on a notebook's page, with its alternative text."""
+
+    def __init__(self, png: bytes, alt: str) -> None:
+        self.png, self.alt = png, alt
+
+    def __repr__(self) -> str:
+        return self.alt
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+def publish(
+    chart: Chart,
+    name: str,
+    records: pd.DataFrame | Sequence[pd.DataFrame],
+    *studies: Study,
+    note: str = "",
+    claims: Sequence[str] = (),
+) -> None:
+    """Display a chart with its caption. Write its files too, if `LTH_FIGURES` names a folder.
+
+    `records` are what the chart is made of, one table for each study, or one of several studies that differ in their
+    recipe alone. `note` begins the caption. `claims` are the names of those that the figure bears on.
+    """
+    tables = [records] if isinstance(records, pd.DataFrame) else list(records)
+    settings = [study.setting for study in studies]
+    if len(tables) == 1:
+        made = [caption(tables[0], *settings)]
+    else:
+        made = [caption(table, setting) for table, setting in zip(tables, settings, strict=True)]
+    text = " ".join([f"{chart.title}.", *([note] if note else []), *made, chart.reading])
+    alt = alternative(chart, settings[0].network)
+    display(Picture(rendered(chart, "png"), alt), Markdown(f"*{text}*"))
+    if folder := os.environ.get("LTH_FIGURES"):
+        about = {
+            "title": chart.title,
+            "axis": chart.axis,
+            "studies": list(dict.fromkeys(setting.name for setting in settings)),
+            "caption": text,
+            "alt": alt,
+            "networks": list(dict.fromkeys(setting.network for setting in settings)),
+            "recipes": list(dict.fromkeys(setting.recipe for setting in settings)),
+            "profiles": list(dict.fromkeys(setting.profile for setting in settings)),
+            "replicates": max(int(table["replicate"].nunique()) for table in tables),
+            "devices": sorted({one for table in tables for kinds in table["device"] for one in kinds.split(" and ")}),
+            "hours": hours_to_train(*studies),
+            "trainings": len({(s.setting.name, t) for s in studies for t in plan.trainings(s)}),
+            "claims": list(claims),
+        }
+        write_files(chart, Path(folder), name, about)
+
+
+def alternative(chart: Chart, network: str) -> str:
+    """Text in place of the picture: what stands on its axes, and the values of each series at its last place; at the
+    first one on an axis of categories."""
+    numbers = chart.numbers()
+    numbers = numbers[~numbers["series"].str.startswith("paper: ")]
+    several = len({panel.ylabel for panel in chart.panels}) > 1
+    words = [f"{NETWORK_NAMES[network]}, {chart.title.lower()} against {chart.xlabel}."]
+    for panel in chart.panels:
+        here = numbers[(numbers["panel"] == panel.title) & (numbers["y"] == panel.ylabel)]
+        ends = []
+        for series in dict.fromkeys(here["series"]):
+            line = here[here["series"] == series]
+            first = chart.axis == "category"  # all series have it
+            end = line.loc[line["x"].idxmin()] if chart.axis == "percent" else line.iloc[0 if first else -1]
+            x = end["x"]
+            at = f"{x:,}" if isinstance(x, Integral) else f"{x:.3g}" if isinstance(x, Real) else str(x)
+            ends.append((at, f"{series} {end['mean']:.1f}"))
+        if ends:
+            metric = panel.ylabel.partition(" (")[0]
+            where = ", ".join([panel.title, metric] if panel.title and several else [panel.title or metric])
+            words.append(f"{where[0].upper()}{where[1:]} at {ends[0][0]}: {', '.join(text for _, text in ends)}.")
+    text = " ".join(words)
+    kept = text.split()
+    return text if len(kept) <= WORDS else " ".join(kept[: WORDS - 1]) + " ..."
+
+
+def write_files(chart: Chart, folder: Path, name: str, about: dict[str, Any]) -> None:
+    """Write the pictures, the numbers and what is said about them."""
+    for theme, width in product(get_args(Theme), get_args(Width)):
+        file = folder / f"{name}.{theme}{'.narrow' if width == 'narrow' else ''}.svg"
+        write_atomic(file, rendered(chart, "svg", theme, width))
+    write_atomic(folder / f"{name}.csv", chart.numbers().to_csv(index=False, float_format="%.6g").encode())
+    write_atomic(folder / f"{name}.json", json.dumps(about, indent=1).encode())

@@ -1,0 +1,155 @@
+"""The built book in a browser, in both themes, on a screen and on a phone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WIDTHS = (1400, 390)
+THEMES = ("light", "dark")
+EVIDENCE = sorted(file.stem for file in (HTML / "book" / "pages").glob("*.html"))
+SLOW = 20_000
+"""Milliseconds to wait for a page: all of it comes from the disk."""
+
+
+@pytest.fixture(scope="session")
+def html() -> Path:
+    if not (HTML / "index.html").exists():
+        pytest.skip("the book is not built; run make book")
+    return HTML
+
+
+@pytest.fixture(scope="session")
+def browser(html: Path) -> Iterator[object]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'browser'")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module", params=THEMES)
+def theme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=WIDTHS)
+def page(request: pytest.FixtureRequest, browser: Any, theme: str) -> Iterator[Any]:
+    """A window of one width and theme. It records what pages ask for and complain of."""
+    context = browser.new_context(viewport={"width": request.param, "height": 1000}, color_scheme=theme)
+    context.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
+    opened = context.new_page()
+    opened.set_default_timeout(SLOW)
+    opened.requested, opened.complaints = [], []
+    opened.on("request", lambda each: opened.requested.append(each.url))
+    opened.on("console", lambda each: opened.complaints.append(each.text) if each.type == "error" else None)
+    opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    yield opened
+    context.close()
+
+
+def visit(page: Any, file: Path) -> None:
+    page.requested.clear()
+    page.complaints.clear()
+    page.goto(file.as_uri())
+    page.wait_for_load_state("load")
+
+
+def every_page(html: Path) -> list[Path]:
+    return sorted((html / "book").rglob("*.html"))
+
+
+def test_no_page_scrolls_sideways_complains_or_asks_for_anything_elsewhere(page: Any, html: Path) -> None:
+    found = []
+    for file in every_page(html):
+        visit(page, file)
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        if wide > 1:
+            found.append(f"{file.name}: {wide} pixels wider than the window")
+        found += [f"{file.name}: {text}" for text in page.complaints]
+        found += [f"{file.name}: {url}" for url in page.requested if not url.startswith(("file:", "data:", "blob:"))]
+    assert found == []
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_nothing_is_in_the_way_of_a_screen_reader_or_of_the_keyboard(name: str, page: Any, html: Path) -> None:
+    """What axe calls serious or critical."""
+    spec = find_spec("axe_playwright_python")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    visit(page, html / "book" / "pages" / f"{name}.html")
+    page.add_script_tag(path=str(Path(spec.submodule_search_locations[0]) / "axe.min.js"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    grave = [
+        (each["id"], each["nodes"][0]["html"][:200]) for each in found if each["impact"] in ("serious", "critical")
+    ]
+    assert grave == []
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_one_picture_of_every_figure_is_shown_with_text_to_read(name: str, page: Any, html: Path, theme: str) -> None:
+    """At least 11 pixels on a screen and 9 on a phone."""
+    visit(page, html / "book" / "pages" / f"{name}.html")
+    least = 11 if page.viewport_size["width"] > 600 else 9
+    figures = page.evaluate(
+        """async () => {
+            const shown = [...document.querySelectorAll('figure img.picture')].filter(i => i.offsetWidth > 0);
+            await Promise.all(shown.map(i => { i.loading = 'eager'; return i.decode(); }));
+            return [...document.querySelectorAll('figure:has(.pictures)')]
+            .filter(f => f.offsetParent !== null)
+            .map(f => [...f.querySelectorAll('img')].filter(i => i.offsetWidth > 0)
+                .map(i => [i.getAttribute('src'), i.offsetWidth, i.naturalWidth, i.alt])); }"""
+    )
+    for shown in figures:
+        assert len(shown) == 1, shown
+        source, width, natural, alt = shown[0]
+        assert f".{theme}" in source
+        assert (".narrow." in source) == (page.viewport_size["width"] < 600)
+        assert 5 <= len(alt.split()) <= 60
+        size = 9 if ".narrow." not in source else 8
+        pixels = size * 4 / 3 * width / natural
+        assert pixels >= least, f"{source}: text of {pixels:.1f} pixels"
+    if name not in ("index", "explorer"):
+        assert figures
+
+
+def test_links_of_every_figure_lead_to_files_that_say_the_same(page: Any, html: Path) -> None:
+    links = 0
+    for name in EVIDENCE:
+        file = html / "book" / "pages" / f"{name}.html"
+        visit(page, file)
+        for target in page.evaluate("[...document.querySelectorAll('figure a')].map(a => a.getAttribute('href'))"):
+            if target.startswith("#"):
+                continue
+            path = (file.parent / re.split("[?#]", target)[0]).resolve()
+            assert path.exists(), f"{name}: {target}"
+            if path.suffix == ".csv":
+                numbers = pd.read_csv(path)
+                assert {"series", "x", "mean", "low", "high"} <= set(numbers.columns)
+                about = json.loads(path.with_suffix(".json").read_text())
+                assert about["command"].startswith("papermill notebooks/")
+                links += 1
+    assert links >= 10
+
+
+def test_the_search_finds_what_readers_ask_for(browser: Any, html: Path) -> None:
+    page = browser.new_page()
+    for word, expected in {"csv": "", "cost": "cost", "Figure 5": ""}.items():
+        page.goto(f"{(html / 'search.html').as_uri()}?q={word.replace(' ', '+')}")
+        page.wait_for_selector("ul.search li a", timeout=SLOW)
+        first = page.evaluate("[...document.querySelectorAll('ul.search li a')].map(a => a.getAttribute('href'))")[0]
+        assert "api" not in first, f"{word}: {first}"
+        assert expected in first, f"{word}: {first}"
+    page.close()

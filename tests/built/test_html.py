@@ -1,0 +1,130 @@
+"""The built pages: nothing from elsewhere, every picture described, every table readable, every claim linked."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import lth_core
+import lth_study
+
+ROOT = Path(__file__).resolve().parents[2]
+ELSEWHERE = re.compile(r"(https?:)?//", re.IGNORECASE)
+LOADED = ("src", "srcset", "data-src", "poster", "data", "xlink:href")
+STYLE = re.compile(r"""(?:@import\s*|url\()\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
+SCRIPT = re.compile(r"""(?:fetch|import|importScripts|open)\s*\([^)]{0,20}["'](?:https?:)?//""", re.IGNORECASE)
+
+
+class Page(HTMLParser):
+    """The elements of a page, and the text of its scripts and styles."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text: dict[str, str] = {"script": "", "style": ""}
+        self.inside = ""
+        self.feed(file.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        self.inside = tag
+
+    def handle_data(self, data: str) -> None:
+        if self.inside in self.text:
+            self.text[self.inside] += data
+
+
+@pytest.fixture(scope="module")
+def html() -> Path:
+    built = ROOT / "_build" / "html"
+    if not (built / "index.html").exists():
+        pytest.skip("the book is not built; run make book")
+    return built
+
+
+@pytest.fixture(scope="module")
+def pages(html: Path) -> dict[str, Page]:
+    return {
+        str(file.relative_to(html)): Page(file) for file in sorted(html.rglob("*.html")) if "_static" not in str(file)
+    }
+
+
+def test_every_chapter_is_a_page(pages: dict[str, Page]) -> None:
+    chapters = re.findall(r"(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text())
+    assert [chapter for chapter in chapters if f"{chapter}.html" not in pages] == []
+
+
+def test_pages_load_nothing_from_elsewhere(pages: dict[str, Page]) -> None:
+    found = []
+    for name, page in pages.items():
+        for tag, attributes in page.elements:
+            loaded = [attributes.get(attribute, "") for attribute in LOADED]
+            loaded += [attributes.get("href", "")] if tag in ("link", "image", "use") else []
+            found += [f"{name}: <{tag}> {value}" for value in loaded if ELSEWHERE.match(value.strip())]
+            found += [f"{name}: <{tag}> style" for _ in STYLE.findall(attributes.get("style", ""))]
+        found += [f"{name}: {text}" for text in STYLE.findall(page.text["style"])]
+        found += [f"{name}: {text}" for text in SCRIPT.findall(page.text["script"])]
+    assert found == []
+
+
+def test_style_sheets_and_scripts_load_nothing_from_elsewhere(html: Path) -> None:
+    found = [f"{file}: {text}" for file in html.rglob("*.css") for text in STYLE.findall(file.read_text())]
+    found += [f"{file}: {text}" for file in html.rglob("*.js") for text in SCRIPT.findall(file.read_text())]
+    assert found == []
+
+
+def test_formulas_are_set_by_the_copy_in_the_book(html: Path, pages: dict[str, Page]) -> None:
+    assert (html / "_static" / "mathjax" / "tex-svg.js").stat().st_size > 1_000_000
+    with_formulas = {
+        name for name, page in pages.items() if any("math" in a.get("class", "").split() for _, a in page.elements)
+    }
+    assert "book/method.html" in with_formulas
+    for name in with_formulas:
+        scripts = [attributes.get("src", "") for tag, attributes in pages[name].elements if tag == "script"]
+        assert any("_static/mathjax/tex-svg.js" in script for script in scripts), name
+
+
+def test_every_image_has_alternative_text(pages: dict[str, Page]) -> None:
+    images = [(name, attributes) for name, page in pages.items() for tag, attributes in page.elements if tag == "img"]
+    assert images, "a book without a figure"
+    for name, attributes in images:
+        text = attributes.get("alt", "").strip()
+        assert len(text.split()) >= 5, f"{name}: alternative text {text!r}"
+        assert not re.search(r"\.(png|svg|jpe?g|gif|webp)$", text), f"{name}: a file name, {text!r}"
+        assert not re.search(r"_build|_images|<Figure", text), f"{name}: {text!r}"
+
+
+def test_pages_fit_a_phone_and_name_their_language(pages: dict[str, Page]) -> None:
+    for name, page in pages.items():
+        if name == "index.html":  # only leads to the first chapter
+            continue
+        assert any(tag == "meta" and a.get("name") == "viewport" for tag, a in page.elements), name
+        assert any(tag == "html" and a.get("lang") for tag, a in page.elements), name
+
+
+def test_the_api_page_has_every_public_name(pages: dict[str, Page]) -> None:
+    described = {attributes["id"] for _, attributes in pages["book/api.html"].elements if "id" in attributes}
+    for package in (lth_core, lth_study):
+        last_parts = {name.split(".")[-1] for name in described if name.startswith(f"{package.__name__}.")}
+        assert [name for name in package.__all__ if name not in last_parts] == []
+
+
+def test_every_verdict_of_a_page_leads_to_its_row(html: Path, pages: dict[str, Page]) -> None:
+    rows = {a["id"] for _, a in pages["book/executed/claims.html"].elements if "id" in a}
+    links = [
+        (name, attributes["href"].partition("#")[2])
+        for name, page in pages.items()
+        for tag, attributes in page.elements
+        if tag == "a" and "claims.html#" in attributes.get("href", "") and "verdict" in attributes.get("class", "")
+    ]
+    assert len(links) > 50
+    assert [link for link in links if link[1] not in rows] == []
+
+
+def test_every_head_of_a_table_says_what_it_heads(pages: dict[str, Page]) -> None:
+    heads = [(name, a) for name, page in pages.items() for tag, a in page.elements if tag == "th"]
+    assert len(heads) > 100
+    assert [head for head in heads if head[1].get("scope") not in ("col", "row", "colgroup", "rowgroup")] == []

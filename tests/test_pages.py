@@ -1,0 +1,164 @@
+"""The chapters: their numbers come from records, their prose is short, and what they ask for must exist."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import build
+import pages
+import pandas as pd
+import pytest
+from conftest import PROJECT
+
+EVIDENCE = PROJECT / "book" / "evidence"
+CALLS = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+NAMES = re.compile(
+    r"ResNet-(?:20|50)|VGG-19|LeNet-300-100|CIFAR-10|Inception-v3|Figures? \d+(?:(?:,| and| to) \d+)*|\$k = 0\$"
+)
+"""Names that have digits, and are no results."""
+
+
+@pytest.fixture
+def book(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The functions of templates, on the committed records."""
+    monkeypatch.setenv("LTH_RESULTS", str(PROJECT / "results"))
+    monkeypatch.setenv("LTH_STORE", str(PROJECT / "no-runs"))
+    return pages.Book()
+
+
+def prose(text: str) -> str:
+    """A template without calls, code, links' targets, tags and the lines of lists and tables."""
+    text = re.sub(r"```.*?```", "", CALLS.sub("", text), flags=re.DOTALL)
+    text = re.sub(r"`[^`]*`|<[^>]*>|\{[\w:]+\}|\]\([^)]*\)", "", text)
+    return NAMES.sub("", text)
+
+
+templates = pytest.mark.parametrize("template", sorted(EVIDENCE.glob("*.md")), ids=lambda path: path.stem)
+
+
+@templates
+def test_no_result_is_typed(template: Path) -> None:
+    typed = [line for line in prose(template.read_text()).splitlines() if re.search(r"\d", re.sub(r"^\d\. ", "", line))]
+    allowed = [line for line in typed if not re.fullmatch(r"Brackets hold .* confidence of 95%\..*", line.strip())]
+    assert allowed == []
+
+
+@templates
+def test_sentences_are_short(template: Path) -> None:
+    lines = [line for line in prose(template.read_text()).splitlines() if line.strip() and line[0] not in "|:#-<"]
+    sentences = [s for line in lines for s in re.split(r"(?<=[.?!:])\s+", line)]
+    assert [s for s in sentences if len(s.split()) > 30] == []
+
+
+@templates
+def test_a_question_has_its_answer_in_fifty_words_before_the_first_figure(template: Path) -> None:
+    if template.stem == "index":
+        pytest.skip("the first page has three findings in place of an answer")
+    before = template.read_text().partition("{{ figure(")[0].partition("{{ questions(")[0]
+    answers = [line for line in before.splitlines() if line.startswith("**")]
+    assert len(answers) == 1
+    assert len(answers[0].split()) <= 50
+
+
+def test_a_claim_gives_its_effect_and_its_verdict_with_a_link(book: Any) -> None:
+    name = "lenet_300_100-standard-paper-initialisation-better-than-random"
+    row = book.judged.loc[name]
+    assert book.here(name) == row["here"]
+    assert book.paper(name) == row["paper"] == "+0.8"
+    chip = book.verdict(name)
+    assert f'href="../executed/claims.html#{name}"' in chip
+    assert f"{row['verdict']}</a>" in chip
+    assert book.verdict(name, name).count("</a>") == 2
+
+
+def test_what_does_not_exist_is_an_error(book: Any) -> None:
+    with pytest.raises(LookupError, match=r"no claim 'nothing' in results/claims\.csv"):
+        book.here("nothing")
+    with pytest.raises(LookupError, match=r"imp@7 of resnet20-standard-laptop-.* at \[8\] is not recorded"):
+        book.effect("resnet20", "laptop", "imp@7", 8, dataset="cifar10")
+    with pytest.raises(LookupError, match="no claim matches 'nothing'"):
+        book.questions({"why": ("who", "nothing")})
+    with pytest.raises(FileNotFoundError, match=r"nothing\.json"):
+        book.figure("nothing", "a finding")
+
+
+def test_an_effect_is_the_mean_over_replicates_of_the_records(book: Any) -> None:
+    """Recomputed from the CSV files alone."""
+    (file,) = (PROJECT / "results").glob("resnet20-standard-laptop-cifar10-*/records.csv")
+    rows = pd.read_csv(file)
+    rows = rows[(rows["metric"] == "test_accuracy") & (rows["level"].isin([0, 8]))]
+    each = rows.groupby(["method", "rewind", "replicate"])["value"].mean()
+    gap = each["imp"][25] - each["dense"][0]
+    assert book.effect("resnet20", "laptop", "imp@25 - dense", 8, dataset="cifar10").startswith(f"{gap.mean():+.2f} (")
+    assert book.effect("resnet20", "laptop", "imp@25", 8, dataset="cifar10").startswith(
+        f"{each['imp'][25].mean():.2f} ("
+    )
+
+
+def test_the_matrix_has_a_sign_and_a_link_in_every_cell_that_was_claimed(book: Any) -> None:
+    rows = re.findall(r'<tr><th scope="row".*?</tr>', book.matrix())
+    assert any("ResNet-20<" in row and ">paper<" in row for row in rows)
+    for row in rows:
+        cells = re.findall(r"<td.*?</td>", row)
+        assert len(cells) == 1 + len(pages.MATRIX)
+        assert all("href" in cell or cell == "<td></td>" for cell in cells[1:])
+        assert any("href" in cell for cell in cells[1:])
+    linked = set(re.findall(r'claims\.html#([\w-]+)"', book.matrix()))
+    assert linked <= set(book.judged["claim"])
+
+
+def test_counts_are_those_of_the_table(book: Any) -> None:
+    table = book.judged
+    assert book.count() == len(table)
+    assert (
+        book.count(about="paper", verdict="not run") == ((table.about == "paper") & (table.verdict == "not run")).sum()
+    )
+
+
+def test_a_figure_has_its_pictures_numbers_scale_and_command(
+    book: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pages, "FIGURES", tmp_path)
+    about = {
+        "alt": "What is drawn.", "caption": "A caption.", "profiles": ["paper"], "replicates": 3, "devices": ["a GPU"],
+        "trainings": 1200, "hours": {"a GPU": 2.04}, "page": "a_page", "command": "papermill notebooks/a.ipynb b.ipynb",
+        "studies": ["resnet20-standard-paper-cifar10-0123"], "axis": "k",
+    }  # fmt: skip
+    (tmp_path / "a_page-curves.json").write_text(json.dumps(about))
+    text = book.figure("a_page-curves", "What was found.")
+    for part in (
+        "{figure} ../_static/figures/a_page-curves.light.svg", ":alt: What is drawn.", "What was found.", "A caption.",
+        'src="../../_static/figures/a_page-curves.dark.narrow.svg"', "the paper's scale",
+        'href="../../_static/figures/a_page-curves.csv"',
+        'href="../executed/a_page.html"', "1,200 trainings: 2.0 hours on one a GPU", about["command"], "3 replicates",
+        'href="explorer.html?study=resnet20-standard-paper-cifar10-0123&amp;x=k"',
+    ):  # fmt: skip
+        assert part in text
+    assert text.count('alt="What is drawn."') == 3
+
+
+def test_figures_are_kept_under_the_name_of_their_page_with_their_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    part = build.FIGURES_PART / "vgg19_accuracy"
+    part.mkdir(parents=True)
+    (part / "curves.json").write_text('{"title": "Curves"}')
+    (part / "curves.csv").write_text("x\n1\n")
+    build.keep_figures(
+        Path("notebooks/accuracy.ipynb"),
+        "vgg19_accuracy",
+        {"network": "vgg19", "rewinds": [0, 10], "levels": None},
+        build.FIGURES,
+    )
+    about = json.loads((build.FIGURES / "vgg19_accuracy-curves.json").read_text())
+    assert about == {
+        "title": "Curves",
+        "page": "vgg19_accuracy",
+        "command": "papermill notebooks/accuracy.ipynb vgg19_accuracy.ipynb "
+        '-y "{levels: null, network: vgg19, rewinds: [0, 10]}"',
+    }
+    assert (build.FIGURES / "vgg19_accuracy-curves.csv").exists()
