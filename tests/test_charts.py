@@ -275,6 +275,18 @@ def test_the_picture_has_the_numbers_means_replicates_and_intervals(theme: Theme
     assert to_hex(axes.get_facecolor()) == PAPERS[theme]
 
 
+def test_a_wide_interval_of_two_replicates_does_not_press_the_values_together(initial: pd.DataFrame):
+    two = initial[initial["replicate"] < 3]
+    two = two.assign(value=two["value"] + 3.0 * (two["replicate"] == 2) * (two["method"] == "random_pruning"))
+    chart = charts.accuracy(two)
+    numbers, (bottom, top) = chart.numbers(), draw(chart).axes[0].get_ylim()
+    values = numbers[["replicate_1", "replicate_2"]]
+    span = values.max().max() - values.min().min()
+    assert numbers["high"].max() > values.max().max() + span  # Student's t: 12.7 standard errors
+    assert values.min().min() - span / 2 <= bottom < values.min().min()
+    assert values.max().max() < top <= values.max().max() + span / 2 + 1e-9
+
+
 def test_where_each_replicate_is_shown_there_is_no_mean(initial: pd.DataFrame):
     tickets = initial[initial["method"] != "random_pruning"]
     (axes,) = draw(charts.accuracy(tickets, each=True)).axes

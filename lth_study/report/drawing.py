@@ -36,6 +36,7 @@ def draw(chart: Chart, theme: Theme = "light", width: Width = "wide") -> Figure:
             if chart.share_y and number % columns:
                 axes.set_ylabel("")
         for axes, panel in zip(grid.flat, chart.panels, strict=False):  # last: a limit ends the search for limits
+            _limit(axes, chart.panels if chart.share_y else [panel])
             if panel.zero:
                 bottom, top = axes.get_ylim()
                 axes.set_ylim(min(bottom, 0), max(top, 0))
@@ -59,6 +60,17 @@ def rendered(chart: Chart, kind: Literal["svg", "png"], theme: Theme = "light", 
         how: dict[str, Any] = {"metadata": {"Date": None}, "facecolor": "none"} if kind == "svg" else {}
         draw(chart, theme, width).savefig(file, format=kind, **how)
     return file.getvalue()
+
+
+def _limit(axes: Axes, panels: Sequence[Panel]) -> None:
+    """End the axis where wide intervals of few replicates would press all values together."""
+    values = pd.concat(
+        [table["value"] for panel in panels for table in (panel.table, panel.paper) if table is not None]
+    )
+    low, high = values.min(), values.max()
+    bottom, top = axes.get_ylim()
+    if high > low:
+        axes.set_ylim(max(bottom, 1.5 * low - high / 2), min(top, 1.5 * high - low / 2))
 
 
 def pixel_maps(masks: Mapping[str, Mask], layer: str, side: int) -> Figure:
@@ -109,7 +121,8 @@ def _placed(table: pd.DataFrame, chart: Chart, panel: Panel) -> pd.DataFrame:
     places, names = _places(chart, panel), list(panel.looks)
     x = [places.get(x, x) for x in table["x"]]
     if chart.axis == "category":
-        beside = {name: 0.3 * (number - (len(names) - 1) / 2) for number, name in enumerate(names)}
+        apart = min(0.3, 0.8 / len(names))
+        beside = {name: apart * (number - (len(names) - 1) / 2) for number, name in enumerate(names)}
         x = [place + beside.get(name, 0) for place, name in zip(x, table["series"], strict=True)]
     return table.assign(x=x)
 
