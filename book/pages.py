@@ -5,6 +5,7 @@ A template is Markdown with Jinja's `{{ ... }}`. Its numbers, figures and verdic
     {{ here("CLAIM") }}         effect of a claim of results/claims.csv with its interval
     {{ paper("CLAIM") }}        the paper's number for it
     {{ verdict("CLAIM") }}      its verdict, linked to its row
+    {{ says("VERDICT", "CLAIM", ...) }}     nothing: it stops the build where the sentence beside it is no longer true
     {{ effect(...) }}           another effect, as claims write it
     {{ figure("PAGE-NAME", "finding") }}    a figure that a notebook published
     {{ matrix() }}, {{ questions() }}       verdicts as tables
@@ -46,6 +47,13 @@ MATRIX = {
 """Column of the matrix -> the ends of the names of its claims. The first that was run is shown."""
 
 
+MARKS = (
+    "A circle: exploratory, since a training is older than the claim or the images are JPEG. "
+    "In brackets: it does not stand after the correction for many claims."
+)
+"""What the marks of a verdict mean."""
+
+
 def write_pages() -> None:
     """Render every template."""
     PAGES.mkdir(exist_ok=True)
@@ -64,10 +72,11 @@ class Book:
 
     def __init__(self) -> None:
         self.judged = claims.judged().set_index("claim", drop=False)
+        self.judged["exploratory"] = self.judged["note"].str.contains("exploratory")
         self.shown: list[str] = []
 
     def functions(self) -> dict[str, Any]:
-        names = ("here", "paper", "verdict", "effect", "figure", "matrix", "questions", "count", "trainings")
+        names = ("here", "paper", "verdict", "says", "effect", "figure", "matrix", "questions", "count", "trainings")
         return {name: getattr(self, name) for name in names}
 
     def _claim(self, name: str) -> Any:
@@ -84,34 +93,49 @@ class Book:
         """The paper's number for a claim."""
         return str(self._claim(name)["paper"])
 
-    def verdict(self, *names: str) -> str:
-        """The verdict of each claim, linked to its row on the page of claims."""
-        return " ".join(self._chip(self._claim(name)) for name in names)
+    def verdict(self, name: str) -> str:
+        """The verdict of a claim, linked to its row on the page of claims."""
+        return self._chip(self._claim(name))
+
+    def says(self, verdict: str, *names: str) -> str:
+        """Nothing, where all these claims have this verdict: the sentence beside it says so. An error otherwise."""
+        if wrong := [f"{name}: {found}" for name in names if (found := self._claim(name)["verdict"]) != verdict]:
+            raise LookupError(f"a page says {verdict}, and the records do not: {'; '.join(wrong)}; write it anew")
+        return ""
 
     def _chip(self, claim: Any, sign: bool = False) -> str:
-        """The verdict of a claim as a link to its row: sign and word, or the sign alone."""
+        """The verdict of a claim as a link to its row: sign and word, or the sign alone.
+
+        A circle marks an exploratory verdict. One in brackets does not stand after the correction for many claims.
+        """
         kind = claim["verdict"]
-        about = html.escape(f"{kind}: {claim['text']}. Seen: {claim['here'] or 'no record'}", quote=True)
-        shown = SIGNS[kind] if sign else f"{SIGNS[kind]} {kind}"
-        label = f' aria-label="{about}"' if sign else ""
+        mark = SIGNS[kind] + ("°" if claim["exploratory"] else "")
+        falls = kind in ("supported", "contradicted") and claim["q"] >= effects.SIGNIFICANCE
+        shown = mark if sign else f"{mark} {kind}"
+        about = [
+            kind,
+            *(["exploratory"] if claim["exploratory"] else []),
+            *([f"q = {claim['q']:.2f}"] if falls else []),
+        ]
+        text = f"{', '.join(about)}: {claim['text']}. Seen: {claim['here'] or 'no record'}"
+        title = html.escape(text, quote=True)
+        label = f' aria-label="{title}"' if sign else ""
         target = f"{CLAIMS}#{claim['claim']}"
-        return f'<a class="verdict {kind.replace(" ", "-")}" href="{target}" title="{about}"{label}>{shown}</a>'
-
-    def effect(self, network: str, profile: str, what: str, level: int | Sequence[int], **changes: Any) -> str:
-        """An effect on accuracy, as claims write it, or its slope over several levels; with its 95% interval."""
-        measure = changes.pop("measure", "test_accuracy")
-        setting = preset(network, changes.pop("recipe", "standard"), profile).setting.updated(**changes)
-        table = effects.placed(records.traced(setting))
-        levels = [level] if isinstance(level, int) else level
-        found = effects.estimate(
-            effects.sample(lambda _: table, what, measure, levels).values, ratio=measure in effects.DISTANCES
+        return (
+            f'<a class="verdict {kind.replace(" ", "-")}" href="{target}" title="{title}"{label}>'
+            f"{f'({shown})' if falls else shown}</a>"
         )
-        if found is None:
-            raise LookupError(f"{what} of {setting.name} at {levels} is not recorded")
-        text = str(found)
-        return text if "-" in what or len(levels) > 1 else text.replace("+", "")
 
-    def count(self, **where: str) -> int:
+    def effect(self, network: str, profile: str, what: str, levels: Sequence[int], **changes: Any) -> str:
+        """An effect on accuracy, as claims write it, or its slope over several levels; with its 95% interval."""
+        setting = preset(network, "standard", profile).setting.updated(**changes)
+        table = effects.placed(records.traced(setting))
+        found = effects.estimate(effects.sample(lambda _: table, what, "test_accuracy", levels).values)
+        if found is None:
+            raise LookupError(f"{what} of {setting.name} at {list(levels)} is not recorded")
+        return str(found) if "-" in what or len(levels) > 1 else str(found).replace("+", "")
+
+    def count(self, **where: str | bool) -> int:
         """The number of claims with these values of columns: `count(about="paper", verdict="supported")`."""
         table = self.judged
         for column, value in where.items():
@@ -193,7 +217,7 @@ Reading the records takes seconds. Training everything anew takes {cost}.
         return (
             '<div class="matrix" tabindex="0" role="region" aria-label="Verdicts by network and scale">'
             f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n"
-            f"<p>{signs}. An empty cell: the paper claims nothing there.</p></div>\n"
+            f"<p>{signs}. {MARKS} An empty cell: the paper claims nothing there.</p></div>\n"
         )
 
     def _cell(self, place: str, ends: Sequence[str]) -> str:
@@ -221,7 +245,7 @@ Reading the records takes seconds. Training everything anew takes {cost}.
             waiting = len(table) - len(run)
             lines += [f"{waiting} not run yet"] if waiting else []
             rows.append(f"| {question} | {who} | {'<br>'.join(lines)} |")
-        return "\n".join(["| question | who asked | seen here |", "|---|---|---|", *rows])
+        return "\n".join(["| question | who asked | seen here |", "|---|---|---|", *rows, "", MARKS])
 
 
 def readme_results() -> str:

@@ -372,7 +372,7 @@ def test_a_figure_leaves_its_pictures_numbers_and_story(
 ):
     monkeypatch.setenv("LTH_FIGURES", str(tmp_path / "figures"))
     chart = charts.accuracy(table)
-    publish(chart, "accuracy", table, STUDY, note="At k = 0.", claims=["a claim"])
+    publish(chart, "accuracy", table, STUDY, note="At k = 0.")
     ends = {f"{theme}{width}.svg" for theme in ("light", "dark") for width in ("", ".narrow")} | {"csv", "json"}
     assert {file.name for file in (tmp_path / "figures").iterdir()} == {f"accuracy.{end}" for end in ends}
     numbers = pd.read_csv(tmp_path / "figures/accuracy.csv", keep_default_na=False, na_values=[""])
@@ -381,9 +381,8 @@ def test_a_figure_leaves_its_pictures_numbers_and_story(
         np.testing.assert_allclose(numbers[name].to_numpy(float), drawn[name].to_numpy(float), rtol=1e-5)
     assert numbers["series"].tolist() == drawn["series"].tolist()
     about = json.loads((tmp_path / "figures/accuracy.json").read_text())
-    assert (about["networks"], about["profiles"], about["replicates"]) == (["lenet_300_100"], ["paper"], 3)
+    assert (about["profiles"], about["replicates"]) == (["paper"], 3)
     assert (about["studies"], about["axis"]) == ([STUDY.setting.name], "percent")
-    assert about["claims"] == ["a claim"]
     assert about["caption"].startswith("Test accuracy. At k = 0. LeNet-300-100 on")
     assert about["trainings"] > 100
     text = (tmp_path / "figures/accuracy.light.svg").read_text()

@@ -12,7 +12,7 @@ import pytest
 from conftest import PROJECT
 
 EVIDENCE = PROJECT / "book" / "evidence"
-CALLS = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+CALLS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 NAMES = re.compile(
     r"ResNet-(?:20|50)|VGG-19|LeNet-300-100|CIFAR-10|Inception-v3|Figures? \d+(?:(?:,| and| to) \d+)*|\$k = 0\$"
 )
@@ -69,14 +69,39 @@ def test_a_claim_gives_its_effect_and_its_verdict_with_a_link(book: Any) -> None
     chip = book.verdict(name)
     assert f'href="../executed/claims.html#{name}"' in chip
     assert f"{row['verdict']}</a>" in chip
-    assert book.verdict(name, name).count("</a>") == 2
+
+
+def test_a_verdict_says_whether_it_is_exploratory_and_whether_it_stands(book: Any) -> None:
+    claim = book.judged.loc["lenet_300_100-standard-paper-initialisation-better-than-random"].copy()
+    shown = {}
+    for exploratory, q in ((False, 0.01), (True, 0.01), (False, 0.06)):
+        claim["exploratory"], claim["q"], claim["verdict"] = exploratory, q, "supported"
+        shown[exploratory, q] = re.findall(r">([^<]+)</a>", book._chip(claim) + book._chip(claim, sign=True))
+    assert shown == {
+        (False, 0.01): ["✓ supported", "✓"],
+        (True, 0.01): ["✓° supported", "✓°"],
+        (False, 0.06): ["(✓ supported)", "(✓)"],
+    }
+
+
+def test_a_sentence_that_the_records_no_longer_bear_out_stops_the_build(book: Any) -> None:
+    name = "lenet_300_100-standard-paper-initialisation-better-than-random"
+    assert book.says("supported", name) == ""
+    with pytest.raises(LookupError, match=f"a page says undecided, and the records do not: {name}: supported"):
+        book.says("undecided", name)
+
+
+@templates
+def test_what_an_answer_says_is_held_against_the_records(template: Path) -> None:
+    if template.stem != "explorer":
+        assert "{{ says(" in template.read_text()
 
 
 def test_what_does_not_exist_is_an_error(book: Any) -> None:
     with pytest.raises(LookupError, match=r"no claim 'nothing' in results/claims\.csv"):
         book.here("nothing")
     with pytest.raises(LookupError, match=r"imp@7 of resnet20-standard-laptop-.* at \[8\] is not recorded"):
-        book.effect("resnet20", "laptop", "imp@7", 8, dataset="cifar10")
+        book.effect("resnet20", "laptop", "imp@7", [8], dataset="cifar10")
     with pytest.raises(LookupError, match="no claim matches 'nothing'"):
         book.questions({"why": ("who", "nothing")})
     with pytest.raises(FileNotFoundError, match=r"nothing\.json"):
@@ -90,8 +115,10 @@ def test_an_effect_is_the_mean_over_replicates_of_the_records(book: Any) -> None
     rows = rows[(rows["metric"] == "test_accuracy") & (rows["level"].isin([0, 8]))]
     each = rows.groupby(["method", "rewind", "replicate"])["value"].mean()
     gap = each["imp"][25] - each["dense"][0]
-    assert book.effect("resnet20", "laptop", "imp@25 - dense", 8, dataset="cifar10").startswith(f"{gap.mean():+.2f} (")
-    assert book.effect("resnet20", "laptop", "imp@25", 8, dataset="cifar10").startswith(
+    assert book.effect("resnet20", "laptop", "imp@25 - dense", [8], dataset="cifar10").startswith(
+        f"{gap.mean():+.2f} ("
+    )
+    assert book.effect("resnet20", "laptop", "imp@25", [8], dataset="cifar10").startswith(
         f"{each['imp'][25].mean():.2f} ("
     )
 

@@ -20,7 +20,7 @@ class Panel:
     """One pair of axes.
 
     `table` has a row for each replicate of each point: series, x, replicate, value; `looks` gives each series its
-    look (`drawing.LOOKS`). `paper` has the paper's values: series, x, value, and low and high where it prints them.
+    look (`looks.LOOKS`). `paper` has the paper's values: series, x, value, and low and high where it prints them.
     """
 
     title: str

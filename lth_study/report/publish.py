@@ -4,7 +4,7 @@ Where the environment variable `LTH_FIGURES` names a folder, `publish` writes in
 
     NAME.{light,dark}.svg, NAME.{light,dark}.narrow.svg    the picture, for both themes and two widths
     NAME.csv                                               every number that is drawn
-    NAME.json                                              caption, alternative text, scale, cost, verdicts
+    NAME.json                                              caption, alternative text, scale, devices, cost
 """
 
 from __future__ import annotations
@@ -52,12 +52,11 @@ def publish(
     records: pd.DataFrame | Sequence[pd.DataFrame],
     *studies: Study,
     note: str = "",
-    claims: Sequence[str] = (),
 ) -> None:
     """Display a chart with its caption. Write its files too, if `LTH_FIGURES` names a folder.
 
     `records` are what the chart is made of, one table for each study, or one of several studies that differ in their
-    recipe alone. `note` begins the caption. `claims` are the names of those that the figure bears on.
+    recipe alone. `note` begins the caption.
     """
     tables = [records] if isinstance(records, pd.DataFrame) else list(records)
     settings = [study.setting for study in studies]
@@ -70,19 +69,15 @@ def publish(
     display(Picture(rendered(chart, "png"), alt), Markdown(f"*{text}*"))
     if folder := os.environ.get("LTH_FIGURES"):
         about = {
-            "title": chart.title,
             "axis": chart.axis,
             "studies": list(dict.fromkeys(setting.name for setting in settings)),
             "caption": text,
             "alt": alt,
-            "networks": list(dict.fromkeys(setting.network for setting in settings)),
-            "recipes": list(dict.fromkeys(setting.recipe for setting in settings)),
             "profiles": list(dict.fromkeys(setting.profile for setting in settings)),
             "replicates": max(int(table["replicate"].nunique()) for table in tables),
             "devices": sorted({one for table in tables for kinds in table["device"] for one in kinds.split(" and ")}),
             "hours": hours_to_train(*studies),
             "trainings": len({(s.setting.name, t) for s in studies for t in plan.trainings(s)}),
-            "claims": list(claims),
         }
         write_files(chart, Path(folder), name, about)
 
