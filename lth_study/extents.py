@@ -11,8 +11,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from lth_study.checked import Checked, unknown_setting
 from lth_study.methods import TABLE
-from lth_study.settings import Checked, Setting, SettingError, unknown_setting
+from lth_study.settings import Setting, SettingError
 
 _FOLDER = "folder:"
 """Before the path of a user's own folder of images."""

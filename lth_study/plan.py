@@ -15,7 +15,7 @@ import pandas as pd
 from lth_study.extents import Extent, Study
 from lth_study.methods import TABLE
 from lth_study.settings import Setting
-from lth_study.store import Training, dense
+from lth_study.store import ChainId, Training, dense
 
 _METRIC = re.compile(r"(?:l2|angle)_(\w+)|barrier_(\w+?)_(?:train|test)_\w+")
 """Metrics of a comparison: kind of a distance, or kind of a barrier."""
@@ -58,16 +58,6 @@ class Barrier(Comparison):
     "data_order": in their data order. "pruning": `a` is the dense network. "level": `a` is the ticket of the level
     before. "level_masked": `a` is that ticket under the mask of `b`.
     """
-
-
-ChainId = tuple[int, str, int]
-"""Replicate, method and rewinding iteration: what the levels of a search share."""
-
-
-def chain_of(training: Training) -> ChainId:
-    """The chain at whose level a training stands. A dense network belongs to that of IMP at k = 0."""
-    searched = training.level and TABLE[training.method].retrain
-    return training.replicate, training.method if searched else "imp", training.rewind
 
 
 def trainings(study: Study) -> list[Training]:
@@ -195,10 +185,10 @@ def lost(records: pd.DataFrame, study: Study) -> list[Training]:
         if t.order or (t.level and study.setting.densities is not None):  # one-shot levels do not build on each other
             continue
         if t.method == "dense":
-            last |= {chain_of(other): 0 for other in planned if other.replicate == t.replicate}
+            last |= {other.chain: 0 for other in planned if other.replicate == t.replicate}
         elif TABLE[t.method].retrain:
-            last[chain_of(t)] = min(t.level, last.get(chain_of(t), t.level))
-    return [t for t in planned if t in diverged or t.level > last.get(chain_of(t), t.level)]
+            last[t.chain] = min(t.level, last.get(t.chain, t.level))
+    return [t for t in planned if t in diverged or t.level > last.get(t.chain, t.level)]
 
 
 def needed(
@@ -219,12 +209,12 @@ def needed(
     lowest: dict[ChainId, int] = {}
     for t in wanted:
         if t.level:
-            lowest[chain_of(t)] = min(t.level, lowest.get(chain_of(t), t.level))
+            lowest[t.chain] = min(t.level, lowest.get(t.chain, t.level))
     first = {here: _deepest(complete, here, level) or 1 for here, level in lowest.items()}
     for t in wanted:
         if t.level:
-            start = first[chain_of(t)] if study.setting.densities is None else t.level
-            levels |= dict.fromkeys(Training(*chain_of(t), n, 0) for n in range(start, t.level + 1))
+            start = first[t.chain] if study.setting.densities is None else t.level
+            levels |= dict.fromkeys(Training(*t.chain, n, 0) for n in range(start, t.level + 1))
     runs = dict.fromkeys(dense(t.replicate) for t in wanted)
     return list(runs | levels | dict.fromkeys(wanted))
 

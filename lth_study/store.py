@@ -31,6 +31,7 @@ from lth_study.files import (
     write_json,
     write_state,
 )
+from lth_study.methods import TABLE
 from lth_study.settings import Setting
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class Busy(Exception):
         super().__init__(f"{self.holder or 'this study'} is at work in {folder}")
 
 
+ChainId = tuple[int, str, int]
+"""Replicate, method and rewinding iteration: what the levels of a search share."""
+
+
 @dataclass(frozen=True, order=True)
 class Training:
     """Identifies a training of a study. The dense network has rewind 0 and level 0.
@@ -60,6 +65,12 @@ class Training:
     level: int
     order: int
     again: bool = False
+
+    @property
+    def chain(self) -> ChainId:
+        """The chain at whose level it stands. A dense network belongs to that of IMP at k = 0."""
+        searched = self.level and TABLE[self.method].retrain
+        return self.replicate, self.method if searched else "imp", self.rewind
 
     @property
     def folder(self) -> str:

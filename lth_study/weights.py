@@ -10,8 +10,7 @@ from pathlib import Path
 from lth_study import records
 from lth_study.files import StoreError
 from lth_study.methods import TABLE
-from lth_study.plan import ChainId, chain_of
-from lth_study.store import StudyStore, Training, dense
+from lth_study.store import ChainId, StudyStore, Training, dense
 
 LEVELS = 2
 """Levels copied from a chain. The chain continues from the last one; the one before it may lack a control."""
@@ -36,7 +35,7 @@ def _carry_study(source: StudyStore, destination: StudyStore) -> str:
     for t in sorted(complete):
         searched = t.level and TABLE[t.method].retrain is not None
         if searched and not t.order and not t.again and source.setting.densities is None:
-            chains.setdefault(chain_of(t), []).append(t)
+            chains.setdefault(t.chain, []).append(t)
     unpruned = [training for training in complete if training == dense(training.replicate)]
     if not unpruned:
         return f"{name}: no dense network is trained"

@@ -15,7 +15,7 @@ from lth_study.chain import Chain
 from lth_study.data.parts import Dataset
 from lth_study.devices import compute_device
 from lth_study.measure import measurable, measure_barrier, measure_distance
-from lth_study.plan import Barrier, Comparison, Distance, chain_of
+from lth_study.plan import Barrier, Comparison, Distance
 from lth_study.settings import Setting
 from lth_study.store import Busy, Training
 from lth_study.training import Stopped
@@ -40,8 +40,8 @@ class Worker:
         remaining = list(absent)
         while remaining:
             before, started = len(remaining), time.monotonic()
-            for place in dict.fromkeys(map(chain_of, remaining)):
-                here = {t for t in remaining if chain_of(t) == place}
+            for place in dict.fromkeys(training.chain for training in remaining):
+                here = {t for t in remaining if t.chain == place}
                 chain = Chain(self.trainings, *place)
                 try:
                     reachable = chain.complete(here)
@@ -50,7 +50,7 @@ class Worker:
                     continue
                 self.busy = chain.busy or self.busy
                 remaining = [t for t in remaining if t not in here or t in reachable]
-                self.compare(c for c in comparisons if chain_of(c.b) == place)
+                self.compare(c for c in comparisons if c.b.chain == place)
             remaining = [t for t in remaining if not self.store.saves(t).complete]
             if len(remaining) == before:  # everything left is being done, or waits for what is being done, by others
                 self.wait(min(30.0, 9 * (time.monotonic() - started)))
