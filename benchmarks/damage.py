@@ -179,9 +179,12 @@ def in_search(ground: Ground, rounds: int, chance: random.Random) -> Tally:
             try:
                 same = search(folder) == whole
                 break
-            except ValueError as error:
+            except Exception as error:  # of whatever kind: one that does not help is a failure
                 same = False
-                tally.named += str(file) in str(error) and "delete it" in str(error)
+                clear = isinstance(error, ValueError) and str(file) in str(error) and "delete it" in str(error)
+                tally.named += clear
+                if not clear:
+                    tally.failures.append(f"search: {error!r}")
                 file.unlink(missing_ok=True)
         tally.recovered += same
         if not same:

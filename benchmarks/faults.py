@@ -80,8 +80,9 @@ def full_disks(ground: Ground, rounds: int, chance: random.Random) -> Tally:
             store.limit(size)
             code, said = ended(ground.start(store.folder / "store", store.prepare))
             tally.struck += 1
-            tally.named += code == NAMED and "cannot" in said
-            if code not in (NAMED, DONE):
+            clear = code == NAMED and "cannot" in said
+            tally.named += clear
+            if code != DONE and not clear:
                 tally.failures.append(f"full disk: status {code}, {said}")
             store.limit(10 * whole)
             ground.settle(store.folder / "store", tally, f"full disk of {size} bytes", finished(store.folder / "store"))
@@ -166,8 +167,9 @@ def out_of_memory(ground: Ground, rounds: int, chance: random.Random) -> Tally:
         prepare = starved(chance.randrange(50)) if number % 2 else limited(chance.randrange(2**23))
         code, said = ended(ground.start(store, prepare))
         tally.struck += 1
-        tally.named += code == NAMED and "memory" in said
-        if code not in (NAMED, DONE, -signal.SIGABRT):
+        clear = code == NAMED and "memory" in said
+        tally.named += clear
+        if code not in (DONE, -signal.SIGABRT) and not clear:
             tally.failures.append(f"memory: status {code}, {said}")
         ground.settle(store, tally, "memory", finished(store))
         ground.remove(store)

@@ -24,14 +24,14 @@ import pandas as pd
 import vl_convert
 from scipy import stats
 
-from lth_study import preset, records
+from lth_study import data, preset, records
 from lth_study.commands import command_for
-from lth_study.data import TITLES
+from lth_study.presets import changes
 from lth_study.report import METHOD_NAMES, METRIC_NAMES, NETWORK_NAMES, caption
-from lth_study.report.charts import PERCENT, REWIND
-from lth_study.report.effects import estimate
-from lth_study.report.looks import DASHES, INKS, PAPERS, Theme, look_of
-from lth_study.settings import LABELS, Setting
+from lth_study.report.charts import PERCENT, REWIND, line_look, line_name
+from lth_study.report.effects import SIGNIFICANCE, estimate
+from lth_study.report.looks import INKS, PAPERS, TICKS, Theme, dash_of, look_of
+from lth_study.settings import IMAGENET_NETWORKS, Setting
 
 FOLDER = Path("book/_static/explorer")
 PANELS = {
@@ -54,7 +54,7 @@ SHAPES = {
 }  # fmt: skip
 """Marker of `LOOKS` -> the same shape in Vega."""
 
-CIFAR, IMAGENET = ("resnet20", "vgg19"), ("resnet50", "inception_v3", "squeezenet1_0")
+CIFAR, IMAGENET = ("resnet20", "vgg19"), IMAGENET_NETWORKS
 SMALL = ("lenet_300_100", *CIFAR)
 FIGURES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "Figure 1": (CIFAR, {"x": "percent", "k": [0], "method": ["dense", "imp", "random_reinit"]}),
@@ -102,7 +102,7 @@ def content() -> dict[str, Any]:
         "panels": PANELS,
         "networks": NETWORK_NAMES,
         "methods": METHOD_NAMES,
-        "quantiles": [None, None, *(float(stats.t.ppf(0.975, n - 1)) for n in range(2, most + 1))],
+        "quantiles": [None, None, *(float(stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)) for n in range(2, most + 1))],
         "themes": {theme: config(theme) for theme in get_args(Theme)},
         "axes": AXES,
         "chart": CHART,
@@ -172,11 +172,10 @@ def _data(setting: Setting) -> tuple[str, str, str]:
     Key and title have all that differs from the preset: two studies never share a key.
     """
     standard = preset(setting.network, setting.recipe, setting.profile)
-    own = {name: value for name, value in setting if name not in LABELS and value != getattr(standard.setting, name)}
-    own.pop("dataset", None)
+    own = {name: value for name, value in changes(setting).items() if name != "dataset"}
     key = "-".join([setting.dataset, *map(str, own.values())])
     named = (str(value) if name == "precision" else f"{name} {value}" for name, value in own.items())
-    title = ", ".join([TITLES[setting.dataset], *named])
+    title = ", ".join([data.title(setting.dataset), *named])
     command = command_for(standard.updated(dataset=setting.dataset, **own))
     assert command is not None  # the preset exists
     return key, title, command
@@ -188,16 +187,14 @@ def series(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     found = {"dense": _look("dense network", "dense")}
     for method, k in table[["method", "rewind"]].drop_duplicates().itertuples(index=False):
         if method != "dense":
-            number = f" {later.index(k)}" if k and later.index(k) else ""
-            name = f"{METHOD_NAMES[method]}, k = {k:,}"
-            found[f"{method} {k}"] = _look(name, f"{method}{' rewound' if k else ''}{number}")
+            found[f"{method} {k}"] = _look(line_name(method, k), line_look(method, k, later))
             found[method] = _look(METHOD_NAMES[method], "imp rewound" if method == "imp" else method)
     return found
 
 
 def _look(name: str, own: str) -> dict[str, Any]:
     look, number = look_of(own)
-    dash = [2 * length for length in DASHES[min(number, len(DASHES) - 1)]] or [1, 0]
+    dash = [2 * length for length in dash_of(number)] or [1, 0]
     return {"name": name, "light": look.light, "dark": look.dark, "shape": SHAPES[look.marker], "dash": dash}
 
 
@@ -233,7 +230,7 @@ AXES = {
     "percent": {
         "field": "x", "type": "quantitative", "title": PERCENT,
         "scale": {"type": "log", "reverse": True, "nice": False, "padding": 8},
-        "axis": {"values": [100, 70, 50, 30, 20, 10, 5, 2, 1], "format": "~g", "grid": False},
+        "axis": {"values": TICKS, "format": "~g", "grid": False},
     },
     "k": {"field": "x", "type": "ordinal", "title": REWIND, "axis": {"labelAngle": 0, "format": ",", "grid": False}},
 }  # fmt: skip
@@ -380,7 +377,7 @@ def summary(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def chart(study: Mapping[str, Any], state: State, theme: Theme, width: int = 420) -> dict[str, Any]:
+def chart(study: Mapping[str, Any], state: State, theme: Theme) -> dict[str, Any]:
     """The chart of a state, complete. A panel without values is left out."""
     made: dict[str, Any] = json.loads(json.dumps(CHART)) | {"config": config(theme), "datasets": {}}
     points = selected(study, state)
@@ -394,7 +391,7 @@ def chart(study: Mapping[str, Any], state: State, theme: Theme, width: int = 420
             f"{panel} mean": summary(rest),
             f"{panel} dense": summary([point for point in points[panel] if point["dense"]]),
         }
-        spec["width"] = width
+        spec["width"] = 420
         spec["title"] = PANELS[panel][state[panel]]
         spec["encoding"]["x"] = AXES[state["x"]]
         for channel, key in (("color", theme), ("strokeDash", "dash"), ("shape", "shape")):
@@ -421,7 +418,7 @@ def static(study: Mapping[str, Any], state: State) -> str:
     def order(place: tuple[str, float]) -> int:
         return names.index(place[0])
 
-    x = PERCENT if state["x"] == "percent" else REWIND
+    x = str(AXES[state["x"]]["title"])
     head = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in ("network", x, *titles))
     rows = "\n".join(
         f'<tr><th scope="row">{html.escape(name)}</th><td>{at:,g}</td>'

@@ -9,6 +9,7 @@ A template is Markdown with Jinja's `{{ ... }}`. Its numbers, figures and verdic
     {{ effect(...) }}           another effect, as claims write it
     {{ figure("PAGE-NAME", "finding") }}    a figure that a notebook published
     {{ matrix() }}, {{ questions() }}       verdicts as tables
+    {{ count(...) }}, {{ trainings() }}     numbers of claims and of recorded trainings
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import jinja2
 import pandas as pd
 
 from lth_study import preset, records
-from lth_study.data import TITLES
+from lth_study.data import title
 from lth_study.report import NETWORK_NAMES, claims, effects
 from lth_study.report.claim_tables import SIGNS
 
@@ -166,7 +167,7 @@ class Book:
         studies = about["studies"] if len(about["studies"]) == 1 else []  # the explorer shows one study at a time
         x = "k" if about["axis"] == "k" else "percent"
         sources = [
-            f'<span class="badge {"paper" if scale == "paper" else "reduced"}">{badge}</span>',
+            _badge(scale, badge),
             f"{about['replicates']} replicates",
             html.escape(", ".join(about["devices"])),
             f'<a href="{TO_BUILT}/{name}.light.svg" download>SVG</a>',
@@ -194,7 +195,7 @@ class Book:
 ```
 
 :::{{dropdown}} Draw it again, or with other parameters
-Reading the records takes seconds. Training everything anew takes {cost}.
+Reading the records takes seconds. To train everything again means {cost}.
 
 ```bash
 {about["command"]}
@@ -205,13 +206,13 @@ Reading the records takes seconds. Training everything anew takes {cost}.
     def matrix(self) -> str:
         """The paper's main claims by network and scale, with the standard recipe: a sign in every cell."""
         rows = []
-        for network, title in NETWORK_NAMES.items():
+        for network, name in NETWORK_NAMES.items():
             for profile in ("paper", "laptop"):
                 cells = [self._cell(f"{network}-standard-{profile}", ends) for ends in MATRIX.values()]
                 if any("href" in cell for cell in cells):
-                    badge = f'<span class="badge {"paper" if profile == "paper" else "reduced"}">{profile}</span>'
-                    rows.append(f'<tr><th scope="row">{title}</th><td>{badge}</td>{"".join(cells)}</tr>')
-        head = "".join(f'<th scope="col">{title}</th>' for title in ("network", "scale", *MATRIX))
+                    badge = _badge(profile, profile)
+                    rows.append(f'<tr><th scope="row">{name}</th><td>{badge}</td>{"".join(cells)}</tr>')
+        head = "".join(f'<th scope="col">{what}</th>' for what in ("network", "scale", *MATRIX))
         body = "\n".join(rows)
         signs = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items())
         return (
@@ -240,12 +241,16 @@ Reading the records takes seconds. Training everything anew takes {cost}.
             lines = []
             for (network, profile), here in run.groupby(["network", "profile"], sort=False):
                 found = " ".join(self._chip(claim) for _, claim in here.iterrows())
-                images = TITLES[here["recorded_on"].iloc[0]]
+                images = title(here["recorded_on"].iloc[0])
                 lines.append(f"{NETWORK_NAMES[str(network)]} ({profile}, {images}): {found}")
             waiting = len(table) - len(run)
             lines += [f"{waiting} not run yet"] if waiting else []
             rows.append(f"| {question} | {who} | {'<br>'.join(lines)} |")
         return "\n".join(["| question | who asked | seen here |", "|---|---|---|", *rows, "", MARKS])
+
+
+def _badge(scale: str, text: str) -> str:
+    return f'<span class="badge{" paper" if scale == "paper" else ""}">{text}</span>'
 
 
 def readme_results() -> str:
@@ -256,9 +261,9 @@ def readme_results() -> str:
     stable = "vgg19-standard-laptop-rewinding-stabilises-to-data-order"
     verdict = book.judged.loc[stable, "verdict"]
     rows = [
-        ("ResNet-20, reset: accuracy falls from pruning to pruning", f"{reset} points", "the paper's, JPEG images"),
-        ("ResNet-20, rewound: it does not", f"{rewound} points", "the paper's, JPEG images"),
+        ("ResNet-20, reset: accuracy gained from pruning to pruning", f"{reset} points", "the paper's, JPEG images"),
+        ("ResNet-20, rewound: the same", f"{rewound} points", "the paper's, JPEG images"),
         ("VGG-19: rewinding adds stability", f"{book.here(stable)} times, {verdict}", "laptop, JPEG images"),
     ]
-    table = ["| the paper's claim | seen here | scale |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    table = ["| what | seen here | scale |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(table) + "\n"

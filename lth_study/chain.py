@@ -1,4 +1,4 @@
-"""One IMP chain of a replicate: what each of its trainings starts from, in the order in which they can be done.
+"""One chain of a replicate, the levels of a search: what its trainings start from, in the order to do them in.
 
 `worker` walks chains, and `trainings` does and keeps what they ask for. The search itself is `lth_core.imp`.
 """
@@ -53,7 +53,9 @@ class Chain:
 
     def __init__(self, trainings: Trainings, replicate: int, method: str, rewind: int) -> None:
         self.trainings, self.replicate, self.rewind = trainings, replicate, rewind
-        self.method, self.retrain = method, TABLE[method].retrain or "weight_rewinding"
+        retrain = TABLE[method].retrain
+        assert retrain is not None, method  # `Training.chain` names searches only
+        self.method, self.retrain = method, retrain
         self.setting, self.store = trainings.setting, trainings.store
         self.ones = Mask.ones(build(self.setting))
         self.busy: Busy | None = None
@@ -173,4 +175,4 @@ class _StoredChain:
         return None
 
     def keep(self, level: int, found: Level) -> None:
-        """Do nothing: `Worker.trained` has kept the training, while it held the lock against other processes."""
+        """Do nothing: `Trainings.end` has kept the training, while it held the lock against other processes."""

@@ -6,13 +6,13 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from lth_study.extents import Extent, Study
+from lth_study.extents import FOLDER, Extent, Study
 from lth_study.plan import trainings
-from lth_study.presets import preset
-from lth_study.settings import LABELS, OWN_FOLDER, SettingError
+from lth_study.presets import changes, preset
+from lth_study.settings import OWN_FOLDER, SettingError
 from lth_study.store import Training
 
-_PLACEHOLDER = "folder:PATH/"
+_PLACEHOLDER = f"{FOLDER}PATH/"
 """Before the name of a user's own folder: commands are kept in tickets, and hold no path."""
 _OPTIONS = ("rewinds", "levels", "replicates", "orders", "dataset")
 """Settings with an option of their own in `lth run`. All others need `--set`."""
@@ -36,10 +36,9 @@ def command_for(study: Study, figure: str | None = None) -> str | None:
     """
     setting = study.setting
     try:
-        standard = preset(setting.network, setting.recipe, setting.profile)
+        standard, changed = preset(setting.network, setting.recipe, setting.profile), changes(setting)
     except SettingError:
         return None
-    changed = {n: v for n, v in setting if n not in LABELS and v != getattr(standard.setting, n)}
     command = f"lth run {setting.network} --recipe {setting.recipe} --profile {setting.profile}"
     whole = changed | _differences(standard.extent, study.extent, changed)
     if list(study.extents) == list(standard.extents) and _gives(standard, whole, study):

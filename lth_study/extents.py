@@ -15,7 +15,7 @@ from lth_study.checked import Checked, unknown_setting
 from lth_study.methods import TABLE
 from lth_study.settings import Setting, SettingError
 
-_FOLDER = "folder:"
+FOLDER = "folder:"
 """Before the path of a user's own folder of images."""
 
 
@@ -132,11 +132,11 @@ class Study:
         classes set `classes`. Raises `DataError` with all that is wrong with the folder.
         """
         dataset = changes.get("dataset")
-        if isinstance(dataset, str) and dataset.startswith(_FOLDER):
+        if isinstance(dataset, str) and dataset.startswith(FOLDER):
             from lth_study.data.own_folder import identify
 
             rest = self.updated(**{name: value for name, value in changes.items() if name != "dataset"})
-            own = identify(dataset.removeprefix(_FOLDER), rest.setting.batch_size)
+            own = identify(dataset.removeprefix(FOLDER), rest.setting.batch_size)
             return rest.updated(dataset=own.name, classes=changes.get("classes", len(own.classes)))
         if unknown := sorted(set(changes) - set(Setting.model_fields) - set(Extent.model_fields)):
             raise unknown_setting(unknown, [*Setting.model_fields, *Extent.model_fields])

@@ -186,7 +186,7 @@ def lost(records: pd.DataFrame, study: Study) -> list[Training]:
             continue
         if t.method == "dense":
             last |= {other.chain: 0 for other in planned if other.replicate == t.replicate}
-        elif TABLE[t.method].retrain:
+        elif t.searched:
             last[t.chain] = min(t.level, last.get(t.chain, t.level))
     return [t for t in planned if t in diverged or t.level > last.get(t.chain, t.level)]
 

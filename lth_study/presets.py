@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lth_study.extents import Extent, Study
-from lth_study.settings import IMAGENET_NETWORKS, METHODS, Setting, SettingError
+from lth_study.settings import IMAGENET_NETWORKS, LABELS, METHODS, Setting, SettingError
 
 Settings = dict[str, Any]
 
@@ -228,6 +228,12 @@ def preset(network: str, recipe: str = "standard", profile: str = "paper") -> St
         if profile == "paper":
             extents["extreme"] = curve.updated(levels=2 * curve.levels, compared_levels=(), methods=("imp",))
     return Study(setting, extents)
+
+
+def changes(setting: Setting) -> dict[str, Any]:
+    """The fields that differ from the preset of a setting's labels. Raises `SettingError` if there is none."""
+    standard = preset(setting.network, setting.recipe, setting.profile).setting
+    return {name: value for name, value in setting if name not in LABELS and value != getattr(standard, name)}
 
 
 def _choose(what: str, value: str, known: Mapping[str, Any]) -> Any:

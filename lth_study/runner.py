@@ -85,7 +85,10 @@ def train_missing(
     Returns the study with the data set that was used. If `torchrun` started several processes, the first one decides
     what to train, and all of them train it together.
     """
-    options: dict[str, Any] = {"workers": workers, "seconds": seconds, "progress": progress, "chosen": in_part(part)}
+    chosen = in_part(part)
+    if not any(map(chosen, plan.trainings(study))):
+        raise SettingError(f"--part: {part} has no training of {study.setting.name}; lth plan lists its parts")
+    options: dict[str, Any] = {"workers": workers, "seconds": seconds, "progress": progress, "chosen": chosen}
     if whole_number("WORLD_SIZE", 1) <= 1:
         return _complete(study, folder, **options)
     from lth_study import ranks

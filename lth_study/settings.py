@@ -42,8 +42,8 @@ _NOT_OF = {
 """Network -> settings that do not apply to it."""
 
 _PRESET = {("", "pruning_rate"): 0.2, ("inception_v3", "drop_factor"): 0.94}
-"""(network, or "" for all; setting) -> the presets' value, where it is not the default: all that it may have where it
-has no effect."""
+"""(network, or "" for all; setting) -> the value of the setting in `presets`, where it is not the default. Where it has
+no effect it may have no other one. A preset that changes such a value changes it here too."""
 
 _EARLIER = ("rewinds", "levels", "compared_levels", "methods", "replicates", "orders", "dense_orders", "barriers",
             "curve_levels", "curve_rewinds")  # fmt: skip

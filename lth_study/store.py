@@ -67,10 +67,14 @@ class Training:
     again: bool = False
 
     @property
+    def searched(self) -> bool:
+        """Whether it is a level of a search: one that the next level builds on, in data order 0."""
+        return self.level > 0 and TABLE[self.method].retrain is not None
+
+    @property
     def chain(self) -> ChainId:
         """The chain at whose level it stands. A dense network belongs to that of IMP at k = 0."""
-        searched = self.level and TABLE[self.method].retrain
-        return self.replicate, self.method if searched else "imp", self.rewind
+        return self.replicate, self.method if self.searched else "imp", self.rewind
 
     @property
     def folder(self) -> str:

@@ -26,10 +26,10 @@ from lth_study.files import StoreError, read_json
 from lth_study.measure import FILES
 from lth_study.networks import build
 from lth_study.plan import Distance
-from lth_study.presets import preset
+from lth_study.presets import changes, preset
 from lth_study.records import results_file
 from lth_study.report import METHOD_NAMES, METRIC_NAMES, NETWORK_NAMES
-from lth_study.settings import LABELS, Setting
+from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training, dense
 from lth_study.training.updates import AVERAGE, MOMENTS, UPDATES, State, flattened, shaped
 
@@ -154,8 +154,7 @@ def _about(study: Study, kept: StudyStore, training: Training) -> dict[str, Any]
     control = Training(replicate, "random_pruning", training.rewind, training.level, 0)
     others = {"dense_accuracy": dense(replicate), "control_accuracy": control}
     chosen = f"preset({setting.network!r}, {setting.recipe!r}, {setting.profile!r}).setting"
-    standard = preset(setting.network, setting.recipe, setting.profile)
-    changed = {name: v for name, v in setting if name not in LABELS and v != getattr(standard.setting, name)}
+    standard, changed = preset(setting.network, setting.recipe, setting.profile), changes(setting)
     about: dict[str, Any] = {
         "kind": KINDS[training.method],
         "network": NETWORK_NAMES[setting.network],

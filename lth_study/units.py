@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from lth_study.commands import command_for
-from lth_study.extents import Study
+from lth_study.extents import FOLDER, Study
 from lth_study.plan import length, trainings
-from lth_study.settings import Setting, SettingError
+from lth_study.settings import OWN_FOLDER, Setting, SettingError
 from lth_study.store import Training
 
 PACKS = ("replicate", "rewind", "level")
@@ -52,14 +52,19 @@ class Unit:
     @property
     def arguments(self) -> tuple[str, ...]:
         """The arguments of `lth run`. Raises `SettingError` if it takes several commands to ask for the study."""
-        command = command_for(self.study)
+        command, dataset = command_for(self.study), self.study.setting.dataset
         if command is None or " && " in command:
             raise SettingError(f"{self.study.setting.name}: no single command asks for it; choose one --figure")
-        return (*shlex.split(command)[2:], *(("--part", self.part) if self.part else ()))
+        words = shlex.split(command)[2:]
+        if OWN_FOLDER.fullmatch(dataset):  # a command to keep hides the path, and one to run needs it
+            from lth_study.data.own_folder import place_of
+
+            words[words.index("--dataset") + 1] = f"{FOLDER}{place_of(dataset)}"
+        return (*words, *(("--part", self.part) if self.part else ()))
 
     @property
     def updates(self) -> int:
-        """How many updates its trainings take."""
+        """How many updates its trainings take. What they build on and is recorded elsewhere is not counted."""
         return sum(length(training, self.study.setting) for training in self.trainings)
 
 

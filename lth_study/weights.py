@@ -9,7 +9,6 @@ from pathlib import Path
 
 from lth_study import records
 from lth_study.files import StoreError
-from lth_study.methods import TABLE
 from lth_study.store import ChainId, StudyStore, Training, dense
 
 LEVELS = 2
@@ -33,8 +32,7 @@ def _carry_study(source: StudyStore, destination: StudyStore) -> str:
     name, complete = source.setting.name, source.results()
     chains: dict[ChainId, list[Training]] = {}
     for t in sorted(complete):
-        searched = t.level and TABLE[t.method].retrain is not None
-        if searched and not t.order and not t.again and source.setting.densities is None:
+        if t.searched and not t.order and not t.again and source.setting.densities is None:
             chains.setdefault(t.chain, []).append(t)
     unpruned = [training for training in complete if training == dense(training.replicate)]
     if not unpruned:

@@ -19,10 +19,10 @@ from scipy import stats
 from lth_core import Mask
 from lth_study import preset
 from lth_study.methods import TABLE
-from lth_study.report import METHOD_NAMES, charts
+from lth_study.report import charts
 from lth_study.report.chart import Chart
 from lth_study.report.drawing import _apart, draw, pixel_maps, rendered
-from lth_study.report.looks import DASHES, LOOKS, PAPERS, Theme, Width, look_of
+from lth_study.report.looks import DASHES, LOOKS, PAPERS, Theme, Width, dash_of, look_of
 from lth_study.report.publish import alternative, publish
 
 STUDY = preset("lenet_300_100").only("stability")
@@ -356,6 +356,7 @@ def test_every_method_has_a_look_and_its_variants_are_told_apart_by_their_dashes
         assert (number == 0) == (method == kind)
     assert [look_of(f"imp rewound{n}") for n in ("", " 1", " 2")] == [(LOOKS["imp rewound"], n) for n in (0, 1, 2)]
     assert len(set(DASHES)) == len(DASHES)
+    assert dash_of(99) == DASHES[-1]
 
 
 def test_a_pixel_has_as_many_weights_as_its_column():
@@ -412,4 +413,3 @@ def test_the_alternative_text_has_the_last_value_of_every_line_and_is_short(tabl
     long = alternative(several, "resnet20")
     assert "Standard recipe, L2 between data orders at 20: IMP 12.0, random pruning 13.0." in long
     assert len(long.split()) <= 60
-    assert set(METHOD_NAMES)

@@ -25,5 +25,7 @@ def test_a_small_campaign_loses_nothing_trains_nothing_twice_and_names_every_fau
     found = pd.read_csv(table).set_index("fault")
     assert (found["struck"] >= 1).all()
     assert not found[["lost", "twice", "failures"]].to_numpy().any(), ran.stdout
+    for name in ("damaged: ticket", "torn download"):
+        assert found.loc[name, "named"] == found.loc[name, "struck"]
     same = found.drop(index=[name for name in found.index if name.startswith("parameters: ")])
     assert (same["recovered"] == same["struck"]).all()

@@ -16,6 +16,7 @@ from lth_study.extents import Study
 from lth_study.networks import build
 from lth_study.records import export_store, store_folder
 from lth_study.settings import Setting
+from lth_study.units import units
 
 CLASSES = ("daisy", "rose", "tulip")
 PARTS = {"train": 16, "val": 4}
@@ -269,6 +270,12 @@ def test_a_command_for_a_study_names_the_folder_and_not_where_it_lies(flowers: P
     assert command is not None
     assert "--dataset folder:PATH/flowers " in command + " "
     assert "--set 'classes=3'" in command
+
+
+def test_a_unit_of_work_is_told_where_the_folder_lies(flowers: Path):
+    study = preset("resnet20", profile="smoke").only("stability").updated(dataset=f"folder:{flowers}")
+    (unit,) = units([study])
+    assert unit.arguments[unit.arguments.index("--dataset") + 1] == f"folder:{flowers}"
 
 
 def test_the_command_line_trains_on_a_folder_and_says_what_is_recorded(flowers: Path, lth: Lth):

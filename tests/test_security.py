@@ -60,7 +60,7 @@ def unsafe(tree: ast.AST) -> Iterator[str]:
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_program_runs_what_a_file_holds(file: Path) -> None:
     found = set(unsafe(ast.parse(file.read_text())))
-    assert found <= ADMITTED.get(str(file.relative_to(ROOT)), set())
+    assert found == ADMITTED.get(str(file.relative_to(ROOT)), set())
 
 
 def test_the_scan_sees_each_way_of_running_a_file() -> None:
@@ -133,7 +133,7 @@ def test_links_in_a_folder_of_records_are_read_and_nothing_is_written_where_they
     with pytest.raises(StoreError, match=r"records\.csv has the columns \['precious'\]"):
         import_folder(tmp_path / "theirs", tmp_path / "mine")
     import_folder(tmp_path / "theirs", tmp_path / "new")
-    assert everything(tmp_path / "new") == everything(tmp_path / "real") | {".lock": b""} | {
+    assert everything(tmp_path / "new") == everything(tmp_path / "real") | {
         ".lock": (tmp_path / "new" / ".lock").read_bytes()
     }
     assert (everything(tmp_path / "theirs"), everything(tmp_path / "real")) == theirs

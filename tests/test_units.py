@@ -104,6 +104,13 @@ def test_other_parts_are_refused(part: str):
         in_part(part)
 
 
+@pytest.mark.parametrize("part", ["rewind=999", "level=0"])
+def test_a_part_without_trainings_is_refused_and_not_taken_for_done(part: str, lth: Lth):
+    done = lth("run", *OPTIONS, "--part", part)
+    assert done.status != 0
+    assert f"--part: {part} has no training of lenet_300_100-standard-smoke-" in done.err
+
+
 def test_memory_is_that_of_a_process_and_of_a_network():
     assert memory(SMOKE.setting) == 2**30
     assert memory(RESNET50.setting) == 2**30 + 3 * training_bytes(RESNET50.setting)

@@ -235,12 +235,12 @@
     const points = pointsOf(rows);
     const devices = unique(rows.flatMap((row) => row.device.split(" and "))).sort();
     const count = rows.reduce((sum, row) => sum + row.values.length, 0);
-    const mixed = devices.length > 1 ? " Kinds of processor round differently." : "";
+    const mixed = devices.length > 1 ? " Processors of different kinds round differently: values may differ a little." : "";
     document.getElementById("explorer-shown").textContent =
-      `Shown: ${count.toLocaleString("en")} values, trained on ${devices.join(", ") || "nothing"}.${mixed}`;
+      count ? `Shown: ${count.toLocaleString("en")} values, trained on ${devices.join(", ")}.${mixed}` : "No value of this choice is recorded.";
     const badge = document.getElementById("explorer-scale");
     badge.textContent = state.scale === "paper" ? "the paper's scale" : `scale: ${state.scale}`;
-    badge.className = `badge ${state.scale === "paper" ? "paper" : "reduced"}`;
+    badge.className = state.scale === "paper" ? "badge paper" : "badge";
     document.getElementById("explorer-about").textContent = study.about;
     document.getElementById("explorer-command").textContent = command(rows);
     const link = document.getElementById("explorer-csv");

@@ -55,14 +55,16 @@ def _load(name: str, folder: Path, digests: Mapping[str, str]) -> Dataset:
         path = folder / f"{file}.gz" if folder == DEBIAN else folder / file
         if not path.exists():
             raise DataError(f"{path} is missing; {name} needs {', '.join(digests)} in {folder}")
-        try:
-            content[file] = gzip.decompress(path.read_bytes()) if folder == DEBIAN else path.read_bytes()
-        except (OSError, EOFError, zlib.error):
-            content[file] = b""
+        content[file] = path.read_bytes()
+        if folder == DEBIAN:
+            try:
+                content[file] = gzip.decompress(content[file])
+            except (gzip.BadGzipFile, EOFError, zlib.error):
+                content[file] = b""
         if hashlib.sha256(content[file]).hexdigest() != expected:
             raise DataError(f"{path} is truncated or altered (its SHA-256 is not {name}'s); replace it by a new copy")
 
-    def split(part: str) -> Split:
+    def split(part: str) -> Split:  # of the bytes that were checked; torchvision's reader would read the files again
         images, labels = (
             torch.frombuffer(bytearray(content[f"{part}-{kind}-ubyte"]), dtype=torch.uint8, offset=header)
             for kind, header in (("images-idx3", 16), ("labels-idx1", 8))

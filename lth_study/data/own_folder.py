@@ -60,10 +60,7 @@ def load(name: str, size: int) -> Dataset:
     `test` is for testing and `val` for validation. If only one of them is there, it is for testing, and a part of
     `train` is held out for validation.
     """
-    where = os.environ.get(_variable(name))
-    if where is None:
-        raise DataError(f"dataset: where {name} lies is not known; give its path, as dataset 'folder:PATH'")
-    folder = Path(where)
+    folder = place_of(name)
     found = _checked(folder)
     if found.name != name:
         raise DataError(f"{folder} has changed: it was {name} and is {found.name}; give it again as 'folder:{folder}'")
@@ -72,6 +69,14 @@ def load(name: str, size: int) -> Dataset:
         kept, held = hold_out(len(train), kept_of(len(train)))
         train, others = train.of(kept), [train.of(held), *others]
     return Dataset(name, train, *others)
+
+
+def place_of(name: str) -> Path:
+    """Where a folder lies that `identify` has seen, here or in the process that started this one."""
+    where = os.environ.get(_variable(name))
+    if where is None:
+        raise DataError(f"dataset: where {name} lies is not known; give its path, as dataset 'folder:PATH'")
+    return Path(where)
 
 
 def _variable(name: str) -> str:

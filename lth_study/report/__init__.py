@@ -15,9 +15,9 @@ import pandas as pd
 
 from lth_study.data import title
 from lth_study.methods import TABLE
-from lth_study.presets import preset
+from lth_study.presets import changes
 from lth_study.records import results_file
-from lth_study.settings import LABELS, Setting, SettingError
+from lth_study.settings import Setting, SettingError
 
 METHOD_NAMES = {"dense": "dense network"} | {name: method.title for name, method in TABLE.items()}
 METRIC_NAMES = {
@@ -182,12 +182,10 @@ _IN_CAPTIONS = {"dataset", "width", "image_size", "iterations", "batch_size", "p
 def _changed(setting: Setting) -> str:
     """The fields that differ from the preset, without those in `_IN_CAPTIONS`, as text for a caption."""
     try:
-        standard = preset(setting.network, setting.recipe, setting.profile).setting
+        changed = {name: value for name, value in changes(setting).items() if name not in _IN_CAPTIONS}
     except SettingError:
         return ""
-    elsewhere = {*LABELS, *_IN_CAPTIONS}
-    changed = [name for name, value in setting if name not in elsewhere and value != getattr(standard, name)]
-    return f", with {', '.join(f'{name} = {getattr(setting, name)!r}' for name in changed)}" if changed else ""
+    return f", with {', '.join(f'{name} = {value!r}' for name, value in changed.items())}" if changed else ""
 
 
 def beside_paper(records: pd.DataFrame, *, level: int, rewind: int, paper: pd.DataFrame) -> pd.DataFrame:

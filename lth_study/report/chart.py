@@ -79,7 +79,7 @@ class Chart:
                 tables.append(theirs.rename(columns={"value": "mean"}).assign(**place))
         table = pd.concat(tables, ignore_index=True)
         first = ["panel", "y", "series", "x", "n", "mean", "low", "high"]
-        table["n"] = table.get("n", pd.Series(dtype=float)).astype("Int64")
+        table["n"] = table["n"].astype("Int64")
         return table.reindex(columns=[*first, *(name for name in table if name not in first)])
 
 

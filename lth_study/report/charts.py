@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -17,7 +18,6 @@ REWIND = "rewinding iteration k"
 
 def accuracy(
     records: pd.DataFrame,
-    title: str = "",
     *,
     relative: bool = False,
     each: bool = False,
@@ -29,7 +29,7 @@ def accuracy(
     of different sizes can be compared. `paper` are values of `report.paper_values`, drawn as differences to the paper's
     dense network.
     """
-    return accuracy_panels({title: records}, relative=relative, each=each, paper=paper)
+    return accuracy_panels({"": records}, relative=relative, each=each, paper=paper)
 
 
 def accuracy_panels(
@@ -94,7 +94,7 @@ def against_k(
         here = rows[rows["recipe"] == recipe]
         theirs = None if paper is None else paper.assign(rewind=paper["rewind"].fillna(0))
         made = [_panel(here.assign(x=here["rewind"]), metric, theirs, "rewind") for metric in metrics]
-        panels += [_titled(panel, f"{recipe} recipe") if several else panel for panel in made]
+        panels += [replace(panel, title=f"{recipe} recipe") if several else panel for panel in made]
     return Chart("Stability and accuracy", tuple(panels), "k", REWIND, each)
 
 
@@ -166,6 +166,17 @@ def ticket_search(history: pd.DataFrame) -> Chart:
     return Chart("A search for tickets", panels, "percent", PERCENT)
 
 
+def line_name(method: str, rewind: int) -> str:
+    """What a line of a method and a rewinding iteration is called."""
+    return f"{METHOD_NAMES[method]}, k = {rewind:,}"
+
+
+def line_look(method: str, rewind: int, later: Sequence[int]) -> str:
+    """The name of its look. `later` are the figure's rewinding iterations after 0."""
+    number = later.index(rewind) if rewind else 0
+    return method + (" rewound" if rewind else "") + (f" {number}" if number else "")
+
+
 def _curves(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     """Rows with the percentage remaining as x, named; the dense network begins every chain of tickets."""
     if len(recipes := list(dict.fromkeys(rows["recipe"]))) > 1:
@@ -198,21 +209,16 @@ def _panel(rows: pd.DataFrame, metric: str, paper: pd.DataFrame | None, x: str) 
     return Panel("", METRIC_NAMES[metric], table, looks, theirs, zero=metric != "test_accuracy")
 
 
-def _titled(panel: Panel, title: str) -> Panel:
-    return Panel(title, panel.ylabel, panel.table, panel.looks, panel.paper, panel.zero)
-
-
 def _named(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     """The table of a panel, a series for each method and rewinding iteration, and the look of each series."""
     rewinds = sorted(rows["rewind"].unique())
     several = len(rewinds) > 1 or any(rewinds)
-    names = rows["method"].map(METHOD_NAMES) + (rows["rewind"].map(", k = {:,}".format) if several else "")
-    table = rows.assign(series=names)
     later = [rewind for rewind in rewinds if rewind]
-    looks = {}
-    for row in table.drop_duplicates("series").itertuples():
-        number = later.index(row.rewind) if row.rewind else -1
-        looks[row.series] = str(row.method) + (" rewound" if number >= 0 else "") + (f" {number}" if number > 0 else "")
+    looks, names = dict[str, str](), []
+    for method, rewind in zip(rows["method"], rows["rewind"], strict=True):
+        names.append(line_name(method, rewind) if several else METHOD_NAMES[method])
+        looks[names[-1]] = line_look(method, rewind, later)
+    table = rows.assign(series=names)
     averaged = table.groupby(["series", "x", "replicate"], as_index=False, sort=False)["value"].mean()
     return averaged, looks
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 from scipy import stats
 
-from lth_study.data import TITLES
+from lth_study.data import title
 from lth_study.report import NETWORK_NAMES
 from lth_study.report.effects import SIGNIFICANCE, smallest_effect
 
@@ -22,7 +22,7 @@ ABOUT = {"paper": "the paper's claims", "later": "later papers' claims", "study"
 
 def readable(table: pd.DataFrame) -> Marked:
     """Judged claims as a table for a page. Network, recipe and scale are in the index if there are several."""
-    scale = table["profile"] + ", " + table["recorded_on"].map(TITLES)
+    scale = table["profile"] + ", " + table["recorded_on"].map(title)
     q = table["q"].map(lambda value: "" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001")
     shown = table.assign(network=table["network"].map(NETWORK_NAMES), scale=scale, claim=table["text"], q=q)
     index = [name for name in ("network", "recipe", "scale") if shown[name].nunique() > 1]

@@ -23,7 +23,7 @@ import pandas as pd
 from scipy import stats
 
 from lth_study import records
-from lth_study.data import TITLES
+from lth_study.data import title
 from lth_study.presets import preset
 from lth_study.report import METRIC_NAMES
 from lth_study.report.effects import (
@@ -186,7 +186,7 @@ def _judged(claim: Claim, dataset: str, found: Sample, control: Sample | None) -
     count = len(found.values)
     notes = []
     if dataset != claim.dataset:
-        notes.append(f"exploratory: {TITLES[dataset]}")
+        notes.append(f"exploratory: {title(dataset)}")
     elif (found.finished < claim.fixed).any():
         notes.append("exploratory")
     if count < int(claim.replicates):

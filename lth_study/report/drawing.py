@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from lth_core import Mask
 from lth_study.report.chart import Chart, Panel
 from lth_study.report.effects import estimate
-from lth_study.report.looks import DASHES, INKS, Theme, Width, look_of, style
+from lth_study.report.looks import INKS, TICKS, Theme, Width, dash_of, look_of, style
 
 
 def draw(chart: Chart, theme: Theme = "light", width: Width = "wide") -> Figure:
@@ -142,7 +142,7 @@ def _draw_series(axes: Axes, chart: Chart, table: pd.DataFrame, panel: Panel, th
         bars: dict[str, Any] = {"err_style": "bars", "err_kws": {"capsize": 3}, "dashes": False, "linestyle": "none"}
         sns.lineplot(table, errorbar=_interval, **bars, **look)
         return
-    look["dashes"] = {n: DASHES[min(number, len(DASHES) - 1)] for n, (_, number) in found.items()}
+    look["dashes"] = {n: dash_of(number) for n, (_, number) in found.items()}
     if chart.each or table["replicate"].nunique() == 1:
         sns.lineplot(table, units="replicate", estimator=None, linewidth=1.2, markersize=4, **look)
         return
@@ -165,7 +165,7 @@ def _draw_paper(axes: Axes, values: pd.DataFrame, theme: Theme) -> None:
         axes.errorbar(values["x"], values["value"], spread, fmt="D", ms=4.5, mfc="none", color=ink, capsize=3, zorder=5)
         return
     for number, (_, curve) in enumerate(values.groupby("series", sort=False)):
-        axes.plot(curve["x"], curve["value"], dashes=DASHES[number + 1], color=ink, linewidth=1.1, zorder=2)
+        axes.plot(curve["x"], curve["value"], dashes=dash_of(number + 1), color=ink, linewidth=1.1, zorder=2)
 
 
 def _entries(chart: Chart, theme: Theme) -> dict[str, Line2D]:
@@ -177,7 +177,7 @@ def _entries(chart: Chart, theme: Theme) -> dict[str, Line2D]:
             joined = chart.axis in ("percent", "k")
             entries[name] = Line2D(
                 [], [], color=getattr(look, theme), marker=look.marker, markersize=5,
-                dashes=DASHES[min(number, len(DASHES) - 1)] or (None, None), linewidth=1.6 if joined else 0,
+                dashes=dash_of(number) or (None, None), linewidth=1.6 if joined else 0,
             )  # fmt: skip
         if panel.paper is not None and len(panel.paper):
             if "low" in panel.paper:
@@ -186,7 +186,7 @@ def _entries(chart: Chart, theme: Theme) -> dict[str, Line2D]:
                 )
                 continue
             for number, name in enumerate(dict.fromkeys(panel.paper["series"])):
-                entries[f"paper: {name}"] = Line2D([], [], color=INKS[theme], dashes=DASHES[number + 1], linewidth=1.1)
+                entries[f"paper: {name}"] = Line2D([], [], color=INKS[theme], dashes=dash_of(number + 1), linewidth=1.1)
     return entries
 
 
@@ -235,7 +235,7 @@ def percent_axis(axes: Axes) -> None:
     """A logarithmic axis from 100% down."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    ticks = [tick for tick in (100, 70, 50, 30, 20, 10, 5, 2, 1) if low <= tick <= high]
+    ticks = [tick for tick in TICKS if low <= tick <= high]
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -28,7 +28,7 @@ class Look:
 
 
 LOOKS = {
-    "dense": Look("#1a1a1a", "#e6e6e6", "_"),
+    "dense": Look(INKS["light"], INKS["dark"], "_"),
     "imp": Look("#0072b2", "#56b4e9", "o"),
     "imp rewound": Look("#c44601", "#ff8c42", "s"),
     "random_pruning": Look("#6b6b6b", "#a6a6a6", "X"),
@@ -44,6 +44,15 @@ LOOKS = {
 
 DASHES: tuple[Any, ...] = ("", (4, 1.5), (1, 1), (5, 1, 1, 1), (3, 1, 1, 1, 1, 1), (7, 2))
 """Line styles: of a kind's first, second, ... series."""
+
+
+TICKS = (100, 70, 50, 30, 20, 10, 5, 2, 1)
+"""Marks of an axis of weights remaining, in percent."""
+
+
+def dash_of(number: int) -> Any:
+    """The line style of a kind's first (0), second, ... series."""
+    return DASHES[min(number, len(DASHES) - 1)]
 
 
 def look_of(name: str) -> tuple[Look, int]:
