@@ -155,7 +155,7 @@ def plain(state: Any) -> Any:
 
 
 def in_search(ground: Ground, rounds: int, chance: random.Random) -> Tally:
-    """Damage to a level that a search of `lth_core` keeps. The message says to delete the file."""
+    """Damage to a level that a search of `lth_core` keeps. The message names the file and says what to do."""
     weights = {"a": torch.linspace(-1, 1, 300).view(20, 15), "b": torch.linspace(-2, 1, 100)}
 
     def train(ticket: Ticket, stop: int | None) -> tuple[dict[str, Any], float]:
@@ -181,7 +181,7 @@ def in_search(ground: Ground, rounds: int, chance: random.Random) -> Tally:
                 break
             except Exception as error:  # of whatever kind: one that does not help is a failure
                 same = False
-                clear = isinstance(error, ValueError) and str(file) in str(error) and "delete it" in str(error)
+                clear = isinstance(error, ValueError) and str(file) in str(error) and "download it again" in str(error)
                 tally.named += clear
                 if not clear:
                     tally.failures.append(f"search: {error!r}")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from torch import Tensor
 Weights = Mapping[str, Any]
 """A state: tensors by name, and whatever else training goes on from (a nested state dict of an optimiser, a number)."""
 
+_FOREIGN = re.compile(rb"PK\x03\x04|\x93NUMPY|\x80[\x02-\x05][^\x00]")
+"""How files of `torch.save` and of numpy begin, and pickles; a safetensors file's length may begin with 0x80 too."""
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -79,7 +82,7 @@ def read_state(path: Path, mask: Mapping[str, Tensor] | None = None) -> tuple[di
     except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = f"lacks {error}" if isinstance(error, LookupError) else error
         what, remedy = "damaged, or not a file of lth_core", "delete it, and make or download it again"
-        if content.startswith((b"PK", b"\x80", b"\x93NUMPY")) or reason in ("lacks '__metadata__'", "lacks 'tree'"):
+        if _FOREIGN.match(content) or reason in ("lacks '__metadata__'", "lacks 'tree'"):
             what, remedy = "not a file of lth_core", "load_mask or load_state may read it, or make or download it again"
         raise ValueError(f"{path} is {what} ({reason}); {remedy}") from None
     return state, about["sha256"]

@@ -259,6 +259,13 @@ def test_mask_load_says_whose_file_it_is_not(tmp_path: Path) -> None:
     for file in files:
         with pytest.raises(ValueError, match=rf"{file.name} is not a file of lth_core .*; load_mask or load_state may"):
             Mask.load(file)
+    long = {"tree": " " * 0x300}  # a header whose length begins as a pickle does
+    for size in range(0x80):
+        save_file({"w": torch.ones(2)}, tmp_path / "long", {"tree": long["tree"] + " " * size, "sha256": ""})
+        if (tmp_path / "long").read_bytes()[:1] == b"\x80":
+            break
+    with pytest.raises(ValueError, match=r"long is damaged, or not a file of lth_core .*; delete it, and make"):
+        Mask.load(tmp_path / "long")
     (tmp_path / "text").write_text("none of these")
     with pytest.raises(ValueError, match=r"text is damaged, or not a file of lth_core .*; delete it, and make"):
         Mask.load(tmp_path / "text")

@@ -1,6 +1,6 @@
 """Tables, captions and names that notebooks show: records as `run` returns them, beside the paper's numbers.
 
-The modules here share these functions. `charts`, `drawing` and `publish` make figures, `changes` and `dense` compare,
+The modules here share these functions. `charts`, `drawing` and `publish` make figures, `differences` and `dense` compare,
 `claims` judges.
 """
 

@@ -1,6 +1,6 @@
 """Effects: comparisons of networks within each replicate, with intervals and tests over replicates.
 
-`claims`, `changes`, `dense` and `agenda.table` use them. An effect is written as in `results/claims.csv`:
+`claims`, `differences`, `dense` and `agenda.table` use them. An effect is written as in `results/claims.csv`:
 `imp@25 - imp@0` is the ticket rewound to 25 less the ticket at initialisation. `dense{dataset=cifar10_jpeg}` is the
 dense network of the same study with one setting changed. Accuracies and losses are subtracted. Distances and angles are
 divided: their effects are computed in logarithms.

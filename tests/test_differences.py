@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lth_study import Study, preset
-from lth_study.report.changes import (
+from lth_study.report.differences import (
     changes_by_precision,
     changes_by_rewinding,
     slopes_by_rewinding,
