@@ -1,7 +1,7 @@
 """Tables, captions and names that notebooks show: records as `run` returns them, beside the paper's numbers.
 
-The modules here share these functions. `charts`, `drawing` and `publish` make figures, `differences` and `dense` compare,
-`claims` judges.
+The modules here share these functions. `charts`, `drawing` and `publish` make figures, `differences` and `dense`
+compare, `claims` judges.
 """
 
 from __future__ import annotations
