@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -32,6 +33,9 @@ from lth_study.training.steps import steps
 from lth_study.training.updates import FlatNetwork, State, products
 
 CHECKPOINT_SECONDS = 30.0
+
+_FOR_BUFFERS = 2**26
+"""Bytes of memory that must stay free for MKL's buffers."""
 
 
 class OutOfMemory(RuntimeError):
@@ -122,10 +126,12 @@ def train(
                 return Trained(network.state(), {}, iteration, time.monotonic() - started)
             for update in islice(updates.epoch(epoch, first), end - iteration):
                 if saves and iteration in keep:
+                    check_memory()
                     saves.save_state(iteration, network.state())
                 stopping = agreed(stop_requested(), device)
                 if saves and (stopping or time.monotonic() - saved > CHECKPOINT_SECONDS):
                     saved = time.monotonic()
+                    check_memory()
                     saves.save_checkpoint(iteration, saved - started, network.state())
                 if stopping:
                     raise Stopped
@@ -207,11 +213,34 @@ def memory_explained(setting: Setting) -> Iterator[None]:
         raise OutOfMemory(f"memory is too small for {setting.network} with {size}; {advice}") from error
 
 
+def check_memory() -> None:
+    """Raise `OutOfMemory` where the process came near its own memory limit (`ulimit -v`), on Linux.
+
+    There, products of matrices may be computed another way, with other bits: where MKL gets no memory for its buffers,
+    it does without them and says nothing. In trials they took up to 10 MiB.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    largest = 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmPeak" in line)
+    if limit != resource.RLIM_INFINITY and largest > limit - _FOR_BUFFERS:
+        raise OutOfMemory(
+            f"memory is too small: this process may use {limit / 2**20:.0f} MiB, and used {largest / 2**20:.0f}. Near "
+            "the limit, products may have other bits; raise it (ulimit -v), or train fewer networks side by side "
+            "(workers). Finished trainings are kept"
+        )
+
+
 @contextmanager
 def steady_arithmetic(precision: str = "float32") -> Iterator[None]:
     """A context in which arithmetic repeats bit for bit. Torch uses one thread: splitting a sum over threads changes
     its rounding. Denormal numbers become zero: Adam's moments decay into them where a gradient stays zero, and they
-    slow the processor tenfold. On a GPU, convolutions always sum in the same order; TF32 needs `precision` "tf32"."""
+    slow the processor tenfold. On a GPU, convolutions always sum in the same order; TF32 needs `precision` "tf32".
+
+    It ends with `check_memory`."""
     threads, matmul = torch.get_num_threads(), torch.backends.cuda.matmul
     flushed = float(torch.tensor(1e-40) * 1.0) == 0
     tf32_before, tf32 = matmul.allow_tf32, precision == "tf32"
@@ -221,6 +250,7 @@ def steady_arithmetic(precision: str = "float32") -> Iterator[None]:
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32):
             yield
+        check_memory()
     finally:
         matmul.allow_tf32 = tf32_before
         torch.set_flush_denormal(flushed)
