@@ -31,6 +31,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any, NamedTuple
 
+import api
 import explorer
 import nbformat
 import pages
@@ -315,6 +316,7 @@ def main() -> None:
         return
     place_mathjax()
     pages.write_pages()
+    api.write()
     explorer.write()
     status = build_pages()
     if status or not INDEX.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -105,11 +106,29 @@ def test_pages_fit_a_phone_and_name_their_language(pages: dict[str, Page]) -> No
         assert any(tag == "html" and a.get("lang") for tag, a in page.elements), name
 
 
-def test_the_api_page_has_every_public_name(pages: dict[str, Page]) -> None:
-    described = {attributes["id"] for _, attributes in pages["book/api.html"].elements if "id" in attributes}
+def test_the_pages_of_the_api_have_every_public_name(pages: dict[str, Page]) -> None:
+    described = {
+        a["id"]
+        for name, page in pages.items()
+        if name.startswith("book/pages/api/")
+        for _, a in page.elements
+        if "id" in a
+    }
     for package in (lth_core, lth_study):
         last_parts = {name.split(".")[-1] for name in described if name.startswith(f"{package.__name__}.")}
         assert [name for name in package.__all__ if name not in last_parts] == []
+
+
+def test_the_search_finds_no_page_of_the_api(html: Path) -> None:
+    index = json.loads((html / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")"))
+    api = {number for number, name in enumerate(index["docnames"]) if name.startswith(("book/pages/api/", "book/api"))}
+    assert len(api) > 40
+    assert not index["objects"]
+    terms = [*index["terms"].values(), *index["titleterms"].values()]
+    found = [page for pages in terms for page in (pages if isinstance(pages, list) else [pages])]
+    found += [entry[0] for part in ("alltitles", "indexentries") for each in index[part].values() for entry in each]
+    assert len(found) > 1000
+    assert api.isdisjoint(found)
 
 
 def test_every_verdict_of_a_page_leads_to_its_row(html: Path, pages: dict[str, Page]) -> None:
