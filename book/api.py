@@ -1,6 +1,6 @@
 """Writes the pages of the API: one for each module that a user calls, and their table for `book/api.md`.
 
-Their words are the docstrings of the modules. Their examples stand in `book/api_examples.md`: every one goes on from the
+Their words are the docstrings of the modules. Their examples stand in `book/api_examples.md`. Each goes on from the
 lines on top of that file, and from no other example.
 """
 

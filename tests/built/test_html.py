@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
 
 import lth_core
 import lth_study
@@ -129,6 +130,19 @@ def test_the_search_finds_no_page_of_the_api(html: Path) -> None:
     found += [entry[0] for part in ("alltitles", "indexentries") for each in index[part].values() for entry in each]
     assert len(found) > 1000
     assert api.isdisjoint(found)
+
+
+def test_every_link_to_a_term_has_its_definition_beside_it(html: Path, pages: dict[str, Page]) -> None:
+    parsed = {name: BeautifulSoup((html / name).read_text(), "html.parser") for name in pages}
+    glossary = parsed["book/method.html"]
+    terms = [(name, link.parent) for name, page in parsed.items() for link in page.select("a:has(> .std-term)")]
+    assert len(terms) > 20
+    assert {"book/pages/index.html", "book/executed/quickstart.html"} <= {name for name, _ in terms}
+    for name, term in terms:
+        link, definition = term.find("a"), term.find("span", role="tooltip")
+        anchor = link["href"].partition("#")[2]
+        assert definition.get_text() == " ".join(glossary.find(id=anchor).find_next("dd").get_text().split()), name
+        assert parsed[name].find_all(id=link["aria-describedby"]) == [definition]
 
 
 def test_every_verdict_of_a_page_leads_to_its_row(html: Path, pages: dict[str, Page]) -> None:
