@@ -20,7 +20,7 @@ RESULT = re.compile(rf"\d+\.\d+|\d[\d,]*(?:%|°| (?:\w+ )?(?:{UNIT})\b)")
 FACTS = {
     r"Python 3\.\d+(?: to 3\.\d+)?|SqueezeNet 1\.0|CC BY 4\.0": "names",
     r"9[05]% (?:interval|confidence)s?|\*90%\*|confidence of 95%|tests? at 5%|q is below 0\.05": "how to judge",
-    r"\b(?:0 points|quotients of 0\.8 and 1\.25|0\.[25] points|below 2 points|2 points apart)": "bounds, fixed beforehand",
+    r"\b(?:0 points|quotients of 0\.8 and 1\.25|0\.[25] points|below 2 points|2 points apart)": "bounds",
     r"at 90°|0\.5 is a guess": "true of any two networks",
     r"(?:prunes|pruning by|at|all layers together,) 20%|(?:and |\()10% (?:of|in) the output layer": "a level prunes",
     r"(?:with|at) 1[06]\.[78]% of the weights": "sizes that are compared",
