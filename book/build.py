@@ -21,8 +21,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -310,26 +310,23 @@ def mark_numbers(table: str) -> str:
 
     Columns are counted from the right, since a name of rows may stand on the left once for several of them.
     """
-    columns = defaultdict[int, list[bool]](list)
+    numbers = Counter[int]()  # column -> its numbers, less its cells that are none
 
-    def mark(row: str, is_number: Callable[[int, str], bool]) -> str:
-        cells = list(CELL.finditer(row))
-        for place, cell in enumerate(reversed(cells)):
-            if is_number(place, words(cell[3])):
+    def mark(row: str, heads: bool) -> str:
+        column = 0
+        for cell in reversed(list(CELL.finditer(row))):
+            shown, spans = words(cell[3]), re.search(r'colspan="(\d+)"', cell[2])
+            is_number = NUMBER.fullmatch(shown) is not None
+            if shown and not heads:
+                numbers[column] += 1 if is_number else -1
+            if is_number or (shown and heads and not spans and numbers[column] > 0):
                 row = f"{row[: cell.end(1)]} data-number{row[cell.end(1) :]}"
+            column += int(spans[1]) if spans else 1
         return row
 
-    def in_the_body(place: int, text: str) -> bool:
-        if text:
-            columns[place].append(NUMBER.fullmatch(text) is not None)
-        return bool(text) and columns[place][-1]
-
-    def in_the_head(place: int, text: str) -> bool:
-        return 2 * sum(columns[place]) > len(columns[place])
-
     head, start, body = table.partition("<tbody")
-    body = ROW.sub(lambda row: mark(row[0], in_the_body), body)
-    return ROW.sub(lambda row: mark(row[0], in_the_head), head) + start + body
+    body = ROW.sub(lambda row: mark(row[0], heads=False), body)
+    return ROW.sub(lambda row: mark(row[0], heads=True), head) + start + body
 
 
 def finish_pages() -> None:
