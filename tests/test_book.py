@@ -106,6 +106,7 @@ def test_a_book_of_executed_pages_has_these_and_no_others(tmp_path: Path, monkey
     (tmp_path / "pages/figures/new-curves.csv").write_text("new")
     monkeypatch.setattr(build.pages, "write_pages", lambda: None)
     monkeypatch.setattr(build.explorer, "write", lambda: None)
+    monkeypatch.setattr(build.api, "write", lambda: None)
     (tmp_path / build.EXECUTED).mkdir(parents=True)
     (tmp_path / build.EXECUTED / "old.ipynb").write_text("old")
     monkeypatch.setattr(build, "ROOT", tmp_path)
@@ -123,3 +124,18 @@ def test_another_major_version_of_jupyter_book_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(build, "version", lambda name: "2.0.1")
     with pytest.raises(SystemExit, match=r"needs jupyter-book 1\.x, found 2\.0\.1"):
         build.check_jupyter_book()
+
+
+def test_numbers_in_a_table_are_marked_and_the_heads_over_most_of_them() -> None:
+    """A name of rows stands once for two of them, so columns do not begin at the same cell."""
+    head = "<tr><th></th><th></th><th colspan=2>both</th></tr>"
+    head += "<tr><th>name</th><th>level</th><th>mean</th><th>said</th></tr>"
+    rows = (
+        "<tr><th rowspan=2>12 nets</th><th>0</th><td>1.5 (1 to 2)</td><td>2 of 3</td></tr>",
+        "<tr><th>1</th><td class='x'>&lt; 0.05</td><td>7</td></tr>",
+        "<tr><th>other</th><th>10</th><td>not run</td><td>no</td></tr>",
+    )
+    table = f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>".replace("=2", '="2"')
+    marked = re.findall(r"<t[hd] data-number[^>]*>(.*?)</t[hd]>", build.mark_numbers(table))
+    assert marked == ["level", "mean", "0", "1.5 (1 to 2)", "1", "&lt; 0.05", "7", "10"]
+    assert build.mark_numbers(table).replace(" data-number", "") == table

@@ -125,6 +125,43 @@ def test_one_picture_of_every_figure_is_shown_with_text_to_read(name: str, page:
         assert figures
 
 
+def test_a_term_shows_its_definition_to_pointer_and_keyboard_inside_the_window(page: Any, html: Path) -> None:
+    visit(page, html / "book" / "pages" / "stability.html")
+    terms = page.locator(".term:visible")
+    assert terms.count() >= 3
+    for term in terms.all():
+        link, definition = term.locator("a"), term.locator(".definition")
+        assert definition.is_hidden()
+        for show in (link.hover, link.focus):
+            show()
+            assert definition.is_visible()
+            box = definition.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= page.viewport_size["width"]
+            page.keyboard.press("Escape")
+            assert definition.is_hidden()
+        page.mouse.move(0, 0)
+        link.blur()
+
+
+def test_numbers_in_tables_stand_on_the_right_and_words_on_the_left(page: Any, html: Path) -> None:
+    numbers, found = 0, []
+    for file in every_page(html):
+        visit(page, file)
+        cells = page.evaluate(
+            """[...document.querySelectorAll('.bd-article :is(tbody td, tbody th)')]
+                .map(cell => [cell.textContent.trim(), getComputedStyle(cell).textAlign])"""
+        )
+        for text, align in cells:
+            if re.fullmatch(r"[-+−<]? ?\d[\d,.]*%?( \([-+]?[\d.]+ to [-+]?[\d.]+\))?", text):
+                numbers += 1
+                found += [(file.name, text, align)] if align not in ("right", "end") else []
+            elif re.search(r"[a-z]{3}", text) and not re.search(r"\d", text):
+                found += [(file.name, text, align)] if align not in ("left", "start") else []
+    assert found == []
+    assert numbers > 1000
+
+
 def test_links_of_every_figure_lead_to_files_that_say_the_same(page: Any, html: Path) -> None:
     links = 0
     for name in EVIDENCE:

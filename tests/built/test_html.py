@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
 
 import lth_core
 import lth_study
@@ -105,11 +107,42 @@ def test_pages_fit_a_phone_and_name_their_language(pages: dict[str, Page]) -> No
         assert any(tag == "html" and a.get("lang") for tag, a in page.elements), name
 
 
-def test_the_api_page_has_every_public_name(pages: dict[str, Page]) -> None:
-    described = {attributes["id"] for _, attributes in pages["book/api.html"].elements if "id" in attributes}
+def test_the_pages_of_the_api_have_every_public_name(pages: dict[str, Page]) -> None:
+    described = {
+        a["id"]
+        for name, page in pages.items()
+        if name.startswith("book/pages/api/")
+        for _, a in page.elements
+        if "id" in a
+    }
     for package in (lth_core, lth_study):
         last_parts = {name.split(".")[-1] for name in described if name.startswith(f"{package.__name__}.")}
         assert [name for name in package.__all__ if name not in last_parts] == []
+
+
+def test_the_search_finds_no_page_of_the_api(html: Path) -> None:
+    index = json.loads((html / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")"))
+    api = {number for number, name in enumerate(index["docnames"]) if name.startswith(("book/pages/api/", "book/api"))}
+    assert len(api) > 40
+    assert not index["objects"]
+    terms = [*index["terms"].values(), *index["titleterms"].values()]
+    found = [page for pages in terms for page in (pages if isinstance(pages, list) else [pages])]
+    found += [entry[0] for part in ("alltitles", "indexentries") for each in index[part].values() for entry in each]
+    assert len(found) > 1000
+    assert api.isdisjoint(found)
+
+
+def test_every_link_to_a_term_has_its_definition_beside_it(html: Path, pages: dict[str, Page]) -> None:
+    parsed = {name: BeautifulSoup((html / name).read_text(), "html.parser") for name in pages}
+    glossary = parsed["book/method.html"]
+    terms = [(name, link.parent) for name, page in parsed.items() for link in page.select("a:has(> .std-term)")]
+    assert len(terms) > 20
+    assert {"book/pages/index.html", "book/executed/quickstart.html"} <= {name for name, _ in terms}
+    for name, term in terms:
+        link, definition = term.find("a"), term.find("span", role="tooltip")
+        anchor = link["href"].partition("#")[2]
+        assert definition.get_text() == " ".join(glossary.find(id=anchor).find_next("dd").get_text().split()), name
+        assert parsed[name].find_all(id=link["aria-describedby"]) == [definition]
 
 
 def test_every_verdict_of_a_page_leads_to_its_row(html: Path, pages: dict[str, Page]) -> None:
