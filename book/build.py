@@ -357,7 +357,9 @@ def main() -> None:
     either.add_argument("--page", nargs=2, metavar=("NAME", "FILE"), help="execute one page's notebook, no more")
     either.add_argument("--pages", type=Path, metavar="FOLDER", help="take the executed notebooks of a folder")
     parser.add_argument("--url", type=address, help="where the book is published")
-    parser.add_argument("--repository", type=repository, help="where its source is: OWNER/NAME on GitHub, or an address")
+    parser.add_argument(
+        "--repository", type=repository, help="where its source is: OWNER/NAME on GitHub, or an address"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     check_jupyter_book()

@@ -187,13 +187,13 @@ def test_nothing_is_cut_on_paper(name: str, sheet: Any, html: Path) -> None:
 def test_paper_has_all_figures_and_tabs_black_on_white_and_no_navigation(name: str, sheet: Any, html: Path) -> None:
     visit(sheet, html / "book" / "pages" / f"{name}.html")
     shown = sheet.evaluate(
-        """() => { const seen = s => [...document.querySelectorAll(s)].filter(e => e.getClientRects().length);
+        """() => { const seen = s => [...document.querySelectorAll(s)].filter(e => e.checkVisibility());
             return {
                 pictures: seen('figure img.picture').map(e => e.className),
                 figures: document.querySelectorAll('figure:has(.pictures)').length,
                 tabs: document.querySelectorAll('.sd-tab-content').length - seen('.sd-tab-content').length,
                 commands: seen('details pre').length,
-                navigation: seen('nav, aside, .bd-header, .prev-next-area, .btn').length,
+                navigation: seen('nav:not(#jb-print-toc *), aside, .bd-header, .prev-next-area, .btn').length,
                 ink: getComputedStyle(document.querySelector('article p')).color,
                 paper: getComputedStyle(document.documentElement).backgroundColor,
             }; }"""
