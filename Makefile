@@ -16,6 +16,8 @@ TIME_LIMIT =
 PLAN = agenda --profile laptop
 FOLDER = runs/paper
 WORKERS = 1
+URL =
+REPOSITORY =
 
 # One data folder, whichever folder a notebook runs in.
 export LTH_DATA ?= $(CURDIR)/data
@@ -33,13 +35,13 @@ HASHES = import json, sys; \
     print(*sorted((line.format(*each) for each in found if "archive_info" in each[1]), key=str.lower), sep="\n")
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-book test-cluster notebooks study paper lint mutants bench lock clean
+.PHONY: help book test test-book test-cluster notebooks study paper archive dist lint mutants bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-book: $(INSTALLED)  ## execute the notebooks and build the book into _build/html
-	$(BIN)/python book/build.py
+book: $(INSTALLED)  ## execute the notebooks, build the book into _build/html (where published: URL= REPOSITORY=OWNER/NAME)
+	$(BIN)/python book/build.py $(if $(URL),--url $(URL)) $(if $(REPOSITORY),--repository $(REPOSITORY))
 
 test: $(INSTALLED)  ## run the tests, then every notebook against its stored outputs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/built tests
@@ -62,6 +64,13 @@ paper: $(INSTALLED) $(FLOW)/.installed  ## train the whole paper and build the b
 test-cluster: $(INSTALLED) $(FLOW)/.installed  ## run the workflow on a Slurm of its own, preempt it, kill a node (needs Slurm)
 	$(BIN)/python workflow/try_cluster.py
 
+archive: $(INSTALLED)  ## pack records and the numbers of all figures into dist/lth-core-data.zip (after make book)
+	$(BIN)/python book/archive.py dist/lth-core-data.zip
+
+dist: $(INSTALLED)  ## make wheel and sdist in dist/
+	mkdir -p dist
+	$(BIN)/python -c "from setuptools import build_meta as made; made.build_sdist('dist'); made.build_wheel('dist')"
+
 lint: $(INSTALLED)  ## check style and types of the code and the notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -82,7 +91,7 @@ lock:  ## write locked.txt, the hashes of constraints.txt (with Python 3.11 on L
 	mv locked.txt.part locked.txt
 
 clean:  ## remove what was built; keeps .venv, data/ and runs/
-	rm -rf _build .snakemake book/executed book/*.part book/pages book/_static/figures book/_static/explorer .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
+	rm -rf _build build dist .snakemake book/executed book/*.part book/pages book/_static/figures book/_static/explorer .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
 	find lth_core lth_study tests book benchmarks workflow -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt locked.txt

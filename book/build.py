@@ -5,6 +5,9 @@
     python book/build.py --page NAME FILE   # for workflow/Snakefile: execute one page's notebook into a file
     python book/build.py --pages FOLDER     # the same: build the book from a folder of them
 
+`--url` and `--repository` say where the book and its source are published: pages then have a canonical address, a link
+to the repository, and buttons that open a notebook in Binder or Colab. Nothing of this is on the pages without them.
+
 Notebooks leave figures in book/_static/figures. `pages` writes the chapters that show them.
 
 The pages are written to _build/html. A notebook that fails stops the build before any page is made.
@@ -25,6 +28,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
 from itertools import count
@@ -32,8 +36,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import api
+import archive
 import explorer
 import nbformat
 import pages
@@ -41,6 +47,8 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
+
+from lth_core import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = Path("notebooks")
@@ -51,6 +59,7 @@ README = Path("README.md")
 PART = Path("book/executed.part")
 MATHJAX = Path("book/_static/mathjax")
 INDEX = Path("_build/html/index.html")
+GITHUB = "https://github.com"
 GLOSSARY = Path("book/method.html")
 
 ROW = re.compile(r"<tr\b.*?</tr>", re.DOTALL)
@@ -270,11 +279,54 @@ def store_outputs() -> None:
     README.write_text(f"{before}<!-- results -->\n{pages.readme_results()}<!-- end of results -->{after}")
 
 
-def build_pages() -> int:
+def address(text: str) -> str:
+    """Where the book is published, as `--url` gives it."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address; write it in full, as in https://example.org/book")
+    return text.rstrip("/") + "/"
+
+
+def repository(text: str) -> str:
+    """The address of the repository, as `--repository` gives it. OWNER/NAME alone is on GitHub."""
+    found = text if "://" in text else f"{GITHUB}/{text}"
+    found = found.removesuffix("/").removesuffix(".git")
+    if not re.fullmatch(rf"({GITHUB}|https://gitlab\.com)/[\w.-]+/[\w.-]+", found):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no repository on GitHub or GitLab; write OWNER/NAME, or https://gitlab.com/OWNER/NAME"
+        )
+    return found
+
+
+def configuration(url: str | None, repository: str | None) -> dict[str, Any]:
+    """What is in `_config.yml`, the version, and where the book and its source are published.
+
+    A date stands beside the version only where `SOURCE_DATE_EPOCH` gives one, in seconds since 1970. With the day of
+    the build in its place, the same sources would make other pages every day.
+    """
+    config: dict[str, Any] = yaml.safe_load(Path("_config.yml").read_text())
+    seconds = os.environ.get("SOURCE_DATE_EPOCH")
+    date = f" of {datetime.fromtimestamp(int(seconds), UTC):%Y-%m-%d}" if seconds else ""
+    config["html"]["extra_footer"] += f" Version {__version__}{date}."
+    if url:
+        config["html"]["baseurl"] = url
+    if repository:
+        config["html"]["use_repository_button"] = True
+        config["repository"] = {"url": repository, "branch": "HEAD"}  # the default branch, whatever its name
+        config["launch_buttons"] = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
+        if repository.startswith(GITHUB):  # Colab opens notebooks of no other host
+            config["launch_buttons"]["colab_url"] = "https://colab.research.google.com"
+    return config
+
+
+def build_pages(config: dict[str, Any]) -> int:
     """Run Jupyter Book; any warning is an error."""
     shutil.rmtree("_build", ignore_errors=True)
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", ".", "--all", "-W", "-n", "--keep-going"]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "_config.yml"
+        file.write_text(yaml.safe_dump(config))
+        return subprocess.run([*command, "--config", str(file)], stdin=subprocess.DEVNULL, check=False).returncode
 
 
 def definitions(page: str) -> dict[str, str]:
@@ -334,8 +386,9 @@ def finish_pages() -> None:
 
     Every head of a table says whether it heads a column or a row, and an empty one is no head. Terms show what the
     glossary says of them, and numbers in tables stand on the right (`book.css`). Lists that fold in the sidebar have a
-    name. The scripts of thebe, which nothing here uses and which the theme loads twice, go. The search
-    finds no names of functions before what pages say.
+    name. The scripts of thebe, which nothing here uses and which the theme loads twice, go. The search finds no names
+    of functions before what pages say. Buttons open the notebook that the repository has, not the executed copy, which
+    is in no repository.
     """
     index = INDEX.parent / "searchindex.js"
     found = json.loads(index.read_text().removeprefix("Search.setIndex(").removesuffix(")"))
@@ -353,7 +406,14 @@ def finish_pages() -> None:
             )
         text = re.sub(r"<th\b([^>]*)>(\s*)</th>", r"<td\1>\2</td>", text)
         text = re.sub(r"<script\b[^>]*>[^<]*THEBE_JS_URL[^<]*</script>|<script\b[^>]*thebe[^>]*></script>", "", text)
+        text = re.sub(r"(/HEAD(?:\?urlpath=lab/tree)?/)book/executed/(\w+)", in_repository, text)
         file.write_text(text.replace("<summary><span", '<summary aria-label="Pages of this chapter"><span'))
+
+
+def in_repository(found: re.Match[str]) -> str:
+    """The end of a button's link to a page: its notebook in the repository."""
+    before, name = found.groups()
+    return f"{before}{NOTEBOOKS}/{PAGES[name].notebook if name in PAGES else name}"
 
 
 def main() -> None:
@@ -362,6 +422,10 @@ def main() -> None:
     either.add_argument("--store", action="store_true", help="execute the notebooks and store their outputs, no more")
     either.add_argument("--page", nargs=2, metavar=("NAME", "FILE"), help="execute one page's notebook, no more")
     either.add_argument("--pages", type=Path, metavar="FOLDER", help="take the executed notebooks of a folder")
+    parser.add_argument("--url", type=address, help="where the book is published")
+    parser.add_argument(
+        "--repository", type=repository, help="where its source is: OWNER/NAME on GitHub, or an address"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     check_jupyter_book()
@@ -383,7 +447,8 @@ def main() -> None:
     pages.write_pages()
     api.write()
     explorer.write()
-    status = build_pages()
+    archive.write(archive.ARCHIVE)
+    status = build_pages(configuration(arguments.url, arguments.repository))
     if status or not INDEX.exists():
         sys.exit(f"jupyter-book failed with exit status {status}; its messages are above")
     finish_pages()

@@ -24,10 +24,12 @@ from urllib.parse import urlencode
 import jinja2
 import pandas as pd
 
+from lth_core import __version__
 from lth_study import preset, records
 from lth_study.data import title
 from lth_study.report import NETWORK_NAMES, claims, effects
 from lth_study.report.claim_tables import SIGNS
+from lth_study.tickets import CITATION
 
 EVIDENCE = Path("book/evidence")
 PAGES = Path("book/pages")
@@ -56,8 +58,9 @@ MARKS = (
 
 
 def write_pages() -> None:
-    """Render every template."""
+    """Render every template, and write what the page "How to cite" shows."""
     PAGES.mkdir(exist_ok=True)
+    (PAGES / "citation.bib").write_text(f"{CITATION % __version__}\n")
     for old in PAGES.glob("*.md"):
         old.unlink()
     environment = jinja2.Environment(

@@ -18,6 +18,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 WIDTHS = (1400, 390)
 THEMES = ("light", "dark")
 EVIDENCE = sorted(file.stem for file in (HTML / "book" / "pages").glob("*.html"))
+A4 = 680
+"""Pixels between the margins of a printed page: 180 mm of 96 pixels an inch."""
 SLOW = 20_000
 """Milliseconds to wait for a page: all of it comes from the disk."""
 
@@ -190,3 +192,51 @@ def test_the_search_finds_what_readers_ask_for(browser: Any, html: Path) -> None
         assert "api" not in first, f"{word}: {first}"
         assert expected in first, f"{word}: {first}"
     page.close()
+
+
+@pytest.fixture(scope="module")
+def sheet(browser: Any, theme: str) -> Iterator[Any]:
+    """A window as wide as a printed page, that shows what would be printed."""
+    context = browser.new_context(viewport={"width": A4, "height": 1000}, color_scheme=theme)
+    context.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
+    opened = context.new_page()
+    opened.set_default_timeout(SLOW)
+    opened.emulate_media(media="print")
+    opened.requested, opened.complaints = [], []
+    yield opened
+    context.close()
+
+
+@pytest.mark.parametrize("name", ["executed/claims", "executed/provenance", "executed/costs", "pages/index", "cite"])
+def test_nothing_is_cut_on_paper(name: str, sheet: Any, html: Path) -> None:
+    """What ends beyond the page, and what would have to be scrolled."""
+    visit(sheet, html / "book" / f"{name}.html")
+    cut = sheet.evaluate(
+        """() => [...document.querySelectorAll('body *')].filter(e => e.getClientRects().length)
+            .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+                || (e.scrollWidth > e.clientWidth + 1 && e.clientWidth && getComputedStyle(e).overflowX !== 'visible'))
+            .map(e => [e.tagName, e.className, e.textContent.slice(0, 60)])"""
+    )
+    assert cut == []
+
+
+@pytest.mark.parametrize("name", ["rescue", "stability"])
+def test_paper_has_all_figures_and_tabs_black_on_white_and_no_navigation(name: str, sheet: Any, html: Path) -> None:
+    visit(sheet, html / "book" / "pages" / f"{name}.html")
+    shown = sheet.evaluate(
+        """() => { const seen = s => [...document.querySelectorAll(s)].filter(e => e.checkVisibility());
+            return {
+                pictures: seen('figure img.picture').map(e => e.className),
+                figures: document.querySelectorAll('figure:has(.pictures)').length,
+                tabs: document.querySelectorAll('.sd-tab-content').length - seen('.sd-tab-content').length,
+                commands: seen('details pre').length,
+                navigation: seen('nav:not(#jb-print-toc *), aside, .bd-header, .prev-next-area, .btn').length,
+                ink: getComputedStyle(document.querySelector('article p')).color,
+                paper: getComputedStyle(document.documentElement).backgroundColor,
+            }; }"""
+    )
+    assert shown["pictures"]
+    assert all({"light", "wide"} <= set(classes.split()) for classes in shown["pictures"])
+    assert shown["commands"] == shown["figures"] == len(shown["pictures"])
+    assert shown["tabs"] == shown["navigation"] == 0
+    assert (shown["ink"], shown["paper"]) == ("rgb(0, 0, 0)", "rgb(255, 255, 255)")
