@@ -31,6 +31,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any, NamedTuple
 
+import diagrams
 import explorer
 import nbformat
 import pages
@@ -316,6 +317,7 @@ def main() -> None:
     place_mathjax()
     pages.write_pages()
     explorer.write()
+    diagrams.write()
     status = build_pages()
     if status or not INDEX.exists():
         sys.exit(f"jupyter-book failed with exit status {status}; its messages are above")

@@ -7,6 +7,7 @@ A template is Markdown with Jinja's `{{ ... }}`. Its numbers, figures and verdic
     {{ verdict("CLAIM") }}      its verdict, linked to its row
     {{ says("VERDICT", "CLAIM", ...) }}     nothing: it stops the build where the sentence beside it is no longer true
     {{ effect(...) }}           another effect, as claims write it
+    {{ early("VERDICT", "CLAIM", levels) }} the verdict on a claim that waits for its records, by JPEG images' records
     {{ figure("PAGE-NAME", "finding") }}    a figure that a notebook published
     {{ matrix() }}, {{ questions() }}       verdicts as tables
     {{ count(...) }}, {{ trainings() }}     numbers of claims and of recorded trainings
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -77,7 +79,7 @@ class Book:
         self.shown: list[str] = []
 
     def functions(self) -> dict[str, Any]:
-        names = ("here", "paper", "verdict", "says", "effect", "figure", "matrix", "questions", "count", "trainings")
+        names = ("here", "paper", "verdict", "says", "early", "effect", "figure", "matrix", "questions", "count", "trainings")
         return {name: getattr(self, name) for name in names}
 
     def _claim(self, name: str) -> Any:
@@ -104,6 +106,32 @@ class Book:
             raise LookupError(f"a page says {verdict}, and the records do not: {'; '.join(wrong)}; write it anew")
         return ""
 
+    def early(self, verdict: str, name: str, levels: Sequence[int]) -> str:
+        """The verdict by a claim's own test on the JPEG images of CIFAR-10, over fewer levels. Exploratory.
+
+        An error where it is another one than the page says, or where the claim itself can be judged.
+        """
+        claim = self._claim(name)
+        if claim["verdict"] != "not run":
+            raise LookupError(f"{name} is {claim['verdict']} by its own records; write verdict({name!r}) instead")
+        own = dict(pair.split("=") for pair in claim["settings"].split())
+        values = self._sample(claim, claim["effect"], levels, own | {"dataset": "cifar10_jpeg"})
+        bounds = {side: None if pd.isna(claim[side]) else float(claim[side]) for side in ("low", "high")}
+        found, _, shown = effects.judge(values, claim["test"], **bounds)
+        if found != verdict:
+            raise LookupError(f"a page says {verdict}, and the records do not: {name}: {found}; write it anew")
+        note = f"exploratory: JPEG images, and levels {levels[0]} to {levels[-1]}"
+        return self._chip(dict(claim) | {"verdict": found, "note": note, "exploratory": True, "here": shown, "q": math.nan})
+
+    def _sample(self, where: Any, what: str, levels: Sequence[int], changes: Mapping[str, Any]) -> pd.Series:
+        """An effect on accuracy in every replicate of the study that is changed this way."""
+        setting = preset(where["network"], where["recipe"], where["profile"]).setting.updated(**changes)
+        table = effects.placed(records.traced(setting))
+        values = effects.sample(lambda _: table, what, "test_accuracy", levels).values
+        if len(values) < 2:
+            raise LookupError(f"{what} of {setting.name} at {list(levels)} is not recorded")
+        return values
+
     def _chip(self, claim: Any, sign: bool = False) -> str:
         """The verdict of a claim as a link to its row: sign and word, or the sign alone.
 
@@ -129,11 +157,8 @@ class Book:
 
     def effect(self, network: str, profile: str, what: str, levels: Sequence[int], **changes: Any) -> str:
         """An effect on accuracy, as claims write it, or its slope over several levels; with its 95% interval."""
-        setting = preset(network, "standard", profile).setting.updated(**changes)
-        table = effects.placed(records.traced(setting))
-        found = effects.estimate(effects.sample(lambda _: table, what, "test_accuracy", levels).values)
-        if found is None:
-            raise LookupError(f"{what} of {setting.name} at {list(levels)} is not recorded")
+        where = {"network": network, "recipe": "standard", "profile": profile}
+        found = effects.estimate(self._sample(where, what, levels, changes))
         return str(found) if "-" in what or len(levels) > 1 else str(found).replace("+", "")
 
     def count(self, **where: str | bool) -> int:

@@ -106,6 +106,7 @@ def test_a_book_of_executed_pages_has_these_and_no_others(tmp_path: Path, monkey
     (tmp_path / "pages/figures/new-curves.csv").write_text("new")
     monkeypatch.setattr(build.pages, "write_pages", lambda: None)
     monkeypatch.setattr(build.explorer, "write", lambda: None)
+    monkeypatch.setattr(build.diagrams, "write", lambda: None)
     (tmp_path / build.EXECUTED).mkdir(parents=True)
     (tmp_path / build.EXECUTED / "old.ipynb").write_text("old")
     monkeypatch.setattr(build, "ROOT", tmp_path)
