@@ -85,8 +85,8 @@ def valleys() -> str:
     fans = "\n".join(_drawn(fan, fan.angles()) for fan in FANS.values())
     return (
         f'<figure class="steps side-by-side">\n{fans}\n<figcaption>Where trainings end, as directions of the weights '
-        "that survive. Every angle is drawn as it was measured, in the mean over replicates. The valleys around the ends "
-        "are a sketch.</figcaption>\n</figure>\n"
+        "that survive. Every angle is drawn as it was measured, in the mean over replicates. The valleys around the "
+        "ends are a sketch.</figcaption>\n</figure>\n"
     )
 
 

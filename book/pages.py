@@ -5,6 +5,7 @@ A template is Markdown with Jinja's `{{ ... }}`. Its numbers, figures and verdic
     {{ here("CLAIM") }}         effect of a claim of results/claims.csv with its interval
     {{ paper("CLAIM") }}        the paper's number for it
     {{ verdict("CLAIM") }}      its verdict, linked to its row
+    {{ scale("CLAIM") }}        its scale
     {{ says("VERDICT", "CLAIM", ...) }}     nothing: it stops the build where the sentence beside it is no longer true
     {{ effect(...) }}           another effect, as claims write it
     {{ early("VERDICT", "CLAIM", levels) }} the verdict on a claim that waits for its records, by JPEG images' records
@@ -79,7 +80,19 @@ class Book:
         self.shown: list[str] = []
 
     def functions(self) -> dict[str, Any]:
-        names = ("here", "paper", "verdict", "says", "early", "effect", "figure", "matrix", "questions", "count", "trainings")
+        names = (
+            "here",
+            "paper",
+            "verdict",
+            "says",
+            "early",
+            "effect",
+            "figure",
+            "matrix",
+            "questions",
+            "count",
+            "trainings",
+        )
         return {name: getattr(self, name) for name in names}
 
     def _claim(self, name: str) -> Any:
@@ -106,6 +119,11 @@ class Book:
             raise LookupError(f"a page says {verdict}, and the records do not: {'; '.join(wrong)}; write it anew")
         return ""
 
+    def scale(self, name: str) -> str:
+        """The scale of a claim, as a badge."""
+        profile = str(self._claim(name)["profile"])
+        return _badge(profile, profile)
+
     def early(self, verdict: str, name: str, levels: Sequence[int]) -> str:
         """The verdict by a claim's own test on the JPEG images of CIFAR-10, over fewer levels. Exploratory.
 
@@ -121,7 +139,9 @@ class Book:
         if found != verdict:
             raise LookupError(f"a page says {verdict}, and the records do not: {name}: {found}; write it anew")
         note = f"exploratory: JPEG images, and levels {levels[0]} to {levels[-1]}"
-        return self._chip(dict(claim) | {"verdict": found, "note": note, "exploratory": True, "here": shown, "q": math.nan})
+        return self._chip(
+            dict(claim) | {"verdict": found, "note": note, "exploratory": True, "here": shown, "q": math.nan}
+        )
 
     def _sample(self, where: Any, what: str, levels: Sequence[int], changes: Mapping[str, Any]) -> pd.Series:
         """An effect on accuracy in every replicate of the study that is changed this way."""
@@ -242,8 +262,9 @@ Reading the records takes seconds. To train everything again means {cost}.
         signs = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items())
         return (
             '<div class="matrix" tabindex="0" role="region" aria-label="Verdicts by network and scale">'
-            f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n"
-            f"<p>{signs}. {MARKS} An empty cell: the paper claims nothing there.</p></div>\n"
+            f"<table>\n<caption><strong>Claims at a glance:</strong> {signs}, ° exploratory</caption>\n"
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n\n"
+            f"{MARKS} An empty cell: the paper claims nothing there.\n"
         )
 
     def _cell(self, place: str, ends: Sequence[str]) -> str:
