@@ -24,7 +24,7 @@ from lth_study.tickets import committed
 FOLDER = Path("book/_static/diagrams")
 LENGTH = 190
 """Of a drawn training's end from the origin."""
-ORIGIN = (20, 270)
+ORIGIN = (20, 290)
 LINE = 17
 """The least height of a line of text."""
 NOUNS = {"imp": "ticket", "random_pruning": "random"}
@@ -106,7 +106,7 @@ def _drawn(fan: Fan, angles: Mapping[tuple[str, int], float]) -> str:
         height = min(height - LINE, ORIGIN[1] - LENGTH * math.sin(math.radians(angle)))
         shapes.append(_ray(angle, kinds[ray] + ("" if ray[1] else " dotted"), f"{names[ray]}: {angle:.0f}°", height))
     return (
-        f'<svg viewBox="0 0 370 300" role="img" aria-label="{html.escape(text, quote=True)}" '
+        f'<svg viewBox="0 0 370 320" role="img" aria-label="{html.escape(text, quote=True)}" '
         'xmlns="http://www.w3.org/2000/svg">\n'
         f'<text class="head" x="10" y="18">{fan.question}</text>'
         f'<text x="10" y="37">{about[0]}</text><text x="10" y="54">{about[1]}</text>\n'
@@ -139,8 +139,8 @@ def masks() -> str:
     left = 100 * float(next(iter(kept.values())).float().mean())
     return (
         f'<figure class="steps side-by-side masks">\n{pictures}\n<figcaption>Masks of LeNet-300-100\'s first layer, '
-        f"each with {left:.0f}% of its weights. A square is a pixel of the image. The darker it is, the more of its "
-        f"{units} weights are kept: {top} at most.</figcaption>\n</figure>\n"
+        f"each with {left:.0f}% of its weights. A square is a pixel of the image. The more it stands out, the more "
+        f"of its {units} weights are kept: {top} at most.</figcaption>\n</figure>\n"
     )
 
 

@@ -10,7 +10,8 @@ A template is Markdown with Jinja's `{{ ... }}`. Its numbers, figures and verdic
     {{ effect(...) }}           another effect, as claims write it
     {{ early("VERDICT", "CLAIM", levels) }} the verdict on a claim that waits for its records, by JPEG images' records
     {{ figure("PAGE-NAME", "finding") }}    a figure that a notebook published
-    {{ matrix() }}, {{ questions() }}       verdicts as tables
+    {{ matrix() }}, {{ questions() }}, {{ contradicted() }}     verdicts as tables
+    {{ cost("NETWORK", "FIGURE") }}         trainings and hours at the paper's scale
     {{ count(...) }}, {{ trainings() }}     numbers of claims and of recorded trainings
 """
 
@@ -27,7 +28,8 @@ from urllib.parse import urlencode
 import jinja2
 import pandas as pd
 
-from lth_study import preset, records
+from lth_study import plan, preset, records
+from lth_study.costs.hours import hours_to_train
 from lth_study.data import title
 from lth_study.report import NETWORK_NAMES, claims, effects
 from lth_study.report.claim_tables import SIGNS
@@ -80,19 +82,8 @@ class Book:
         self.shown: list[str] = []
 
     def functions(self) -> dict[str, Any]:
-        names = (
-            "here",
-            "paper",
-            "verdict",
-            "says",
-            "early",
-            "effect",
-            "figure",
-            "matrix",
-            "questions",
-            "count",
-            "trainings",
-        )
+        numbers = ("here", "paper", "effect", "count", "cost", "trainings")
+        names = (*numbers, "verdict", "scale", "says", "early", "figure", "matrix", "questions", "contradicted")
         return {name: getattr(self, name) for name in names}
 
     def _claim(self, name: str) -> Any:
@@ -188,6 +179,22 @@ class Book:
             table = table[table[column] == value]
         return len(table)
 
+    def contradicted(self) -> str:
+        """A table of the paper's claims that the records contradict."""
+        table = self.judged[(self.judged["about"] == "paper") & (self.judged["verdict"] == "contradicted")]
+        rows = [
+            f"| {NETWORK_NAMES[claim['network']]}, {claim['recipe']} | {self.scale(name)} | {claim['text']} | "
+            f"{claim['here']} | {self._chip(claim)} |"
+            for name, claim in table.iterrows()
+        ]
+        return "\n".join(["| network, recipe | scale | claim | seen here | verdict |", "|---|---|---|---|---|", *rows])
+
+    def cost(self, network: str, *figures: str, **changes: Any) -> str:
+        """The trainings of a study at the paper's scale, and the hours that they take by recorded speeds."""
+        study = preset(network).updated(**changes)
+        parts = [study.only(figure) for figure in figures] or [study]
+        return " and ".join(_cost(len(plan.trainings(part)), hours_to_train(part)) for part in parts)
+
     def trainings(self) -> str:
         """The number of recorded trainings."""
         return f"{sum(len(pd.read_csv(file)) for file in records.results_folder().glob('*/provenance.csv')):,}"
@@ -207,8 +214,7 @@ class Book:
         )
         scale = ", ".join(about["profiles"])
         badge = "the paper's scale" if scale == "paper" else f"scale: {scale}"
-        hours = " and ".join(f"{hours:.1f} hours on one {device}" for device, hours in about["hours"].items())
-        cost = f"{about['trainings']:,} trainings: {hours}" if hours else f"{about['trainings']:,} trainings"
+        cost = _cost(about["trainings"], about["hours"])
         studies = about["studies"] if len(about["studies"]) == 1 else []  # the explorer shows one study at a time
         x = "k" if about["axis"] == "k" else "percent"
         sources = [
@@ -241,6 +247,7 @@ class Book:
 
 :::{{dropdown}} Draw it again, or with other parameters
 Reading the records takes seconds. To train everything again means {cost}.
+[Run it yourself](../rerun.md) has the parameters.
 
 ```bash
 {about["command"]}
@@ -261,9 +268,9 @@ Reading the records takes seconds. To train everything again means {cost}.
         body = "\n".join(rows)
         signs = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items())
         return (
+            f'<p class="legend"><strong>Claims at a glance:</strong> {signs}, ° exploratory</p>\n'
             '<div class="matrix" tabindex="0" role="region" aria-label="Verdicts by network and scale">'
-            f"<table>\n<caption><strong>Claims at a glance:</strong> {signs}, ° exploratory</caption>\n"
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n\n"
+            f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n\n"
             f"{MARKS} An empty cell: the paper claims nothing there.\n"
         )
 
@@ -293,6 +300,11 @@ Reading the records takes seconds. To train everything again means {cost}.
             lines += [f"{waiting} not run yet"] if waiting else []
             rows.append(f"| {question} | {who} | {'<br>'.join(lines)} |")
         return "\n".join(["| question | who asked | seen here |", "|---|---|---|", *rows, "", MARKS])
+
+
+def _cost(trainings: int, hours: Mapping[str, float]) -> str:
+    taken = " and ".join(f"{each:.1f} hours on one {device}" for device, each in hours.items())
+    return f"{trainings:,} trainings: {taken}" if taken else f"{trainings:,} trainings"
 
 
 def _badge(scale: str, text: str) -> str:

@@ -45,7 +45,7 @@ def test_the_angle_drawn_is_the_angle_recorded() -> None:
         rows = rows[(rows["metric"] == fan.metric) & (rows["level"] == fan.level)]
         each = rows.groupby(["method", "rewind", "replicate"])["value"].mean()
         expected = [each[method][k].mean() for method, k in fan.rays]
-        lines = [line for line in picture.iter(f"{svg}line")]
+        lines = list(picture.iter(f"{svg}line"))
         assert [drawn_angle(line) for line in lines] == pytest.approx([0, *sorted(expected)], abs=1e-3)
         lengths = [math.dist(*[[float(line.get(f"{a}{n}", 0)) for a in "xy"] for n in "12"]) for line in lines]
         assert lengths == pytest.approx([diagrams.LENGTH] * len(lengths), abs=1e-3)
