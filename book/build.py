@@ -286,7 +286,7 @@ def finish_pages() -> None:
                 text,
                 flags=re.DOTALL,
             )
-        text = re.sub(r"<th\b([^>]*)>(\s*)</th>", r"<td\1>\2</td>", text)
+        text = re.sub(r"<th\b([^>]*)>((?:\s|<p></p>)*)</th>", r"<td\1>\2</td>", text)
         text = re.sub(r"<script\b[^>]*>[^<]*THEBE_JS_URL[^<]*</script>|<script\b[^>]*thebe[^>]*></script>", "", text)
         file.write_text(text.replace("<summary><span", '<summary aria-label="Pages of this chapter"><span'))
 

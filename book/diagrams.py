@@ -125,7 +125,7 @@ def _ray(angle: float, kind: str, label: str, height: float) -> str:
         f'<ellipse cx="{x:.2f}" cy="{y:.2f}" rx="26" ry="14" {turn}/>'
         f'<line x1="{ORIGIN[0]}" y1="{ORIGIN[1]}" x2="{x:.4f}" y2="{y:.4f}"/>'
         f'<circle cx="{x:.2f}" cy="{y:.2f}" r="5"/>'
-        f'<text x="{x + 14:.1f}" y="{height + 3:.1f}">{label}</text></g>'
+        f'<text x="{x + 20:.1f}" y="{height + 3:.1f}">{label}</text></g>'
     )
 
 

@@ -195,8 +195,9 @@ def test_without_scripts_the_explorer_has_a_picture_and_a_table(browser: Any, ht
     context.close()
 
 
-PLACE = """() => { const e = document.activeElement, box = e.getBoundingClientRect();
-    return [[...document.querySelectorAll('*')].indexOf(e), box.width * box.height > 0, e.outerHTML.slice(0, 120)]; }"""
+PLACE = """() => { const e = document.activeElement;
+    const seen = [e, ...e.querySelectorAll('*')].map(part => part.getBoundingClientRect()).some(b => b.width * b.height);
+    return [[...document.querySelectorAll('*')].indexOf(e), seen, e.outerHTML.slice(0, 120)]; }"""
 
 
 @pytest.mark.parametrize("name", ["index", "rescue", "explorer"])

@@ -190,7 +190,8 @@ def test_no_code_comes_before_the_first_figure(evidence: dict[str, str]) -> None
 
 
 def test_figures_have_the_colours_that_have_a_meaning_and_no_others(html: Path) -> None:
+    """Beside them, the ink and the paper of each theme, and white around markers."""
     for theme in get_args(Theme):
-        known = {getattr(look, theme) for look in LOOKS.values()} | {PAPERS[theme], INKS[theme]}
+        known = {getattr(look, theme) for look in LOOKS.values()} | {PAPERS[theme], INKS[theme], "#ffffff"}
         for file in (html / "_static" / "figures").glob(f"*.{theme}*.svg"):
             assert set(re.findall(r"#[0-9a-f]{6}\b(?=[;\"])", file.read_text())) <= known, file.name
