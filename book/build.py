@@ -271,7 +271,7 @@ def finish_pages() -> None:
     """Mend what the theme's pages lack, for screen readers and browsers.
 
     Every head of a table says whether it heads a column or a row, and an empty one is no head. Lists that fold in the
-    sidebar have a name. The scripts of thebe, which nothing here uses and which the theme loads twice, go. The search
+    sidebar have a name. Displayed formulas can be scrolled with the keyboard. The scripts of thebe, which nothing here uses and which the theme loads twice, go. The search
     finds no names of functions before what pages say.
     """
     index = INDEX.parent / "searchindex.js"
@@ -288,6 +288,7 @@ def finish_pages() -> None:
             )
         text = re.sub(r"<th\b([^>]*)>((?:\s|<p></p>)*)</th>", r"<td\1>\2</td>", text)
         text = re.sub(r"<script\b[^>]*>[^<]*THEBE_JS_URL[^<]*</script>|<script\b[^>]*thebe[^>]*></script>", "", text)
+        text = text.replace('<div class="math ', '<div tabindex="0" class="math ')
         file.write_text(text.replace("<summary><span", '<summary aria-label="Pages of this chapter"><span'))
 
 
