@@ -271,8 +271,8 @@ def finish_pages() -> None:
     """Mend what the theme's pages lack, for screen readers and browsers.
 
     Every head of a table says whether it heads a column or a row, and an empty one is no head. Lists that fold in the
-    sidebar have a name. Displayed formulas can be scrolled with the keyboard. The scripts of thebe, which nothing here uses and which the theme loads twice, go. The search
-    finds no names of functions before what pages say.
+    sidebar have a name. Displayed formulas can be scrolled with the keyboard. The scripts of thebe, which nothing here
+    uses and which the theme loads twice, go. The search finds no names of functions before what pages say.
     """
     index = INDEX.parent / "searchindex.js"
     found = json.loads(index.read_text().removeprefix("Search.setIndex(").removesuffix(")"))

@@ -196,7 +196,8 @@ def test_without_scripts_the_explorer_has_a_picture_and_a_table(browser: Any, ht
 
 
 PLACE = """() => { const e = document.activeElement;
-    const seen = [e, ...e.querySelectorAll('*')].map(part => part.getBoundingClientRect()).some(b => b.width * b.height);
+    const seen = [e, ...e.querySelectorAll('*')].map(each => each.getBoundingClientRect())
+        .some(box => box.width * box.height);
     return [[...document.querySelectorAll('*')].indexOf(e), seen, e.outerHTML.slice(0, 120)]; }"""
 
 
