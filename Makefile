@@ -91,7 +91,7 @@ lock:  ## write locked.txt, the hashes of constraints.txt (with Python 3.11 on L
 	mv locked.txt.part locked.txt
 
 clean:  ## remove what was built; keeps .venv, data/ and runs/
-	rm -rf _build build dist .snakemake book/executed book/*.part book/pages book/_static/figures book/_static/explorer .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
+	rm -rf _build build dist .snakemake book/executed book/*.part book/pages book/_static/figures book/_static/explorer book/_static/diagrams .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
 	find lth_core lth_study tests book benchmarks workflow -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt locked.txt

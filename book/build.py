@@ -24,14 +24,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -40,7 +38,9 @@ from urllib.parse import urlsplit
 
 import api
 import archive
+import diagrams
 import explorer
+import finish
 import nbformat
 import pages
 import papermill
@@ -60,14 +60,6 @@ PART = Path("book/executed.part")
 MATHJAX = Path("book/_static/mathjax")
 INDEX = Path("_build/html/index.html")
 GITHUB = "https://github.com"
-GLOSSARY = Path("book/method.html")
-
-ROW = re.compile(r"<tr\b.*?</tr>", re.DOTALL)
-CELL = re.compile(r"(<t[hd]\b)([^>]*)>(.*?)</t[hd]>", re.DOTALL)
-NUMBER = re.compile(
-    r"([-+−]|&lt; )?[\d.,]*\d%?( \([^()]+ to [^()]+\))?(, n = \d+| 90%)?( (points|points a level|times|[mb]illion))?"
-)
-"""What counts as a number in a cell of a table: one with its interval and unit, too."""
 
 
 class Page(NamedTuple):
@@ -329,93 +321,6 @@ def build_pages(config: dict[str, Any]) -> int:
         return subprocess.run([*command, "--config", str(file)], stdin=subprocess.DEVNULL, check=False).returncode
 
 
-def definitions(page: str) -> dict[str, str]:
-    """The text of every definition of the glossary, by the anchor of its term."""
-    glossary = page.partition('<dl class="simple glossary">')[2].partition("</dl>")[0]
-    found = re.findall(r'<dt id="([^"]+)">.*?</dt>\s*<dd>(.*?)</dd>', glossary, flags=re.DOTALL)
-    return {anchor: words(definition) for anchor, definition in found}
-
-
-def words(markup: str) -> str:
-    """What a reader sees of an element without pictures."""
-    return " ".join(re.sub(r"<[^>]*>", "", markup).split())
-
-
-def define_terms(page: str, glossary: dict[str, str]) -> str:
-    """Put the definition beside every link to a term of the glossary; `book.css` shows it on hover and focus."""
-    number = count()
-
-    def define(link: re.Match[str]) -> str:
-        name = f"definition-{next(number)}"
-        return (
-            f'<span class="term">{link[1]} aria-describedby="{name}"{link[3]}'
-            f'<span class="definition" role="tooltip" id="{name}">{glossary[link[2]]}</span></span>'
-        )
-
-    return re.sub(
-        r'(<a class="reference internal" href="[^"]*#(term-[^"]+)")(><span class="xref[^>]*>.*?</a>)', define, page
-    )
-
-
-def mark_numbers(table: str) -> str:
-    """Mark the cells of a table that hold a number, and the heads of columns where most cells do.
-
-    Columns are counted from the right, since a name of rows may stand on the left once for several of them.
-    """
-    numbers = Counter[int]()  # column -> its numbers, less its cells that are none
-
-    def mark(row: str, heads: bool) -> str:
-        column = 0
-        for cell in reversed(list(CELL.finditer(row))):
-            shown, spans = words(cell[3]), re.search(r'colspan="(\d+)"', cell[2])
-            is_number = NUMBER.fullmatch(shown) is not None
-            if shown and not heads:
-                numbers[column] += 1 if is_number else -1
-            if is_number or (shown and heads and not spans and numbers[column] > 0):
-                row = f"{row[: cell.end(1)]} data-number{row[cell.end(1) :]}"
-            column += int(spans[1]) if spans else 1
-        return row
-
-    head, start, body = table.partition("<tbody")
-    body = ROW.sub(lambda row: mark(row[0], heads=False), body)
-    return ROW.sub(lambda row: mark(row[0], heads=True), head) + start + body
-
-
-def finish_pages() -> None:
-    """Mend what the theme's pages lack, for screen readers and browsers.
-
-    Every head of a table says whether it heads a column or a row, and an empty one is no head. Terms show what the
-    glossary says of them, and numbers in tables stand on the right (`book.css`). Lists that fold in the sidebar have a
-    name. The scripts of thebe, which nothing here uses and which the theme loads twice, go. The search finds no names
-    of functions before what pages say. Buttons open the notebook that the repository has, not the executed copy, which
-    is in no repository.
-    """
-    index = INDEX.parent / "searchindex.js"
-    found = json.loads(index.read_text().removeprefix("Search.setIndex(").removesuffix(")"))
-    index.write_text(f"Search.setIndex({json.dumps(found | {'objects': {}}, separators=(',', ':'))})")
-    glossary = definitions((INDEX.parent / GLOSSARY).read_text())
-    for file in INDEX.parent.rglob("*.html"):
-        text = define_terms(file.read_text(), glossary)
-        text = re.sub(r"<table\b.*?</table>", lambda table: mark_numbers(table[0]), text, flags=re.DOTALL)
-        for part, scope in (("thead", "col"), ("tbody", "row")):
-            text = re.sub(
-                rf"<{part}\b.*?</{part}>",
-                lambda found, scope=scope: re.sub(r"<th\b(?![^>]*\bscope=)", f'<th scope="{scope}"', found[0]),
-                text,
-                flags=re.DOTALL,
-            )
-        text = re.sub(r"<th\b([^>]*)>(\s*)</th>", r"<td\1>\2</td>", text)
-        text = re.sub(r"<script\b[^>]*>[^<]*THEBE_JS_URL[^<]*</script>|<script\b[^>]*thebe[^>]*></script>", "", text)
-        text = re.sub(r"(/HEAD(?:\?urlpath=lab/tree)?/)book/executed/(\w+)", in_repository, text)
-        file.write_text(text.replace("<summary><span", '<summary aria-label="Pages of this chapter"><span'))
-
-
-def in_repository(found: re.Match[str]) -> str:
-    """The end of a button's link to a page: its notebook in the repository."""
-    before, name = found.groups()
-    return f"{before}{NOTEBOOKS}/{PAGES[name].notebook if name in PAGES else name}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the book into _build/html.")
     either = parser.add_mutually_exclusive_group()
@@ -448,10 +353,11 @@ def main() -> None:
     api.write()
     explorer.write()
     archive.write(archive.ARCHIVE)
+    diagrams.write()
     status = build_pages(configuration(arguments.url, arguments.repository))
     if status or not INDEX.exists():
         sys.exit(f"jupyter-book failed with exit status {status}; its messages are above")
-    finish_pages()
+    finish.finish_pages(INDEX.parent, {name: page.notebook for name, page in PAGES.items()})
     print(f"the book: {ROOT / INDEX}")
 
 

@@ -5,10 +5,13 @@ A template is Markdown with Jinja's `{{ ... }}`. Its numbers, figures and verdic
     {{ here("CLAIM") }}         effect of a claim of results/claims.csv with its interval
     {{ paper("CLAIM") }}        the paper's number for it
     {{ verdict("CLAIM") }}      its verdict, linked to its row
+    {{ scale("CLAIM") }}        its scale
     {{ says("VERDICT", "CLAIM", ...) }}     nothing: it stops the build where the sentence beside it is no longer true
     {{ effect(...) }}           another effect, as claims write it
+    {{ early("VERDICT", "CLAIM", levels) }} the verdict on a claim that waits for its records, by JPEG images' records
     {{ figure("PAGE-NAME", "finding") }}    a figure that a notebook published
-    {{ matrix() }}, {{ questions() }}       verdicts as tables
+    {{ matrix() }}, {{ questions() }}, {{ contradicted() }}     verdicts as tables
+    {{ cost("NETWORK", "FIGURE") }}         trainings and hours at the paper's scale
     {{ count(...) }}, {{ trainings() }}     numbers of claims and of recorded trainings
 """
 
@@ -16,7 +19,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -25,7 +29,8 @@ import jinja2
 import pandas as pd
 
 from lth_core import __version__
-from lth_study import preset, records
+from lth_study import plan, preset, records
+from lth_study.costs.hours import hours_to_train
 from lth_study.data import title
 from lth_study.report import NETWORK_NAMES, claims, effects
 from lth_study.report.claim_tables import SIGNS
@@ -80,7 +85,8 @@ class Book:
         self.shown: list[str] = []
 
     def functions(self) -> dict[str, Any]:
-        names = ("here", "paper", "verdict", "says", "effect", "figure", "matrix", "questions", "count", "trainings")
+        numbers = ("here", "paper", "effect", "count", "cost", "trainings")
+        names = (*numbers, "verdict", "scale", "says", "early", "figure", "matrix", "questions", "contradicted")
         return {name: getattr(self, name) for name in names}
 
     def _claim(self, name: str) -> Any:
@@ -107,6 +113,39 @@ class Book:
             raise LookupError(f"a page says {verdict}, and the records do not: {'; '.join(wrong)}; write it anew")
         return ""
 
+    def scale(self, name: str) -> str:
+        """The scale of a claim, as a badge."""
+        profile = str(self._claim(name)["profile"])
+        return _badge(profile, profile)
+
+    def early(self, verdict: str, name: str, levels: Sequence[int]) -> str:
+        """The verdict by a claim's own test on the JPEG images of CIFAR-10, over fewer levels. Exploratory.
+
+        An error where it is another one than the page says, or where the claim itself can be judged.
+        """
+        claim = self._claim(name)
+        if claim["verdict"] != "not run":
+            raise LookupError(f"{name} is {claim['verdict']} by its own records; write verdict({name!r}) instead")
+        own = dict(pair.split("=") for pair in claim["settings"].split())
+        values = self._sample(claim, claim["effect"], levels, own | {"dataset": "cifar10_jpeg"})
+        bounds = {side: None if pd.isna(claim[side]) else float(claim[side]) for side in ("low", "high")}
+        found, _, shown = effects.judge(values, claim["test"], **bounds)
+        if found != verdict:
+            raise LookupError(f"a page says {verdict}, and the records do not: {name}: {found}; write it anew")
+        note = f"exploratory: JPEG images, and levels {levels[0]} to {levels[-1]}"
+        return self._chip(
+            dict(claim) | {"verdict": found, "note": note, "exploratory": True, "here": shown, "q": math.nan}
+        )
+
+    def _sample(self, where: Any, what: str, levels: Sequence[int], changes: Mapping[str, Any]) -> pd.Series:
+        """An effect on accuracy in every replicate of the study that is changed this way."""
+        setting = preset(where["network"], where["recipe"], where["profile"]).setting.updated(**changes)
+        table = effects.placed(records.traced(setting))
+        values = effects.sample(lambda _: table, what, "test_accuracy", levels).values
+        if len(values) < 2:
+            raise LookupError(f"{what} of {setting.name} at {list(levels)} is not recorded")
+        return values
+
     def _chip(self, claim: Any, sign: bool = False) -> str:
         """The verdict of a claim as a link to its row: sign and word, or the sign alone.
 
@@ -132,11 +171,8 @@ class Book:
 
     def effect(self, network: str, profile: str, what: str, levels: Sequence[int], **changes: Any) -> str:
         """An effect on accuracy, as claims write it, or its slope over several levels; with its 95% interval."""
-        setting = preset(network, "standard", profile).setting.updated(**changes)
-        table = effects.placed(records.traced(setting))
-        found = effects.estimate(effects.sample(lambda _: table, what, "test_accuracy", levels).values)
-        if found is None:
-            raise LookupError(f"{what} of {setting.name} at {list(levels)} is not recorded")
+        where = {"network": network, "recipe": "standard", "profile": profile}
+        found = effects.estimate(self._sample(where, what, levels, changes))
         return str(found) if "-" in what or len(levels) > 1 else str(found).replace("+", "")
 
     def count(self, **where: str | bool) -> int:
@@ -145,6 +181,22 @@ class Book:
         for column, value in where.items():
             table = table[table[column] == value]
         return len(table)
+
+    def contradicted(self) -> str:
+        """A table of the paper's claims that the records contradict."""
+        table = self.judged[(self.judged["about"] == "paper") & (self.judged["verdict"] == "contradicted")]
+        rows = [
+            f"| {NETWORK_NAMES[claim['network']]}, {claim['recipe']} | {self.scale(name)} | {claim['text']} | "
+            f"{claim['here']} | {self._chip(claim)} |"
+            for name, claim in table.iterrows()
+        ]
+        return "\n".join(["| network, recipe | scale | claim | seen here | verdict |", "|---|---|---|---|---|", *rows])
+
+    def cost(self, network: str, *figures: str, **changes: Any) -> str:
+        """The trainings of a study at the paper's scale, and the hours that they take by recorded speeds."""
+        study = preset(network).updated(**changes)
+        parts = [study.only(figure) for figure in figures] or [study]
+        return " and ".join(_cost(len(plan.trainings(part)), hours_to_train(part)) for part in parts)
 
     def trainings(self) -> str:
         """The number of recorded trainings."""
@@ -165,8 +217,7 @@ class Book:
         )
         scale = ", ".join(about["profiles"])
         badge = "the paper's scale" if scale == "paper" else f"scale: {scale}"
-        hours = " and ".join(f"{hours:.1f} hours on one {device}" for device, hours in about["hours"].items())
-        cost = f"{about['trainings']:,} trainings: {hours}" if hours else f"{about['trainings']:,} trainings"
+        cost = _cost(about["trainings"], about["hours"])
         studies = about["studies"] if len(about["studies"]) == 1 else []  # the explorer shows one study at a time
         x = "k" if about["axis"] == "k" else "percent"
         sources = [
@@ -199,6 +250,7 @@ class Book:
 
 :::{{dropdown}} Draw it again, or with other parameters
 Reading the records takes seconds. To train everything again means {cost}.
+[Run it yourself](../rerun.md) has the parameters.
 
 ```bash
 {about["command"]}
@@ -219,9 +271,10 @@ Reading the records takes seconds. To train everything again means {cost}.
         body = "\n".join(rows)
         signs = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items())
         return (
+            f'<p class="legend"><strong>Claims at a glance:</strong> {signs}, ° exploratory</p>\n'
             '<div class="matrix" tabindex="0" role="region" aria-label="Verdicts by network and scale">'
-            f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n"
-            f"<p>{signs}. {MARKS} An empty cell: the paper claims nothing there.</p></div>\n"
+            f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n\n"
+            f"{MARKS} An empty cell: the paper claims nothing there.\n"
         )
 
     def _cell(self, place: str, ends: Sequence[str]) -> str:
@@ -250,6 +303,11 @@ Reading the records takes seconds. To train everything again means {cost}.
             lines += [f"{waiting} not run yet"] if waiting else []
             rows.append(f"| {question} | {who} | {'<br>'.join(lines)} |")
         return "\n".join(["| question | who asked | seen here |", "|---|---|---|", *rows, "", MARKS])
+
+
+def _cost(trainings: int, hours: Mapping[str, float]) -> str:
+    taken = " and ".join(f"{each:.1f} hours on one {device}" for device, each in hours.items())
+    return f"{trainings:,} trainings: {taken}" if taken else f"{trainings:,} trainings"
 
 
 def _badge(scale: str, text: str) -> str:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import build
+import finish
 import nbformat
 import pytest
 
@@ -109,6 +110,7 @@ def test_a_book_of_executed_pages_has_these_and_no_others(tmp_path: Path, monkey
     monkeypatch.setattr(build.api, "write", lambda: None)
     monkeypatch.setattr(build.archive, "write", lambda file: None)
     shutil.copyfile(ROOT / "_config.yml", tmp_path / "_config.yml")
+    monkeypatch.setattr(build.diagrams, "write", lambda: None)
     (tmp_path / build.EXECUTED).mkdir(parents=True)
     (tmp_path / build.EXECUTED / "old.ipynb").write_text("old")
     monkeypatch.setattr(build, "ROOT", tmp_path)
@@ -138,6 +140,6 @@ def test_numbers_in_a_table_are_marked_and_the_heads_over_most_of_them() -> None
         "<tr><th>other</th><th>10</th><td>not run</td><td>no</td></tr>",
     )
     table = f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>".replace("=2", '="2"')
-    marked = re.findall(r"<t[hd] data-number[^>]*>(.*?)</t[hd]>", build.mark_numbers(table))
+    marked = re.findall(r"<t[hd] data-number[^>]*>(.*?)</t[hd]>", finish.mark_numbers(table))
     assert marked == ["level", "mean", "0", "1.5 (1 to 2)", "1", "&lt; 0.05", "7", "10"]
-    assert build.mark_numbers(table).replace(" data-number", "") == table
+    assert finish.mark_numbers(table).replace(" data-number", "") == table

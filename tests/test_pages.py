@@ -1,15 +1,18 @@
 """The chapters: their numbers come from records, and what they ask for must exist. `test_prose` reads their prose."""
 
+import itertools
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import build
+import numpy as np
 import pages
 import pandas as pd
 import pytest
 from conftest import PROJECT
+from scipy import stats
 
 from lth_study.report.claim_tables import SIGNS
 
@@ -84,6 +87,47 @@ def test_a_sentence_that_the_records_no_longer_bear_out_stops_the_build(book: An
     assert book.says("supported", name) == ""
     with pytest.raises(LookupError, match=f"a page says undecided, and the records do not: {name}: supported"):
         book.says("undecided", name)
+
+
+def test_a_claim_that_waits_is_judged_early_by_its_own_test(book: Any) -> None:
+    """Student's t test of the slopes, from the CSV files alone."""
+    (file,) = (PROJECT / "results").glob("resnet20-standard-paper-cifar10_jpeg-*/records.csv")
+    rows = pd.read_csv(file)
+    rows = rows[(rows["metric"] == "test_accuracy") & (rows["method"] == "imp") & (rows["rewind"] == 0)]
+    each = rows.pivot_table(index="level", columns="replicate", values="value").loc[1:6]
+    slopes = [np.polyfit(each.index, each[replicate], 1)[0] for replicate in each]
+    falls = stats.ttest_1samp(slopes, 0).pvalue < 0.05 and np.mean(slopes) < 0
+    name = "resnet20-standard-paper-initialisation-falls"
+    chip = book.early("supported" if falls else "undecided", name, range(1, 7))
+    assert f"Seen: {np.mean(slopes):.2f} (" in chip
+    assert f'href="../executed/claims.html#{name}"' in chip
+    assert f">{SIGNS['supported' if falls else 'undecided']}° " in chip
+    with pytest.raises(LookupError, match=f"a page says contradicted, and the records do not: {name}: "):
+        book.early("contradicted", name, range(1, 7))
+    with pytest.raises(LookupError, match="is supported by its own records; write verdict"):
+        book.early("supported", "lenet_300_100-standard-paper-initialisation-matches", range(1, 7))
+
+
+@templates
+def test_a_table_of_claims_has_the_scale_in_its_second_column(template: Path) -> None:
+    lines = template.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("|--"):
+            rows = list(itertools.takewhile(lambda each: each.startswith("|"), lines[number + 1 :]))
+            for row in rows:
+                names = re.findall(r'(?:verdict|early)\((?:"\w+", )?"([\w-]+)"', row)
+                scales = {re.search("-(paper|laptop|tenth)-", name)[1] for name in names}  # type: ignore[index]
+                assert len(scales) <= 1, row
+                if names:
+                    assert lines[number - 1].split("|")[2].strip() == "scale"
+                    assert re.search(rf'scale\("[\w-]+-{scales.pop()}-', row.split(" | ")[1]), row
+
+
+def test_claims_of_the_paper_are_counted_apart_on_the_first_page() -> None:
+    text = (EVIDENCE / "index.md").read_text()
+    counted = re.findall(r"count\(([^)]*)\)", text)
+    assert counted.count("") == 1  # all of them, as a number of the study
+    assert all('about="paper"' in where for where in counted if where)
 
 
 @templates

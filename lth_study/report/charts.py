@@ -151,12 +151,12 @@ def sanity_checks(records: pd.DataFrame, *, level: int) -> Chart:
 def ticket_search(history: pd.DataFrame) -> Chart:
     """A search for tickets, level by level: the accuracy of each method, and the density of each layer.
 
-    Columns of `history`: percent_remaining, method (a name of the table of methods) and test_accuracy, and one column
-    for each layer's density.
+    Columns of `history`: percent_remaining, method (a name of the table of methods), rewind and test_accuracy, and one
+    column for each layer's density.
     """
     rows = history.rename(columns={"percent_remaining": "x"}).assign(replicate=1)
-    accuracy, looks = _named(rows.rename(columns={"test_accuracy": "value"}).assign(rewind=0))
-    layers = [name for name in history if name not in ("percent_remaining", "method", "test_accuracy")]
+    accuracy, looks = _named(rows.rename(columns={"test_accuracy": "value"}))
+    layers = [name for name in history if name not in ("percent_remaining", "method", "rewind", "test_accuracy")]
     left = rows[rows["method"] == "imp"].melt(["x", "replicate"], layers, "series")
     own = {layer: f"dense {number}" if number else "dense" for number, layer in enumerate(layers)}
     panels = (

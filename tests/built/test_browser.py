@@ -73,10 +73,22 @@ def every_page(html: Path) -> list[Path]:
     return sorted((html / "book").rglob("*.html"))
 
 
+CUT = "[...document.querySelectorAll('pre')].filter(each => each.scrollWidth > each.clientWidth + 1).length"
+
+
 def test_no_page_scrolls_sideways_complains_or_asks_for_anything_elsewhere(page: Any, html: Path) -> None:
     found = []
     for file in every_page(html):
         visit(page, file)
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        cut = page.evaluate(
+            "[...document.querySelectorAll('pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+        )
+        if cut and page.viewport_size["width"] > 600:
+            found.append(f"{file.name}: {cut} blocks of code are cut off")
+        stops = page.evaluate("document.querySelectorAll('mjx-container[tabindex]').length")
+        if stops:
+            found.append(f"{file.name}: {stops} formulas are stops of the keyboard")
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         if wide > 1:
             found.append(f"{file.name}: {wide} pixels wider than the window")
@@ -85,13 +97,13 @@ def test_no_page_scrolls_sideways_complains_or_asks_for_anything_elsewhere(page:
     assert found == []
 
 
-@pytest.mark.parametrize("name", EVIDENCE)
+@pytest.mark.parametrize("name", [*(f"pages/{name}" for name in EVIDENCE), "method", "rerun"])
 def test_nothing_is_in_the_way_of_a_screen_reader_or_of_the_keyboard(name: str, page: Any, html: Path) -> None:
     """What axe calls serious or critical."""
     spec = find_spec("axe_playwright_python")
     assert spec is not None
     assert spec.submodule_search_locations
-    visit(page, html / "book" / "pages" / f"{name}.html")
+    visit(page, html / "book" / f"{name}.html")
     page.add_script_tag(path=str(Path(spec.submodule_search_locations[0]) / "axe.min.js"))
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
     grave = [
@@ -162,6 +174,85 @@ def test_numbers_in_tables_stand_on_the_right_and_words_on_the_left(page: Any, h
                 found += [(file.name, text, align)] if align not in ("left", "start") else []
     assert found == []
     assert numbers > 1000
+
+
+def test_start_shows_the_idea_the_findings_and_the_claims_at_once(page: Any, html: Path) -> None:
+    """On a screen of 1400 x 1000 pixels, without scrolling."""
+    visit(page, html / "book" / "pages" / "index.html")
+    findings = page.locator(".start ol.simple > li")
+    assert findings.count() == 3
+    for number in range(3):
+        assert findings.nth(number).locator(".badge").is_visible()
+        assert findings.nth(number).locator("a.verdict").first.is_visible()
+    boxes = [findings.nth(number).bounding_box() for number in range(3)]
+    idea, matrix = page.locator(".stepwise").bounding_box(), page.locator(".matrix").bounding_box()
+    width = page.viewport_size["width"]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in (*boxes, idea, matrix))
+    assert all(box["y"] + box["height"] <= matrix["y"] for box in (*boxes, idea))
+    if width > 600:
+        assert max(box["y"] + box["height"] for box in boxes) <= 900
+        assert max(box["y"] + box["height"] for box in (idea, matrix)) <= 1000
+        assert page.locator(".matrix").evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
+SHOWN = """() => Promise.all(document.getAnimations().map(a => a.finished)).then(() =>
+    [...document.querySelectorAll('.stepwise svg [data-step]')].map(e => Number(getComputedStyle(e).opacity) > 0.5))"""
+
+
+def test_the_picture_of_rewinding_goes_step_by_step_by_keyboard_and_is_whole_in_print(page: Any, html: Path) -> None:
+    visit(page, html / "book" / "pages" / "index.html")
+    buttons = page.locator(".stepwise li button")
+    assert (buttons.count(), page.evaluate(SHOWN)) == (4, [True] * 4)
+    buttons.nth(1).focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate(SHOWN) == [True, True, False, False]
+    assert [each.get_attribute("aria-pressed") for each in buttons.all()] == ["false", "true", "false", "false"]
+    page.emulate_media(media="print")
+    assert page.evaluate(SHOWN) == [True] * 4
+    page.emulate_media(media="screen")
+    page.keyboard.press("Enter")
+    assert page.evaluate(SHOWN) == [True] * 4
+
+
+@pytest.mark.parametrize("options", [{"reduced_motion": "reduce"}, {"java_script_enabled": False}], ids=str)
+def test_without_motion_or_scripts_all_steps_are_shown(options: dict[str, Any], browser: Any, html: Path) -> None:
+    context = browser.new_context(**options)
+    page = context.new_page()
+    page.goto((html / "book" / "pages" / "index.html").as_uri())
+    assert page.locator(".stepwise li button").count() == 0
+    assert page.locator(".stepwise svg .later").count() == 0
+    assert page.locator(".stepwise li").count() == 4
+    context.close()
+
+
+def test_without_scripts_the_explorer_has_a_picture_and_a_table(browser: Any, html: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((html / "book" / "pages" / "explorer.html").as_uri())
+    assert page.locator("#explorer-picture img").first.bounding_box()["width"] > 200
+    assert page.locator("#explorer-table tr").count() > 3
+    context.close()
+
+
+PLACE = """() => { const e = document.activeElement;
+    const seen = [e, ...e.querySelectorAll('*')].map(each => each.getBoundingClientRect())
+        .some(box => box.width * box.height);
+    return [[...document.querySelectorAll('*')].indexOf(e), seen, e.outerHTML.slice(0, 120)]; }"""
+
+
+@pytest.mark.parametrize("name", ["index", "rescue", "explorer"])
+def test_the_keyboard_goes_through_a_page_in_its_order(name: str, page: Any, html: Path) -> None:
+    visit(page, html / "book" / "pages" / f"{name}.html")
+    places = []
+    for _ in range(50):
+        page.keyboard.press("Tab")
+        place, seen, text = page.evaluate(PLACE)
+        if "<body" in text:
+            break
+        assert seen, text
+        places.append(place)
+    assert len(places) > 10
+    assert places == sorted(set(places))
 
 
 def test_links_of_every_figure_lead_to_files_that_say_the_same(page: Any, html: Path) -> None:

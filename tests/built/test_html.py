@@ -7,12 +7,14 @@ import re
 import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from bs4 import BeautifulSoup
 
 import lth_core
 import lth_study
+from lth_study.report.looks import INKS, LOOKS, PAPERS, Theme
 
 ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = re.compile(r"(https?:)?//", re.IGNORECASE)
@@ -179,3 +181,68 @@ def test_the_book_carries_its_records_and_the_numbers_of_every_figure(html: Path
         assert len(drawn) > 20
         assert held >= drawn | {"README.md", "results/claims.csv"}
         assert (html / Path(name).parent / link).stat().st_size < 2_000_000
+
+
+def test_no_head_of_a_table_is_empty(html: Path, pages: dict[str, Page]) -> None:
+    empty = {name: re.findall(r"<th\b[^>]*>(?:\s|<p>|</p>)*</th>", (html / name).read_text()) for name in pages}
+    assert {name: found for name, found in empty.items() if found} == {}
+
+
+FIGURE = re.compile(r"<figure\b[^>]*>(?:(?!</figure>).)*class=\"pictures\".*?</figure>", re.DOTALL)
+ABOUT = {"SVG": r"\.svg", "CSV": r"\.csv", "notebook": r"executed/\w+\.html"}
+"""Link of a figure -> where it leads."""
+
+
+@pytest.fixture(scope="module")
+def evidence(html: Path) -> dict[str, str]:
+    """The pages of evidence."""
+    return {file.stem: file.read_text() for file in sorted((html / "book" / "pages").glob("*.html"))}
+
+
+def test_every_figure_has_a_number_a_name_and_its_sources(evidence: dict[str, str]) -> None:
+    names = set()
+    for page, text in evidence.items():
+        found = FIGURE.findall(text)
+        assert found or page == "explorer", page
+        for figure in found:
+            assert re.search(r'<span class="caption-number">Fig\. \d+', figure), page
+            names.add(re.search(r'<figure[^>]* id="([\w-]+)"', figure)[1])  # type: ignore[index]
+            assert 'class="badge' in figure
+            assert re.search(r"\d+ replicates", figure)
+            for label, target in ABOUT.items():
+                assert re.search(rf'<a href="[^"]*{target}"[^>]*>{label}</a>', figure), (page, label)
+    assert len(names) > 15
+
+
+def test_alternative_texts_of_figures_differ_are_short_and_hold_a_number(evidence: dict[str, str]) -> None:
+    texts = {}
+    for text in evidence.values():
+        for figure in FIGURE.findall(text):
+            (alt,) = set(re.findall(r'\balt="([^"]*)"', figure))
+            source = re.search(r"figures/([\w-]+)\.", figure)[1]  # type: ignore[index]
+            assert len(alt.split()) <= 60
+            assert re.search(r"\d\.\d", alt), source
+            assert texts.setdefault(alt, source) == source
+    assert len(texts) > 10
+
+
+def test_a_command_stands_under_every_figure_with_its_time_and_cost(evidence: dict[str, str]) -> None:
+    for page, text in evidence.items():
+        figures = FIGURE.findall(text)
+        notes = re.findall(r"Reading the records takes seconds\. To train everything again means ([^.]*\d[^<]*)", text)
+        assert len(notes) == len(figures) == len(re.findall("papermill", text)), page
+        assert all(re.match(r"[\d,]+ trainings", note) for note in notes)
+
+
+def test_no_code_comes_before_the_first_figure(evidence: dict[str, str]) -> None:
+    for page, text in evidence.items():
+        before = text.partition('class="pictures"')[0]
+        assert page == "explorer" or "<pre" not in before.partition("<article")[2], page
+
+
+def test_figures_have_the_colours_that_have_a_meaning_and_no_others(html: Path) -> None:
+    """Beside them, the ink and the paper of each theme, and white around markers."""
+    for theme in get_args(Theme):
+        known = {getattr(look, theme) for look in LOOKS.values()} | {PAPERS[theme], INKS[theme], "#ffffff"}
+        for file in (html / "_static" / "figures").glob(f"*.{theme}*.svg"):
+            assert set(re.findall(r"#[0-9a-f]{6}\b(?=[;\"])", file.read_text())) <= known, file.name
