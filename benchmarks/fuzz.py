@@ -57,17 +57,20 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 """Field -> sensible values, where numbers are not."""
 
 
+def preset_of(chance: random.Random) -> dict[str, str]:
+    """A network, a recipe and a profile of it: mostly the smallest."""
+    network = chance.choice(NETWORKS)
+    profile = "smoke" if chance.random() < 0.7 else chance.choice(profiles(network))
+    return {"network": network, "recipe": chance.choice(recipes(network)), "profile": profile}
+
+
 def drawn(chance: random.Random) -> tuple[dict[str, str], dict[str, Any]]:
     """A preset, and values for some of its fields."""
-    network = chance.choice(NETWORKS)
-    names = {"network": network, "recipe": chance.choice(recipes(network)), "profile": chance.choice(profiles(network))}
-    if chance.random() < 0.7:
-        names["profile"] = "smoke"
     values = {}
     for name in chance.sample(FIELDS, chance.choice((0, 1, 1, 2, 2, 3, 4))):
         numbers = (1, 2, 4, 0.1, 0.5, 0.9, True, False)
         values[name] = chance.choice(NONSENSE if chance.random() < 0.2 else CHOICES.get(name, numbers))
-    return names, values
+    return preset_of(chance), values
 
 
 def by_package(names: Mapping[str, str], values: Mapping[str, Any]) -> Study:
@@ -111,10 +114,13 @@ WAYS = {"package": by_package, "notebook": by_notebook, "command line": by_comma
 
 
 def parameters(ground: Ground, rounds: int, chance: random.Random) -> Tally:
-    """Sets in this process. A set counts as recovered if all three ways agree about it."""
+    """Sets in this process, half of them one field with a nonsense value. A set counts as recovered if all three ways
+    agree about it."""
     tally = Tally()
-    for _ in range(rounds):
-        names, values = drawn(chance)
+    alone = [(preset_of(chance), {name: value}) for name in FIELDS for value in NONSENSE]
+    sets = chance.sample(alone, min(len(alone), rounds // 2))
+    sets += [drawn(chance) for _ in range(rounds - len(sets))]
+    for names, values in sets:
         what, made = f"{names} {values}", dict[str, Study]()
         tally.struck += 1
         tally.recovered += 1

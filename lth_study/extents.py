@@ -18,6 +18,9 @@ from lth_study.settings import Setting, SettingError
 FOLDER = "folder:"
 """Before the path of a user's own folder of images."""
 
+_MOST = 1_000
+"""Levels, data orders or replicates of a study. A list of more trainings than anyone makes fills the memory."""
+
 
 class Extent(Checked):
     """How much of a study is asked for. It changes no training's bits: more levels or replicates add trainings.
@@ -27,14 +30,14 @@ class Extent(Checked):
     """
 
     rewinds: tuple[int, ...]
-    levels: int = Field(ge=0)
+    levels: int = Field(ge=0, le=_MOST)
     compared_levels: tuple[int, ...] | Literal["all"] | None = None
     """Levels at which controls and further data orders are trained. None: the last level."""
     methods: tuple[str, ...] = ("imp", "random_pruning")
     """The subnetworks to train at the compared levels: names of rows of `methods.TABLE`."""
     replicates: tuple[int, ...]
-    orders: int = Field(ge=1)
-    dense_orders: int = Field(default=1, ge=1)
+    orders: int = Field(ge=1, le=_MOST)
+    dense_orders: int = Field(default=1, ge=1, le=_MOST)
     """Number of data orders for the dense network. The first gives W_k and the masks; all give its accuracy."""
     barriers: bool = True
     """Whether error barriers are measured at the compared levels. Accuracy curves compare every level and do not."""
@@ -44,8 +47,8 @@ class Extent(Checked):
     def _count_to_seeds(cls, value: Any) -> Any:
         if not isinstance(value, int) or isinstance(value, bool):
             return value
-        if value < 1:
-            raise ValueError(f"replicates: {value} must be a number of replicates, 1 or more, or a list of seeds")
+        if not 1 <= value <= _MOST:
+            raise ValueError(f"replicates: {value} must be a number of replicates, 1 to {_MOST}, or a list of seeds")
         return tuple(range(1, value + 1))
 
     @model_validator(mode="after")
