@@ -30,6 +30,7 @@ from lth_core import (
     to_numpy,
     to_torch_prune,
 )
+from lth_core.states import write_state
 
 
 def network() -> nn.Sequential:
@@ -234,6 +235,9 @@ def test_mask_load_says_whose_file_it_is_not(tmp_path: Path) -> None:
             break
     with pytest.raises(ValueError, match=r"long is damaged, or not a file of lth_core .*; delete it, and make"):
         Mask.load(tmp_path / "long")
+    write_state(tmp_path / "state", {"w": torch.full((2,), 0.5)})
+    with pytest.raises(ValueError, match=r"state holds no mask \(mask of 'w': expected bool"):
+        Mask.load(tmp_path / "state")
     (tmp_path / "text").write_text("none of these")
     with pytest.raises(ValueError, match=r"text is damaged, or not a file of lth_core .*; delete it, and make"):
         Mask.load(tmp_path / "text")

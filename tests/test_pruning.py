@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lth_core import Mask, densities_to, magnitude, prune_global, prune_layerwise, shuffle_within_layers
@@ -59,6 +59,7 @@ percents_to_keep = st.just([0] * 4) | st.lists(st.integers(0, 100), min_size=4, 
 
 
 @given(layers_of_scores_and_survivors, rates, percents_to_keep, st.booleans())
+@example([], 0.5, [0] * 4, False)
 def test_prune_global_takes_the_lowest_of_the_layers_that_are_above_their_floors(layers, rate, percents, by_name):
     scores, mask = tensors(layers)
     if by_name:  # the first layer has none
