@@ -6,7 +6,6 @@ import copy
 import inspect
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -277,117 +276,27 @@ def test_masks_lie_on_the_weights_device_and_follow_them() -> None:
     assert_positive_zeros(model.cpu(), mask)
 
 
-class Images(torch.utils.data.Dataset[Any]):
-    """Eight vectors with their classes, as every library here takes them."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.inputs, self.labels = torch.randn(8, 6, generator=generator), torch.randint(3, (8,), generator=generator)
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        return {"inputs": self.inputs[i], "labels": self.labels[i]}
-
-
-class Model(nn.Module):
-    """A model as Hugging Face's Trainer wants it: it computes its own loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = network(torch.float32)
-
-    def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"loss": F.cross_entropy(self.network(inputs), labels)}
-
-
-def trained_by_hand(mask: Mask) -> dict[str, Tensor]:
-    """Four steps of Adam over all images, masked by hand after every step."""
-    model, images = Model(), Images()
-    optimizer = Adam(model.parameters(), lr=0.1)
-    mask_by_hand(model, mask)
-    for _ in range(4):
-        optimizer.zero_grad()
-        model(images.inputs, images.labels)["loss"].backward()
-        optimizer.step()
-        mask_by_hand(model, mask)
-    return model.state_dict()
-
-
-def assert_trained_by_hand(model: nn.Module, mask: Mask) -> None:
-    assert_positive_zeros(model, mask)
-    expected = trained_by_hand(mask)
-    for name, weight in mask.fitting(model.state_dict()).items():
-        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.filterwarnings("default")
 def test_accelerate() -> None:
+    """`test_own_network` has searches in Lightning and in Hugging Face's Trainer."""
     accelerate = pytest.importorskip("accelerate", reason="needs accelerate")
     accelerator = accelerate.Accelerator(cpu=True)
-    model = Model()
-    mask = ticket(model)
-    loader = torch.utils.data.DataLoader(Images(), 8)
-    model, optimizer, loader = accelerator.prepare(model, Adam(model.parameters(), lr=0.1), loader)
-    mask.hold(model, optimizer)
+    images = torch.utils.data.TensorDataset(torch.randn(8, 6), torch.randint(3, (8,)))
+    held, by_hand = network(torch.float32), network(torch.float32)
+    mask, theirs = ticket(held), Adam(by_hand.parameters(), lr=0.1)
+    loader = torch.utils.data.DataLoader(images, 8)
+    held, ours, loader = accelerator.prepare(held, Adam(held.parameters(), lr=0.1), loader)
+    mask.hold(held, ours)
+    mask_by_hand(by_hand, mask)
     for _ in range(4):
-        for images in loader:
-            optimizer.zero_grad()
-            accelerator.backward(model(**images)["loss"])
-            optimizer.step()
-            assert_positive_zeros(accelerator.unwrap_model(model), mask)
-    assert_trained_by_hand(accelerator.unwrap_model(model), mask)
-
-
-@pytest.mark.filterwarnings("default")
-def test_hugging_faces_trainer(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="needs transformers")
-    pytest.importorskip("accelerate", reason="needs accelerate")
-    model = Model()
-    mask = ticket(model)
-
-    class Callback(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
-        def on_train_begin(self, *_: Any, model: nn.Module, optimizer: Optimizer, **__: Any) -> None:
-            mask.hold(model, optimizer)
-
-        def on_step_end(self, *_: Any, model: nn.Module, **__: Any) -> None:
-            assert_positive_zeros(model, mask)
-
-    plain = {"weight_decay": 0.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "learning_rate": 0.1}
-    quiet = {"use_cpu": True, "report_to": [], "save_strategy": "no", "disable_tqdm": True}
-    arguments = transformers.TrainingArguments(
-        str(tmp_path), num_train_epochs=4, per_device_train_batch_size=8, **plain, **quiet
-    )
-    transformers.Trainer(model, arguments, train_dataset=Images(), callbacks=[Callback()]).train()
-    assert_trained_by_hand(model, mask)
-
-
-@pytest.mark.filterwarnings("default")
-def test_lightning(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning", reason="needs lightning")
-    mask = ticket(Model())
-
-    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network(torch.float32)
-
-        def training_step(self, images: dict[str, Tensor]) -> Tensor:
-            return F.cross_entropy(self.network(images["inputs"]), images["labels"])
-
-        def configure_optimizers(self) -> Optimizer:
-            return Adam(self.parameters(), lr=0.1)
-
-        def on_train_start(self) -> None:
-            mask.hold(self, self.optimizers())
-
-        def on_train_batch_end(self, *_: Any) -> None:
-            assert_positive_zeros(self, mask)
-
-    model = Module()
-    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    trainer = lightning.Trainer(max_epochs=4, accelerator="cpu", default_root_dir=tmp_path, **dict.fromkeys(off, False))
-    trainer.fit(model, torch.utils.data.DataLoader(Images(), 8))
-    assert trainer.global_step == 4
-    assert_trained_by_hand(model, mask)
+        for inputs, labels in loader:
+            ours.zero_grad()
+            accelerator.backward(F.cross_entropy(held(inputs), labels))
+            ours.step()
+            assert_positive_zeros(accelerator.unwrap_model(held), mask)
+        theirs.zero_grad()
+        F.cross_entropy(by_hand(images.tensors[0]), images.tensors[1]).backward()
+        theirs.step()
+        mask_by_hand(by_hand, mask)
+    for name, weight in mask.fitting(accelerator.unwrap_model(held)).items():
+        torch.testing.assert_close(weight, by_hand.get_parameter(name), rtol=1e-5, atol=1e-6)
