@@ -67,17 +67,9 @@ def folder(ticket: Ticket, tmp_path: Path) -> Path:
     return tmp_path / "ticket"
 
 
-def test_a_ticket_is_loaded_as_it_was_saved(ticket: Ticket, folder: Path) -> None:
-    for source in (folder, str(folder)):
-        loaded = Ticket.load(source)
-        assert (loaded.iteration, loaded.level) == (500, 9)
-        assert list(loaded.mask) == ["fc", "conv"]
-        assert loaded.mask == ticket.mask
-        assert bits(loaded.weights) == bits(ticket.weights)
-        loaded.weights["fc"].fill_(3)  # the loader's own tensors, as training may change them
+def test_a_ticket_is_loaded_with_what_its_state_nests_and_what_its_maker_says(ticket: Ticket, folder: Path) -> None:
     assert bits(Ticket.load(folder).weights) == bits(ticket.weights)
     assert load_about(folder) == ABOUT
-    assert torch.equal(load_trained(folder)["conv"], ticket.weights["conv"])
 
 
 @st.composite
@@ -95,15 +87,17 @@ def tickets(draw: st.DrawFn) -> Ticket:
         weights[name][~mask[name]] = draw(st.sampled_from([0.0, -0.0, float("nan")]))  # NaN: a training diverged
         if draw(st.booleans()):
             weights[f"{name} again"] = weights[name]
-    return Ticket(Mask(mask), weights, draw(st.integers(0, 9)), draw(st.integers(0, 9)))
+    count = st.integers(0, 9)
+    return Ticket(Mask(mask), weights, draw(count), draw(count), draw(st.none() | count))
 
 
 @given(tickets())
 def test_any_ticket_keeps_its_bits(tmp_path_factory: pytest.TempPathFactory, given_in: Ticket) -> None:
     folder = tmp_path_factory.mktemp("ticket")
     given_in.save(folder, trained=given_in.weights)
-    loaded = Ticket.load(folder)
-    assert loaded.mask == given_in.mask
+    loaded = Ticket.load(str(folder))
+    assert replace(loaded, weights={}) == replace(given_in, weights={})
+    assert list(loaded.mask) == list(given_in.mask)
     assert bits(loaded.weights) == bits(load_trained(folder)) == bits(given_in.weights)
     assert all(loaded.weights[n] is loaded.weights[f"{n} again"] for n in loaded.mask if f"{n} again" in loaded.weights)
 
@@ -122,10 +116,9 @@ def test_the_files_hold_packed_bits_and_the_survivors_in_order(ticket: Ticket, f
     assert stored["count"].tolist() == 7
 
 
-def test_how_many_iterations_remain_is_kept_and_told_where_it_is_known(ticket: Ticket, tmp_path: Path) -> None:
+def test_how_many_iterations_remain_is_told_where_it_is_known(ticket: Ticket, tmp_path: Path) -> None:
     for remaining in (None, 0, 700):
         replace(ticket, remaining=remaining).save(tmp_path)
-        assert Ticket.load(tmp_path).remaining == remaining
         facts, card = json.loads((tmp_path / "ticket.json").read_text()), (tmp_path / "README.md").read_text()
         assert ("remaining" in facts) == (remaining is not None)
         assert (f"at iteration 500 and goes on for {remaining}." in card) == (remaining is not None)
