@@ -1,6 +1,7 @@
 """Run by `test_levels`: a search in a folder, killed again and again, then compared with an undisturbed one.
 
-Each attempt is a fork of this process. It is killed after a random time, or before or after a call that writes a file.
+Its argument is an empty folder. Each attempt is a fork of this process. It is killed after a random time, or before or
+after a call that writes a file.
 """
 
 from __future__ import annotations
@@ -19,8 +20,13 @@ from lth_core import Mask, Ticket, iterative_magnitude_pruning, one_shot_pruning
 
 LEVELS, END = 6, 9
 MOMENTS = [(call, after) for call in ("open", "fsync", "replace") for after in (False, True)]
-folder, log, procedure = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-asked: dict[str, Any] = {"rewind": int(sys.argv[4]), "retrain": sys.argv[5], "iterations": END}
+SEARCHES = [
+    *[(procedure, rewind, "weight_rewinding") for procedure in ("iterative", "one_shot") for rewind in (0, 4)],
+    ("iterative", 4, "learning_rate_rewinding"),
+    ("iterative", 0, "fine_tuning"),
+    ("one_shot", 4, "fine_tuning"),
+]
+log = Path(sys.argv[1]) / "log"
 weights = {"a": torch.linspace(-1, 1, 300).view(20, 15), "b": torch.linspace(-2, 1, 100), "bias": torch.ones(3)}
 
 
@@ -39,14 +45,15 @@ def train(ticket: Ticket, stop: int | None) -> tuple[dict[str, Any], Any]:
     return state, (ticket.level, {1: [None]})
 
 
-def search(saved: Path | None) -> list[Any]:
+def search(procedure: str, rewind: int, retrain: Any, saved: Path | None) -> list[Any]:
+    asked: dict[str, Any] = {"rewind": rewind, "retrain": retrain, "iterations": END}
     start = train, weights, Mask.ones({name: weights[name] for name in "ab"})
     if procedure == "iterative":
         return list(iterative_magnitude_pruning(*start, levels=LEVELS - 1, saved=saved, **asked))
     return list(one_shot_pruning(*start, densities=(0.5, 0.9, 0.1, 0.3, 0.2), saved=saved, **asked))
 
 
-def kept() -> set[int]:
+def kept(folder: Path) -> set[int]:
     return {level for level in range(LEVELS) if (folder / f"level_{level:02d}.safetensors").exists()}
 
 
@@ -79,32 +86,37 @@ def bits(state: Any) -> Any:
     return [bits(value) for value in state] if isinstance(state, list | tuple) else state
 
 
-def attempt(number: int) -> bool:
+def attempt(asked: tuple[str, int, str], folder: Path, number: int) -> bool:
     """Whether the search of this attempt came to its end. No level that was kept may be trained."""
-    before, child = kept(), os.fork()
+    before, child = kept(folder), os.fork()
     if child == 0:
         if number % 2:
             die_at(*MOMENTS[number // 2 % len(MOMENTS)], number=1 + number // 2 % 2)
         else:
             signal.signal(signal.SIGALRM, die)
             signal.setitimer(signal.ITIMER_REAL, random.Random(number).uniform(0.001, 0.02))
-        search(folder)
+        search(*asked, folder)
         os._exit(0)
     ended = os.waitpid(child, 0)[1]
     trained = {int(level) for level in log.read_text().split()} if log.exists() else set()
     assert not before & trained, (before, trained)
-    assert kept() >= before
-    assert kept() - before <= trained
+    assert kept(folder) >= before
+    assert kept(folder) - before <= trained
     log.unlink(missing_ok=True)
     return ended == 0
 
 
+def levels(asked: tuple[str, int, str], folder: Path | None) -> Any:
+    return bits([[dict(level.mask), level.rewound, level.trained, level.result] for level in search(*asked, folder)])
+
+
 torch.set_num_threads(1)
-undisturbed = [[dict(level.mask), level.rewound, level.trained, level.result] for level in search(None)]
-log.unlink()
-attempts = next(number for number in range(500) if attempt(number))
-found = [[dict(level.mask), level.rewound, level.trained, level.result] for level in search(folder)]
-assert not log.exists()  # all is there, so nothing was trained
-assert bits(found) == bits(undisturbed)
-assert attempts >= LEVELS, attempts
-print(attempts)
+for asked in SEARCHES:
+    folder = log.with_name("-".join(map(str, asked)))
+    undisturbed = levels(asked, None)
+    log.unlink()
+    attempts = next(number for number in range(500) if attempt(asked, folder, number))
+    found = levels(asked, folder)
+    assert not log.exists()  # all is there, so nothing was trained
+    assert found == undisturbed, asked
+    assert attempts >= LEVELS, (asked, attempts)

@@ -1,20 +1,20 @@
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lth_core import Mask, densities_to, magnitude, prune_global, prune_layerwise, shuffle_within_layers
 
 Layers = list[list[tuple[float, bool]]]
 
-layers_of_scores_and_survivors = st.lists(
-    st.lists(st.tuples(st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 3.0, math.inf]), st.booleans()), max_size=15),
-    max_size=4,
-)
+SCORES = [-math.inf, -1.0, 0.0, 0.5, 3.0, math.inf]
+entries = st.sampled_from([*((score, True) for score in SCORES), (-math.inf, False), (2.0, False), (math.nan, False)])
+layers_of_scores_and_survivors = st.lists(st.lists(entries, max_size=15), max_size=4)
 rates = st.one_of(st.floats(0, 1), st.sampled_from([0, 0.2, 0.5, 1]))
 
 
@@ -26,17 +26,19 @@ def tensors(layers: Layers) -> tuple[dict[str, torch.Tensor], Mask]:
     return {"bias": torch.zeros(7), **scores}, Mask(kept)
 
 
-def expected_survivors(layers: Layers, rate: float) -> list[list[list[bool]]]:
-    """Sort the survivors by score, then layer, then position, and strike out the first of them."""
-    kept = [[[alive] for _, alive in layer] for layer in layers]
-    ranked = sorted((score, i, j) for i, layer in enumerate(layers) for j, (score, alive) in enumerate(layer) if alive)
-    for _, i, j in ranked[: round(rate * len(ranked))]:
-        kept[i][j] = [False]
-    return kept
+def survivors(layers: Layers, rate: float, least: Sequence[int] = (0, 0, 0, 0)) -> tuple[list[list[bool]], int]:
+    """Strike out survivors by score, then layer, then position, and count those that floors hold back."""
+    kept = [[alive for _, alive in layer] for layer in layers]
+    remaining = round(rate * sum(map(sum, kept)))
+    for _, i, j in sorted((s, i, j) for i, layer in enumerate(layers) for j, (s, alive) in enumerate(layer) if alive):
+        if remaining and sum(kept[i]) > least[i]:
+            kept[i][j] = False
+            remaining -= 1
+    return kept, remaining
 
 
-def as_lists(mask: Mask) -> list[list[list[bool]]]:
-    return [mask[name].tolist() for name in mask]
+def as_lists(mask: Mask) -> list[list[bool]]:
+    return [mask[name].flatten().tolist() for name in mask]
 
 
 @pytest.fixture
@@ -53,17 +55,12 @@ def test_magnitude_is_the_absolute_value_and_leaves_the_weights_alone():
     assert weights["w"].tolist() == [[-2.0, 0.0], [0.5, 0.0]]
 
 
-@given(layers_of_scores_and_survivors, rates)
-def test_prune_global_agrees_with_sorting_and_leaves_the_mask_alone(layers, rate):
-    scores, mask = tensors(layers)
-    pruned = prune_global(scores, mask, rate)
-    assert list(pruned) == list(mask)
-    assert as_lists(pruned) == expected_survivors(layers, rate)
-    assert mask == tensors(layers)[1]
+percents_to_keep = st.just([0] * 4) | st.lists(st.integers(0, 100), min_size=4, max_size=4)
 
 
-@given(layers_of_scores_and_survivors, rates, st.lists(st.integers(0, 100), min_size=4, max_size=4), st.booleans())
-def test_floors_agree_with_taking_the_lowest_of_the_layers_that_are_above_theirs(layers, rate, percents, by_name):
+@given(layers_of_scores_and_survivors, rates, percents_to_keep, st.booleans())
+@example([], 0.5, [0] * 4, False)
+def test_prune_global_takes_the_lowest_of_the_layers_that_are_above_their_floors(layers, rate, percents, by_name):
     scores, mask = tensors(layers)
     if by_name:  # the first layer has none
         percents = [0, *percents[1:]]
@@ -72,19 +69,16 @@ def test_floors_agree_with_taking_the_lowest_of_the_layers_that_are_above_theirs
         percents = percents[:1] * 4
         floor = percents[0] / 100
     least = [math.ceil(Fraction(p, 100) * len(layer)) for p, layer in zip(percents, layers, strict=False)]
-    kept = [[alive for _, alive in layer] for layer in layers]
-    remaining = round(rate * sum(map(sum, kept)))
-    for _, i, j in sorted((s, i, j) for i, layer in enumerate(layers) for j, (s, alive) in enumerate(layer) if alive):
-        if remaining and sum(kept[i]) > least[i]:
-            kept[i][j] = False
-            remaining -= 1
-    if remaining:
-        with pytest.raises(
-            ValueError, match=rf"cannot prune [\d,]+ of {mask.survivors} weights: the floors keep all but"
-        ):
+    kept, held_back = survivors(layers, rate, least)
+    if held_back:
+        said = rf"cannot prune [\d,]+ of {mask.survivors} weights: the floors keep all but"
+        with pytest.raises(ValueError, match=said):
             prune_global(scores, mask, rate, floor=floor)
     else:
-        assert as_lists(prune_global(scores, mask, rate, floor=floor)) == [[[k] for k in layer] for layer in kept]
+        pruned = prune_global(scores, mask, rate, floor=floor)
+        assert list(pruned) == list(mask)
+        assert as_lists(pruned) == kept
+    assert mask == tensors(layers)[1]
 
 
 @pytest.mark.parametrize("floor", [-0.1, 1.1, math.nan, {"a": 2.0}, {"c": 0.5}])
@@ -118,7 +112,7 @@ def test_prune_layerwise_agrees_with_sorting_each_layer_and_leaves_the_mask_alon
     for rate, each in ((by_name, chosen), (chosen[0], [chosen[0]] * 4)):
         pruned = prune_layerwise(scores, mask, rate)
         assert list(pruned) == list(mask)
-        assert as_lists(pruned) == [expected_survivors([layer], r)[0] for layer, r in zip(layers, each, strict=False)]
+        assert as_lists(pruned) == [survivors([layer], r)[0][0] for layer, r in zip(layers, each, strict=False)]
     assert mask == tensors(layers)[1]
 
 
@@ -150,44 +144,38 @@ def test_scores_of_any_kind_of_number_are_compared_exactly(dtype: torch.dtype):
     assert pruned["w"].tolist() == expected
 
 
-def prune_the_second_layer(scores, mask, rate):
-    return prune_layerwise(scores, mask, {"a": 0.2, "b": rate})
-
-
-@pytest.mark.parametrize("prune", [prune_global, prune_layerwise, prune_the_second_layer])
-@pytest.mark.parametrize("rate", [-0.01, 1.01, -math.inf, math.inf, math.nan])
-def test_a_rate_outside_zero_to_one_is_refused(prune, rate, pair):
-    with pytest.raises(ValueError, match=rf"{rate}.*\[0, 1\]"):
-        prune(*pair, rate)
-
-
-@pytest.mark.parametrize("prune", [prune_global, prune_layerwise])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_scores_of_what_is_pruned_already_do_not_matter(prune, value):
-    mask = Mask({"a": torch.tensor([1, 0, 1, 1])})
-    found = prune({"a": torch.tensor([3.0, value, 1.0, 2.0])}, mask, 1 / 3)
-    assert found["a"].tolist() == [True, False, False, True]
+NOT_NUMBERS = {"a": torch.zeros(2, dtype=torch.complex64), "b": torch.zeros(1, 2)}
 
 
 @pytest.mark.parametrize("prune", [prune_global, prune_layerwise])
 @pytest.mark.parametrize(
-    ("scores", "message"),
+    ("scores", "rate", "message"),
     [
-        ({"a": torch.zeros(2)}, "'b'"),
-        ({"a": torch.zeros(2), "b": torch.zeros(2, 1)}, r"'b'.*\(2, 1\)"),
-        ({"a": torch.tensor([1.0, math.nan]), "b": torch.zeros(1, 2)}, "'a'.*NaN"),
+        ({}, -0.01, r"pruning rate -0.01 is outside \[0, 1\]"),
+        ({}, 1.01, r"pruning rate 1.01 is outside \[0, 1\]"),
+        ({}, math.nan, r"pruning rate nan is outside \[0, 1\]"),
+        ({}, "0.5", r"pruning rate '0\.5' is outside \[0, 1\]"),
+        ({"a": torch.tensor([1.0, math.nan])}, 0.5, "'a': scores of survivors hold NaN"),
+        (NOT_NUMBERS, 0.5, "'a': scores are complex numbers"),
+        ({"b": torch.zeros(2, 1)}, 0.5, r"'b': mask has shape \(1, 2\), not \(2, 1\)"),
     ],
-    ids=["none", "another shape", "NaN"],
 )
-def test_scores_that_do_not_fit_the_mask_or_have_no_order_are_refused_by_name(prune, scores, message, pair):
+def test_rates_and_scores_that_order_nothing_are_refused(prune, scores, rate, message, pair):
     with pytest.raises(ValueError, match=message):
-        prune(scores, pair[1], 0.5)
+        prune({**pair[0], **scores}, pair[1], rate)
 
 
-@pytest.mark.parametrize("chosen", [{"a": 0.5}, {"a": 0.5, "b": 0.5, "c": 0.5}, {}])
-def test_rates_for_other_layers_than_the_masks_are_refused(chosen, pair):
-    with pytest.raises(ValueError, match="rates are given for"):
-        prune_layerwise(*pair, chosen)
+def test_a_layer_has_one_rate(pair):
+    for chosen in ({"a": 0.5}, {"a": 0.5, "b": 0.5, "c": 0.5}):
+        with pytest.raises(ValueError, match="rates are given for"):
+            prune_layerwise(*pair, chosen)
+    with pytest.raises(ValueError, match=r"pruning rate 1.5 is outside \[0, 1\]"):
+        prune_layerwise(*pair, {"a": 0.2, "b": 1.5})
+
+
+def test_scores_may_be_arrays():
+    scores = {"a": np.array([3.0, 1.0, 2.0, 4.0])}
+    assert as_lists(prune_global(scores, Mask({"a": np.ones(4)}), 0.5)) == [[True, False, False, True]]
 
 
 SPARSE = Mask({"a": torch.arange(600).view(20, 30) % 5 == 0, "b": torch.arange(90) < 30})
@@ -201,26 +189,12 @@ def test_shuffling_moves_the_survivors_of_every_layer_and_repeats_with_its_seed(
         "b": ((90,), 30),
     }
     assert not any(torch.equal(shuffled[name], SPARSE[name]) for name in SPARSE)
-    assert shuffle_within_layers(SPARSE, seed) == shuffled
-
-
-def test_shuffling_takes_a_generator_and_draws_on_from_it():
-    generator = torch.Generator().manual_seed(7)
-    first, second = shuffle_within_layers(SPARSE, generator), shuffle_within_layers(SPARSE, generator)
-    assert first == shuffle_within_layers(SPARSE, 7)
-    assert first != second
+    generator = torch.Generator().manual_seed(seed)
+    assert shuffle_within_layers(SPARSE, seed) == shuffle_within_layers(SPARSE, generator) == shuffled
+    assert shuffle_within_layers(SPARSE, generator) != shuffled  # it draws on
 
 
 def test_shuffling_spreads_the_survivors_evenly_over_seeds():
     mask = Mask({"w": torch.arange(40) < 10})
     hits = sum(shuffle_within_layers(mask, seed)["w"].to(torch.int64) for seed in range(800)).tolist()
     assert all(abs(hit - 200) < 5 * math.sqrt(800 * 0.25 * 0.75) for hit in hits)
-
-
-def test_scores_may_be_arrays_and_not_complex_and_rates_are_numbers():
-    mask = Mask({"a": torch.ones(4, dtype=torch.bool)})
-    assert prune_global({"a": np.array([3.0, 1.0, 2.0, 4.0])}, mask, 0.5)["a"].tolist() == [True, False, False, True]
-    with pytest.raises(ValueError, match="'a': scores are complex numbers"):
-        prune_global({"a": torch.zeros(4, dtype=torch.complex64)}, mask, 0.5)
-    with pytest.raises(ValueError, match=r"pruning rate '0\.5' is outside"):
-        prune_global({"a": torch.zeros(4)}, mask, "0.5")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -88,21 +89,14 @@ def close(found: dict[str, Tensor], expected: dict[str, Any]) -> bool:
 # SNIP
 
 
-def test_snip_is_the_size_of_gradient_times_weight_of_a_loss_by_hand():
-    """L = (w . x)^2 / 2, so g = (w . x) x: with w = (1, -2, 3) and x = (2, 1, -1) it is -3 x."""
-    inputs = torch.tensor([2.0, 1.0, -1.0], dtype=torch.float64)
-    model = linear([[1.0, -2.0, 3.0]])
-    scores = snip(model, Mask.ones(model), lambda network: network(inputs).square().sum() / 2)
-    assert close(scores, {"0.weight": [[6.0, 6.0, 9.0]]})
-
-
-def test_snip_of_pruned_weights_is_zero_and_they_count_as_zero_in_the_loss():
-    """Without its third weight, w . x = 0 in the network above, and so is every gradient; with x_1 = 3 it is 1."""
-    model = linear([[1.0, -2.0, 3.0]])
-    mask = Mask({"0.weight": torch.tensor([[True, True, False]])})
+def test_snip_is_the_size_of_gradient_times_weight_of_the_pruned_network_by_hand():
+    """L = (w . x)^2 / 2, so g = (w . x) x. With w = (1, -2, 3) and x = (3, 1, -1), w . x is -2, without w_3 it is 1."""
     inputs = torch.tensor([3.0, 1.0, -1.0], dtype=torch.float64)
-    scores = snip(model, mask, lambda network: network(inputs).square().sum() / 2)
-    assert close(scores, {"0.weight": [[3.0, 2.0, 0.0]]})
+    model = linear([[1.0, -2.0, 3.0]])
+    for kept, expected in (([True, True, True], [6.0, 4.0, 6.0]), ([True, True, False], [3.0, 2.0, 0.0])):
+        mask = Mask({"0.weight": torch.tensor([kept])})
+        scores = snip(model, mask, lambda network: network(inputs).square().sum() / 2)
+        assert close(scores, {"0.weight": [expected]})
 
 
 def test_snip_of_a_convolutional_network_is_that_of_finite_differences():
@@ -134,46 +128,12 @@ def test_grasp_is_weight_times_hessian_times_gradient_by_hand():
     assert close(scores, {"0.weight": [[612.0]], "1.weight": [[792.0]]})
 
 
-def test_what_grasp_scores_lowest_raises_the_gradient_most_when_it_is_pruned():
-    """The paper's sign: pruning a weight changes |g|^2 by -2 w (H g) to first order, and the largest changes go."""
-    model = convolutional().eval()
-    mask = Mask.ones(model)
-    scores = grasp(model, mask, cross_entropy)
-
-    def flow(factors: dict[str, Tensor]) -> float:
-        changed = copy.deepcopy(model)
-        for name, factor in factors.items():
-            changed.get_parameter(name).data *= factor
-        gradients = torch.autograd.grad(cross_entropy(changed), [changed.get_parameter(name) for name in mask])
-        return sum(float(gradient.square().sum()) for gradient in gradients)
-
-    for name, position in (("0.weight", 4), ("3.weight", 7), ("9.weight", 2)):
-        factor = torch.ones(mask[name].numel(), dtype=torch.float64)
-        factor[position] -= 1e-6  # a millionth of the way to being pruned
-        change = (flow({name: factor.view(mask[name].shape)}) - flow({})) / 1e-6
-        assert change == pytest.approx(-2 * float(scores[name].flatten()[position]), rel=1e-3)
-
-
-@pytest.mark.parametrize("choose", [Mask.ones, half], ids=["dense", "pruned"])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("choose", "training"), [(Mask.ones, False), (half, True)], ids=["dense", "pruned"])
 def test_grasp_agrees_with_the_whole_hessian(choose: Callable[[nn.Module], Mask], training: bool):
     model = convolutional().train(training)
     model[8].p = 0.0
     mask = choose(model)
     assert close(grasp(model, mask, cross_entropy), hessian_scores(model, mask, cross_entropy))
-
-
-def test_a_temperature_is_the_callers():
-    """Logits divided by 200, as in the code of the paper's authors: other scores than without."""
-    model = convolutional().eval()
-    mask = Mask.ones(model)
-
-    def cooled(network: nn.Module) -> Tensor:
-        return F.cross_entropy(network(IMAGES) / 200, LABELS)
-
-    found = grasp(model, mask, cooled)
-    assert close(found, hessian_scores(model, mask, cooled))
-    assert not close(found, grasp(model, mask, cross_entropy))
 
 
 # SynFlow
@@ -188,20 +148,6 @@ def test_synflow_of_two_linear_layers_is_the_sum_over_paths_by_hand():
     assert close(
         synflow(model, mask, torch.zeros(1, 2)), {"0.weight": [[5.0, 0.0], [18.0, 24.0]], "1.weight": [[5.0, 42.0]]}
     )
-
-
-def test_synflow_is_conserved_from_layer_to_layer():
-    torch.manual_seed(0)
-    sizes = [5, 9, 7, 4, 3]
-    layers = [nn.Linear(a, b, bias=False) for a, b in itertools.pairwise(sizes)]
-    model = nn.Sequential(*itertools.chain.from_iterable((layer, nn.ReLU()) for layer in layers))
-    mask = half(model)
-    sums = [float(score.sum()) for score in synflow(model, mask, torch.zeros(1, 5)).values()]
-    product = torch.ones(5, dtype=torch.float64)
-    for layer, kept in zip(layers, mask.values(), strict=True):
-        product = (layer.weight.detach().double().abs() * kept) @ product
-    assert sums == pytest.approx([float(product.sum())] * 4, rel=1e-12)
-    assert sums[0] > 0
 
 
 def test_synflow_sees_neither_the_batch_nor_dropout_and_takes_biases_and_scales_by_size():
@@ -327,36 +273,25 @@ def test_a_weight_that_layers_share_counts_once_with_the_paths_through_both():
     assert close(synflow(model, pruned, torch.ones(1, 2)), {"first.weight": [[5.0, 0.0], [6.0, 5.0]]})
 
 
-@pytest.mark.parametrize("score", [snip, grasp])
+class Named(nn.Linear):
+    def forward(self, inputs: Tensor) -> Any:
+        return {"logits": super().forward(inputs)}
+
+
 @pytest.mark.parametrize(
-    ("loss", "message"),
+    ("score", "given_in", "message"),
     [
-        (lambda model: 3.0, r"loss\(model\) returned float; expected a tensor"),
-        (lambda model: model(IMAGES), r"loss\(model\) returned a tensor of shape \(6, 3\)"),
-        (lambda model: cross_entropy(model).detach(), r"returned a tensor of shape \(\); .* autograd"),
+        (snip, lambda _: 3.0, r"loss\(model\) returned float; expected a tensor"),
+        (grasp, lambda _: 3.0, r"loss\(model\) returned float; expected a tensor"),
+        (snip, lambda model: model(IMAGES[0, 0])["logits"], r"loss\(model\) returned a tensor of shape \(8, 2\)"),
+        (snip, lambda model: model.weight.sum().detach(), r"returned a tensor of shape \(\); .* autograd"),
+        (synflow, torch.ones(1, 8), "the model returned dict; expected a tensor"),
     ],
-    ids=["a number", "logits", "detached"],
 )
-def test_what_is_no_loss_is_refused(score: Any, loss: Any, message: str):
-    model = convolutional()
+def test_what_is_no_loss_is_refused(score: Any, given_in: Any, message: str):
+    model = Named(8, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match=message):
-        score(model, Mask.ones(model), loss)
-
-
-def test_a_model_that_returns_no_tensor_is_refused():
-    class Named(nn.Linear):
-        def forward(self, inputs: Tensor) -> Any:
-            return {"logits": super().forward(inputs)}
-
-    model = Named(2, 2)
-    with pytest.raises(ValueError, match="the model returned dict; expected a tensor"):
-        synflow(model, Mask.ones(model), torch.ones(1, 2))
-
-
-@each_score
-def test_a_mask_of_another_model_is_refused(score: Callable[[nn.Module, Mask], dict[str, Tensor]]):
-    with pytest.raises(ValueError, match=r"'head\.weight' is in the mask"):
-        score(convolutional(), Mask({"head.weight": torch.ones(2, 2)}))
+        score(model, Mask.ones(model), given_in)
 
 
 # Pruning in iterations
@@ -385,14 +320,13 @@ def test_scores_that_change_with_the_mask_decide_in_every_iteration():
     assert prune_iteratively(lambda mask: {"w": order[0]}, mask, 0.5)["w"].tolist() == [False, True, False, True]
 
 
-@pytest.mark.parametrize("iterations", [1, 2, 7, 100])
-@pytest.mark.parametrize("density", [0, 0.001, 0.1678, 1 / 3, 0.5, 0.99, 1])
-def test_the_count_at_the_end_is_exact(iterations: int, density: float):
-    scores = {"w": torch.rand(997, generator=torch.Generator().manual_seed(0)), "v": torch.rand(14)}
+@given(st.floats(0, 1), st.integers(1, 100))
+def test_the_count_at_the_end_is_exact(density: float, iterations: int):
+    scores = {"w": torch.arange(97.0) % 31, "v": torch.arange(14.0)}
     pruned = prune_iteratively(lambda _: scores, Mask.ones(scores), density, iterations)
-    assert pruned.survivors == round(density * 1011)
+    assert pruned.survivors == round(density * 111)
     again = prune_iteratively(lambda _: scores, pruned, density / 2, iterations)
-    assert again.survivors == round(density / 2 * 1011)
+    assert again.survivors == round(density / 2 * 111)
     assert all(bool((pruned[name] | ~again[name]).all()) for name in again)
 
 

@@ -67,64 +67,39 @@ def folder(ticket: Ticket, tmp_path: Path) -> Path:
     return tmp_path / "ticket"
 
 
-def test_a_ticket_is_loaded_as_it_was_saved(ticket: Ticket, folder: Path) -> None:
-    for source in (folder, str(folder)):
-        loaded = Ticket.load(source)
-        assert (loaded.iteration, loaded.level) == (500, 9)
-        assert list(loaded.mask) == ["fc", "conv"]
-        assert loaded.mask == ticket.mask
-        assert bits(loaded.weights) == bits(ticket.weights)
-        loaded.weights["fc"].fill_(3)  # the loader's own tensors, as training may change them
+def test_a_ticket_is_loaded_with_what_its_state_nests_and_what_its_maker_says(ticket: Ticket, folder: Path) -> None:
     assert bits(Ticket.load(folder).weights) == bits(ticket.weights)
     assert load_about(folder) == ABOUT
-    assert torch.equal(load_trained(folder)["conv"], ticket.weights["conv"])
-
-
-FLOATS = {
-    torch.float32: torch.int32,
-    torch.float64: torch.int64,
-    torch.bfloat16: torch.int16,
-    torch.float16: torch.int16,
-}
 
 
 @st.composite
 def tickets(draw: st.DrawFn) -> Ticket:
-    """Survivors of any bits: -0.0, infinities, NaN with a payload."""
+    """Survivors of any bits: -0.0, infinities, NaN with a payload. Pruned weights are 0.0, -0.0 or NaN."""
     mask, weights = {}, {}
     for name in draw(st.lists(st.text(min_size=1), min_size=1, max_size=3, unique=True)):
-        dtype = draw(st.sampled_from(list(FLOATS)))
+        dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))
         shape = draw(st.lists(st.integers(0, 4), min_size=1, max_size=3))
         size = int(np.prod(shape))
-        raw = torch.tensor(list(draw(st.binary(min_size=size * dtype.itemsize, max_size=size * dtype.itemsize))))
-        weights[name] = raw.to(torch.uint8).view(FLOATS[dtype]).view(dtype).view(shape)
+        raw = draw(st.binary(min_size=size * dtype.itemsize, max_size=size * dtype.itemsize))
+        weights[name] = torch.tensor(list(raw), dtype=torch.uint8).view(dtype).view(shape)
         kept = draw(st.lists(st.booleans(), min_size=size, max_size=size))
         mask[name] = torch.tensor(kept, dtype=torch.bool).view(shape)
-        weights[name].view(FLOATS[dtype])[~mask[name]] = 0
+        weights[name][~mask[name]] = draw(st.sampled_from([0.0, -0.0, float("nan")]))  # NaN: a training diverged
         if draw(st.booleans()):
             weights[f"{name} again"] = weights[name]
-    return Ticket(Mask(mask), weights, draw(st.integers(0, 9)), draw(st.integers(0, 9)))
+    count = st.integers(0, 9)
+    return Ticket(Mask(mask), weights, draw(count), draw(count), draw(st.none() | count))
 
 
 @given(tickets())
 def test_any_ticket_keeps_its_bits(tmp_path_factory: pytest.TempPathFactory, given_in: Ticket) -> None:
     folder = tmp_path_factory.mktemp("ticket")
     given_in.save(folder, trained=given_in.weights)
-    loaded = Ticket.load(folder)
-    assert loaded.mask == given_in.mask
+    loaded = Ticket.load(str(folder))
+    assert replace(loaded, weights={}) == replace(given_in, weights={})
+    assert list(loaded.mask) == list(given_in.mask)
     assert bits(loaded.weights) == bits(load_trained(folder)) == bits(given_in.weights)
     assert all(loaded.weights[n] is loaded.weights[f"{n} again"] for n in loaded.mask if f"{n} again" in loaded.weights)
-
-
-def test_ten_percent_of_the_weights_take_thirteen_percent_of_the_bytes(tmp_path: Path) -> None:
-    weights = {"fc1": torch.randn(300, 784), "fc2": torch.randn(100, 300)}
-    mask = Mask({name: torch.arange(w.numel()).view(w.shape) % 10 == 3 for name, w in weights.items()})
-    subnetwork(weights, mask, 0, 10).save(tmp_path, trained=subnetwork(weights, mask, 0, 10).weights)
-    sizes = {file.name: file.stat().st_size for file in tmp_path.glob("*.safetensors")}
-    dense = 4 * (300 * 784 + 100 * 300)
-    assert 0.1 * dense <= sizes["rewound.safetensors"] == sizes["trained.safetensors"] <= 0.1 * dense + 1000
-    assert dense / 32 <= sizes["mask.safetensors"] <= dense / 32 + 1000
-    assert (sizes["rewound.safetensors"] + sizes["mask.safetensors"]) / dense == pytest.approx(0.13125, abs=0.002)
 
 
 def test_the_files_hold_packed_bits_and_the_survivors_in_order(ticket: Ticket, folder: Path) -> None:
@@ -136,22 +111,14 @@ def test_the_files_hold_packed_bits_and_the_survivors_in_order(ticket: Ticket, f
         values = [w for w, k in zip(ticket.weights[name].flatten().tolist(), kept, strict=True) if k]
         assert stored[name].tolist() == values
     assert stored["bias"].shape == (2,)
-    assert (
-        len(stored["optimizer/state/0/exp_avg"]) == ticket.mask["conv"].sum()
-    )  # a moment of this shape, 0.0 if pruned
+    # a moment of this shape, 0.0 where weights are pruned
+    assert len(stored["optimizer/state/0/exp_avg"]) == ticket.mask["conv"].sum()
     assert stored["count"].tolist() == 7
 
 
-def test_a_negative_zero_that_is_pruned_is_kept(tmp_path: Path) -> None:
-    mask = Mask({"w": torch.tensor([True, False, False])})
-    Ticket(mask, {"w": torch.tensor([1.0, -0.0, 0.0])}, 0, 1).save(tmp_path)
-    assert Ticket.load(tmp_path).weights["w"].signbit().tolist() == [False, True, False]
-
-
-def test_how_many_iterations_remain_is_kept_and_told_where_it_is_known(ticket: Ticket, tmp_path: Path) -> None:
+def test_how_many_iterations_remain_is_told_where_it_is_known(ticket: Ticket, tmp_path: Path) -> None:
     for remaining in (None, 0, 700):
         replace(ticket, remaining=remaining).save(tmp_path)
-        assert Ticket.load(tmp_path).remaining == remaining
         facts, card = json.loads((tmp_path / "ticket.json").read_text()), (tmp_path / "README.md").read_text()
         assert ("remaining" in facts) == (remaining is not None)
         assert (f"at iteration 500 and goes on for {remaining}." in card) == (remaining is not None)
@@ -181,6 +148,9 @@ def test_a_card_has_no_empty_lines_in_a_row_and_its_maker_names_the_kind(ticket:
     assert "\n# Random subnetwork: MLP, level 9\n" in card
     assert "\n\n\n" not in card
     assert "\n## Make it again\n\nCommand:\n\n```bash\na\nb\n```\n\n## Licence\n\nNot given.\n" in card
+    with pytest.raises(ValueError, match="about: Object of type Tensor is not JSON serializable; give text"):
+        ticket.save(tmp_path / "t", about={"accuracy": torch.ones(1)})
+    assert not (tmp_path / "t").exists()
 
 
 def test_the_cards_loader_needs_torch_and_safetensors_alone(ticket: Ticket, folder: Path, tmp_path: Path) -> None:
@@ -227,7 +197,6 @@ def test_a_save_that_fails_leaves_no_half_of_a_ticket(
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
-        ({}, "the rewound state: 'w' is in the mask, but not in what is given: nothing"),
         ({"w": {"nested": 1}}, "the rewound state: 'w' is in the mask, but not"),
         ({"w": torch.zeros(3)}, "'w': mask has shape (2,), not (3,)"),
         ({"w": torch.ones(2)}, "'w' is not 0 where its mask prunes; call mask.apply_(weights) first"),
@@ -238,18 +207,6 @@ def test_what_cannot_be_saved_is_said(weights: dict[str, Any], said: str, tmp_pa
     with pytest.raises(ValueError, match=re.escape(said)):
         Ticket(Mask({"w": torch.tensor([True, False])}), weights, 0, 1).save(tmp_path / "t")
     assert not (tmp_path / "t" / "ticket.json").exists()
-
-
-def test_what_the_card_cannot_hold_is_said(ticket: Ticket, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="about: Object of type Tensor is not JSON serializable; give text"):
-        ticket.save(tmp_path / "t", about={"accuracy": torch.ones(1)})
-    assert not (tmp_path / "t").exists()
-
-
-def test_a_training_that_diverged_is_kept_as_it_is(tmp_path: Path) -> None:
-    mask, nan = Mask({"w": torch.tensor([True, False])}), {"w": torch.tensor([float("nan")] * 2)}
-    Ticket(mask, {"w": torch.tensor([1.0, 0.0])}, 0, 1).save(tmp_path, trained=nan)
-    assert bits(load_trained(tmp_path)) == bits(nan)
 
 
 def changed(**changes: Any) -> Callable[[Path], None]:
@@ -278,8 +235,7 @@ def without_a_tensor(folder: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no folder": (lambda folder: folder.rename(folder.with_name("x")), "is no ticket: there is no"),
-    "no ticket.json": (lambda folder: (folder / "ticket.json").unlink(), "one on the Hugging Face Hub is hf://"),
+    "no folder": (lambda folder: folder.rename(folder.with_name("x")), "is no ticket: .* Hugging Face Hub is hf://"),
     "cut ticket.json": (cut("ticket.json", 40), r"ticket\.json is damaged"),
     "a list": (lambda folder: (folder / "ticket.json").write_text("[]"), r"ticket\.json is damaged"),
     "deep": (lambda folder: (folder / "ticket.json").write_text("[" * 100_000), r"ticket\.json is damaged"),
@@ -294,7 +250,6 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut mask": (cut("mask.safetensors", -3), r"mask\.safetensors is damaged, or not a file of lth_core"),
     "other mask": (other_mask, r"mask\.safetensors is not the file that ticket\.json tells of"),
     "cut state": (cut("rewound.safetensors", 300), r"rewound\.safetensors is damaged"),
-    "header": (cut("rewound.safetensors", 7), r"rewound\.safetensors is damaged"),
     "no tensor": (without_a_tensor, r"rewound\.safetensors is damaged"),
     "a folder": (
         lambda folder: ((folder / "rewound.safetensors").unlink(), (folder / "rewound.safetensors").mkdir()),
@@ -345,16 +300,10 @@ def leaf(**of: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "stored", "tree"),
     [
-        ("mask", torch.zeros(4, dtype=torch.uint8), leaf(bits=[10**6, 10**6])),  # a bomb
-        ("mask", torch.zeros(4, dtype=torch.uint8), leaf(bits=[-4, -8])),
-        ("mask", torch.zeros(4, dtype=torch.uint8), leaf(bits="xx")),
         ("mask", torch.zeros(4), leaf(bits=[32])),
         ("mask", torch.zeros(4), leaf(tensor="/etc/passwd")),
         ("mask", torch.zeros(4), leaf()),
         ("mask", torch.zeros(4), {"dict": [["fc", "text"]]}),
-        ("mask", torch.zeros(4), [1]),
-        ("mask", torch.zeros(4), {"pickle": "x"}),
-        ("mask", torch.zeros(4), {"dict": [[["fc"], 1]]}),
         ("rewound", torch.zeros(3), leaf(mask="fc")),
         ("rewound", torch.zeros(3), leaf(mask="other")),
         ("rewound", torch.zeros(3), leaf()),
@@ -364,6 +313,7 @@ def leaf(**of: Any) -> Any:
     ],
 )
 def test_a_forged_file_is_refused(name: str, stored: torch.Tensor, tree: Any, folder: Path) -> None:
+    """`test_security` has other trees that make no state."""
     forged(folder, name, {"fc": stored}, tree)
     with pytest.raises(ValueError, match=rf"{name}\.safetensors") as refused:
         Ticket.load(folder)
@@ -398,27 +348,16 @@ def test_a_name_that_the_hub_cannot_have_is_refused(source: str) -> None:
         Ticket.load(source)
 
 
-def test_what_is_not_written_as_the_hubs_is_a_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
+def test_what_is_not_written_as_the_hubs_is_a_path_and_nothing_is_saved_to_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ticket: Ticket, folder: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"^owner/name is no ticket: .* one on the Hugging Face Hub is hf://owner/name"
-    ):
-        Ticket.load("owner/name")
     (tmp_path / "owner").mkdir()
     folder.rename(tmp_path / "owner" / "name")
     assert Ticket.load("owner/name").level == 9
-
-
-def test_nothing_is_saved_to_the_hub(ticket: Ticket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"^hf://a/b is no folder here; save into one, then use huggingface_hub"):
         ticket.save("hf://a/b")
     assert not (tmp_path / "hf:").exists()
-
-
-def test_the_hubs_client_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModuleNotFoundError, match=r"^hf://a/b needs huggingface_hub; pip install 'lth-core\[hub\]'$"):
         Ticket.load("hf://a/b")
@@ -482,22 +421,12 @@ for source in sys.argv[1:]:
     except ValueError as error:
         print(error)
 """
-    home, endpoint = tmp_path / "home", f"http://127.0.0.1:{server.server_port}"
-    given_in = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    sources = ["hf://maker/ticket", "hf://maker/ticket@v1", "hf://maker/none"]
-    ran = subprocess.run(
-        [sys.executable, "-c", code, *sources],
-        env={
-            **given_in,
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(home),
-            "PYTHONPATH": str(ROOT),
-            "HF_HUB_DISABLE_XET": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    home = tmp_path / "home"
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home)}
+    environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", code, "hf://maker/ticket", "hf://maker/ticket@v1", "hf://maker/none"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     server.shutdown()
     server.server_close()
     assert ran.returncode == 0, ran.stderr

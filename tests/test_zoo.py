@@ -1,6 +1,6 @@
 """The tickets in `results/tickets`: whole, small, as recorded, and trained from the same first steps to the same ends.
 
-`LTH_FULL=1` trains two rewound tickets to their ends as well. That takes a few minutes.
+`LTH_FULL=1` trains two rewound tickets to their ends as well, and looks at every trained state: a few minutes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shlex
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,6 @@ STARTS = {
 }
 """Kind of processor -> study -> a number of iterations, and a checksum of the rewound ticket's state after them."""
 
-every = pytest.mark.parametrize(
-    ("study", "training"),
-    [(study, training) for study, trainings in TRAININGS.items() for training in trainings],
-    ids=lambda value: str(value).replace(" ", ""),
-)
 each_study = pytest.mark.parametrize("study", TRAININGS)
 
 
@@ -66,6 +62,11 @@ def setting_of(study: str) -> Setting:
 def images(study: str, request: pytest.FixtureRequest) -> Dataset:
     """The real images of a study; the test is skipped where there are none."""
     request.getfixturevalue("real_mnist" if study == LENET else "real_cifar10")
+    return read_once(study)
+
+
+@cache
+def read_once(study: str) -> Dataset:
     setting = setting_of(study)
     return data.load(setting.dataset, color=study == RESNET20, size=setting.image_size)
 
@@ -76,34 +77,33 @@ def test_there_are_three_seeds_of_each_ticket_and_control_and_they_are_small() -
     assert sum(file.stat().st_size for file in (RESULTS / "tickets").rglob("*.*")) < 12_000_000
 
 
-@every
-def test_a_ticket_is_whole_and_its_card_is_its_own(study: str, training: Training) -> None:
-    folder, setting = folder_of(study, training), setting_of(study)
-    ticket, facts = Ticket.load(folder), json.loads((folder / "ticket.json").read_text())
-    assert (ticket.iteration, ticket.level) == (training.rewind, training.level)
-    assert ("optimizer" in ticket.weights) == (training.rewind > 0)
-    packed = load_file(folder / "mask.safetensors")
-    survivors = {name: int(np.unpackbits(bits).sum()) for name, bits in packed.items()}
-    sizes = {name: ticket.weights[name].numel() for name in packed}
-    assert facts["density_by_layer"] == {name: survivors[name] / sizes[name] for name in facts["density_by_layer"]}
-    assert facts["density"] == sum(survivors.values()) / sum(sizes.values())
-    assert (folder / "trained.safetensors").exists() == (training.replicate == 1)
+@each_study
+def test_a_ticket_is_whole_and_its_card_is_its_own(study: str) -> None:
+    for training in TRAININGS[study]:
+        folder = folder_of(study, training)
+        ticket, facts = Ticket.load(folder), json.loads((folder / "ticket.json").read_text())
+        assert (ticket.iteration, ticket.level) == (training.rewind, training.level)
+        assert ("optimizer" in ticket.weights) == (training.rewind > 0)
+        packed = load_file(folder / "mask.safetensors")
+        survivors = {name: int(np.unpackbits(bits).sum()) for name, bits in packed.items()}
+        sizes = {name: ticket.weights[name].numel() for name in packed}
+        assert facts["density_by_layer"] == {name: survivors[name] / sizes[name] for name in facts["density_by_layer"]}
+        assert facts["density"] == sum(survivors.values()) / sum(sizes.values())
+        assert (folder / "trained.safetensors").exists() == (training.replicate == 1)
 
-    about = load_about(folder)
-    namespace: dict[str, Any] = {}
-    exec(about["build"], namespace)
-    namespace["model"].load_state_dict({n: w for n, w in ticket.weights.items() if n != "optimizer"})
-    assert (about["digest"], about["seed"]) == (setting.digest(), training.replicate)
-    told = {key: value for key, value in facts.items() if key not in ("checksums", "about")}
-    assert (folder / "README.md").read_text() == card(told, about)
+        about = load_about(folder)
+        namespace: dict[str, Any] = {}
+        exec(about["build"], namespace)
+        namespace["model"].load_state_dict({n: w for n, w in ticket.weights.items() if n != "optimizer"})
+        assert (about["digest"], about["seed"]) == (setting_of(study).digest(), training.replicate)
+        told = {key: value for key, value in facts.items() if key not in ("checksums", "about")}
+        assert (folder / "README.md").read_text() == card(told, about)
 
 
-@every
-def test_a_card_says_what_the_records_say(study: str, training: Training) -> None:
+@each_study
+def test_a_card_says_what_the_records_say(study: str) -> None:
     """LeNet's tickets come from another kind of processor than its records: accuracies agree within a point."""
-    about = load_about(folder_of(study, training))
     records, provenance = read(RESULTS, setting_of(study))
-    at = {"rewind": training.rewind, "replicate": training.replicate, "level": training.level}
 
     def rows(table: Any, **where: Any) -> Any:
         return table[(table[list(where)] == where).all(axis=1)]
@@ -111,51 +111,53 @@ def test_a_card_says_what_the_records_say(study: str, training: Training) -> Non
     def value(metric: str, **where: Any) -> float:
         return float(rows(records, metric=metric, **where)["value"].item())
 
-    dense = {"method": "dense", "rewind": 0, "replicate": training.replicate, "level": 0, "order": "0"}
-    recorded = {
-        "accuracy": value("test_accuracy", method=training.method, **at, order="0"),
-        "dense_accuracy": value("test_accuracy", **dense),
-        "control_accuracy": value("test_accuracy", method="random_pruning", **at, order="0"),
-    }
-    (made,) = rows(provenance, method=training.method, **at, order="0").itertuples()
-    assert about["fingerprint"] == made.data_fingerprint
-    same = about["device"] == made.device
-    assert same == (study == RESNET20)
-    assert {name: about[name] for name in recorded} == pytest.approx(recorded, abs=1e-9 if same else 1)
-    if same:
-        for key, order in (("pruning", "0"), ("data_order", "0-1")):
-            found = {of: value(f"{of}_{key}", method=training.method, **at, order=order) for of in ("l2", "angle")}
-            assert about[f"stability_to_{key}"] == pytest.approx(found, abs=1e-4)
+    for training in TRAININGS[study]:
+        about = load_about(folder_of(study, training))
+        at = {"rewind": training.rewind, "replicate": training.replicate, "level": training.level}
+        dense = {"method": "dense", "rewind": 0, "replicate": training.replicate, "level": 0, "order": "0"}
+        recorded = {
+            "accuracy": value("test_accuracy", method=training.method, **at, order="0"),
+            "dense_accuracy": value("test_accuracy", **dense),
+            "control_accuracy": value("test_accuracy", method="random_pruning", **at, order="0"),
+        }
+        (made,) = rows(provenance, method=training.method, **at, order="0").itertuples()
+        assert about["fingerprint"] == made.data_fingerprint
+        same = about["device"] == made.device
+        assert same == (study == RESNET20)
+        assert {name: about[name] for name in recorded} == pytest.approx(recorded, abs=1e-9 if same else 1)
+        if same:
+            for key, order in (("pruning", "0"), ("data_order", "0-1")):
+                found = {of: value(f"{of}_{key}", method=training.method, **at, order=order) for of in ("l2", "angle")}
+                assert about[f"stability_to_{key}"] == pytest.approx(found, abs=1e-4)
 
 
-@every
-def test_the_commands_of_a_card_ask_for_its_ticket(
-    study: str, training: Training, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@each_study
+def test_the_commands_of_a_card_ask_for_its_ticket(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Study] = []
     monkeypatch.setattr("lth_study.runner.train_missing", lambda study, *_, **__: asked.append(study))
     monkeypatch.setattr("lth_study.tickets.pack", lambda study, *_: asked.append(study) or [])
-    for line in load_about(folder_of(study, training))["command"].removeprefix("LTH_RESULTS=none ").splitlines():
-        ran = CliRunner().invoke(app, shlex.split(line)[1:])
-        assert ran.exit_code == 0, ran.output
-    trained, packed = asked
-    assert trained.setting.name == packed.setting.name == study
-    assert training in plan.trainings(trained)
-    assert training in plan.trainings(packed)
-    assert packed.extent.compared == (training.level,)
+    for training in TRAININGS[study]:
+        asked.clear()
+        for line in load_about(folder_of(study, training))["command"].removeprefix("LTH_RESULTS=none ").splitlines():
+            ran = CliRunner().invoke(app, shlex.split(line)[1:])
+            assert ran.exit_code == 0, ran.output
+        trained, packed = asked
+        assert trained.setting.name == packed.setting.name == study
+        assert training in plan.trainings(trained)
+        assert training in plan.trainings(packed)
+        assert packed.extent.compared == (training.level,)
 
 
 @each_study
 def test_the_trained_states_score_what_their_cards_say(study: str, images: Dataset) -> None:
-    for training in TRAININGS[study]:
-        if training.replicate > 1:
-            continue
+    folders = [folder_of(study, training) for training in TRAININGS[study] if training.replicate == 1]
+    for folder in folders if os.environ.get("LTH_FULL") else [RESULTS / "tickets" / study / REWOUND[study]]:
         model = networks.build(setting_of(study)).eval()
-        model.load_state_dict(load_trained(folder_of(study, training)))
+        model.load_state_dict(load_trained(folder))
         with torch.no_grad():
             guesses = torch.cat([model(some).argmax(1) for some in images.test.images.split(1000)])
         accuracy = 100 * float((guesses == images.test.labels).double().mean())
-        assert accuracy == pytest.approx(load_about(folder_of(study, training))["accuracy"], abs=0.05)
+        assert accuracy == pytest.approx(load_about(folder)["accuracy"], abs=0.05)
 
 
 @each_study
