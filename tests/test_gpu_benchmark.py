@@ -122,7 +122,6 @@ def test_the_floor_is_that_of_the_rates_of_the_device():
     assert min(rates.values()) > 1e6
     seconds = floor_seconds(SMOKE[0], *rates.values()) / SMOKE[0].iterations
     assert record["images/s at the floor"] == pytest.approx(SMOKE[0].batch_size / seconds)
-    assert record["images/s at the floor"] > record["measured"][0]["images/s"]
 
 
 @pytest.mark.usefixtures("on_a_processor", "no_graphs")

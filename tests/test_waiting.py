@@ -7,8 +7,6 @@ import os
 import platform
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 from studies import TINY, Done, states
 
 from lth_study import StoreError, run
+from lth_study.progress import Progress
 from lth_study.store import Busy, StudyStore, Training, TrainingFolder, dense
 
 PROGRAM = """
@@ -66,18 +65,27 @@ def test_who_holds_a_lock_is_named_unless_it_is_this_process_or_a_helper_of_it(t
 
 @pytest.mark.parametrize("training", [dense(1), Training(1, "imp", 5, 1, 1)], ids=str)
 def test_a_waiting_run_names_the_process_and_takes_over_when_it_is_killed(
-    training: Training, tiny: Done, images_read_once: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    training: Training,
+    tiny: Done,
+    images_read_once: None,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = StudyStore(tmp_path / "store", TINY.setting)
     store.prepare()
     folder = store.saves(training).folder
     folder.mkdir(parents=True)
     with held(folder) as process:
-        killing = threading.Timer(2.0, os.kill, (process, 9))
-        killing.start()
-        started = time.monotonic()
+        say = Progress.say
+
+        def kill_when_waited_for(progress: Progress, text: str) -> None:
+            say(progress, text)
+            if text.startswith("waits"):
+                os.kill(process, 9)
+
+        monkeypatch.setattr(Progress, "say", kill_when_waited_for)
         run(TINY, store=store.store, workers=1, progress="lines")
-        assert time.monotonic() - started >= 2
     line = f"waits: process {process} on {platform.node()} is at work in {folder}\n"
     assert capfd.readouterr().out.count(line) == 1
     assert states(store.store) == states(tiny.store)
