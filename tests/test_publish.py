@@ -62,18 +62,19 @@ def test_bad_addresses_stop_the_build_before_anything_is_done(
 
 
 def small_book(folder: Path) -> None:
-    """A chapter and two executed notebooks, with the configuration of the whole book."""
+    """A chapter, a method without a glossary and two executed notebooks, configured as the whole book."""
     for name in ("_config.yml", "book/references.bib", "book/_static/book.css"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
     (folder / "book/chapter.md").write_text("# A chapter\n")
+    (folder / "book/method.md").write_text("# The method\n")
     notebooks = ["book/executed/vgg19_accuracy", "book/executed/claims"]
     for name in notebooks:
         (folder / name).parent.mkdir(exist_ok=True)
         cells = [nbformat.v4.new_markdown_cell("# A notebook")]
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / f"{name}.ipynb")
-    chapters = [{"file": name} for name in notebooks]
+    chapters = [{"file": name} for name in ("book/method", *notebooks)]
     toc = {"format": "jb-book", "root": "book/chapter", "chapters": chapters}
     (folder / "_toc.yml").write_text(yaml.safe_dump(toc))
 
