@@ -64,8 +64,8 @@ def test_threads_do_all_trainings_once_and_the_same_as_one_after_the_other(
         "lth_study.store.TrainingFolder.finish",
         lambda self, result, *rest: (done.append(str(self.folder)), finish(self, result, *rest)),
     )
-    monkeypatch.setattr(Worker, "wait", lambda self, seconds: time.sleep(0.05))  # not nine times what it looked
-    complete_side_by_side(beside, absent(beside), distances_of(beside), 4)
+    monkeypatch.setattr(Worker, "wait", lambda self, seconds: time.sleep(0.3))  # not nine times what it looked
+    complete_side_by_side(beside, absent(beside), distances_of(beside), 3)
     assert sorted(done) == sorted(set(done))
     assert absent(beside) == []
     Worker(alone).complete(absent(alone))
