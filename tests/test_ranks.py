@@ -34,7 +34,8 @@ STUDY = (
 )
 """With momentum, since Adam would not notice a gradient that is the sum over processes instead of the mean."""
 OPTIONS = ["--profile", "smoke", "--levels", "1", "--rewinds", "10", "--orders", "1", "--figure", "stability",
-           "--set=optimizer=momentum", "--set=learning_rate=0.1", "--set=iterations=40", '--set=methods=["imp"]']  # fmt: skip
+           "--set=optimizer=momentum", "--set=learning_rate=0.1", "--set=iterations=40",
+           '--set=methods=["imp"]']  # fmt: skip
 
 FILES = preset("squeezenet1_0", profile="smoke").only("stability").updated(
     dataset="imagenet", classes=3, batch_size=4, augment=True, smallest_crop=0.3, image_size=24, iterations=20,
