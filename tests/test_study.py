@@ -5,7 +5,11 @@ What a study must come through, in any order of events, is in `test_study_machin
 
 import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -347,14 +351,42 @@ def test_what_a_new_distance_finds_damaged_is_made_again_and_nothing_else(
 
 # Several processes
 
+SPY = """
+import os
+replace = os.replace
+def spy(source, destination, **options):
+    replace(source, destination, **options)
+    if str(destination).endswith(("result.json", "distances.json", "barriers.json")):
+        with open(os.environ["LTH_TEST_LOG"], "a") as log:
+            log.write(f"{destination}\\n")
+os.replace = spy
+"""
+"""Runs at the start of every Python process and logs what it finishes: trainings, distances and barriers."""
 
-def test_a_run_with_a_helper_has_the_bits_of_one_alone(smoke: Done, tmp_path: Path):
-    table = run(SMOKE, store=tmp_path / "store", workers=2)
+
+@pytest.mark.parametrize("workers", [(1, 1), (2,)], ids=["two commands", "two workers of one"])
+def test_two_processes_do_everything_once_with_the_same_bits(
+    workers: tuple[int, ...], smoke: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "spy").mkdir()
+    (tmp_path / "spy" / "sitecustomize.py").write_text(SPY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "spy"), str(PROJECT)]))
+    monkeypatch.setenv("LTH_TEST_LOG", str(tmp_path / "log"))
+    store = tmp_path / "store"
+    command = [sys.executable, "-m", "lth_study", "run", *OPTIONS, "--store", str(store), "--workers"]
+    for process in [subprocess.Popen([*command, str(count)]) for count in workers]:
+        assert process.wait(timeout=300) == 0
+    written = Counter(Path(line) for line in (tmp_path / "log").read_text().splitlines())
+    trained = [count for file, count in written.items() if file.name == "result.json"]
+    assert trained == [1] * len(smoke.trained)
+    for name, planned in (("distances.json", plan.distances(SMOKE)), ("barriers.json", plan.barriers(SMOKE))):
+        assert sum(count for file, count in written.items() if file.name == name) == len(planned)  # one at a time
+    assert states(store) == states(smoke.store)
+    assert not files(store, "checkpoint.safetensors")
+    table = run(SMOKE, store=store, missing="error")
     assert_same_records(table, smoke.records)
     assert table["value"].equals(smoke.records["value"])  # to the last bit
-    assert states(tmp_path / "store") == states(smoke.store)
-    assert not files(tmp_path / "store", "checkpoint.safetensors")
-    assert set(workers_of(tmp_path / "store", SMOKE)) == {2}
+    assert set(workers_of(store, SMOKE)) == {max(workers)}
 
 
 def test_a_worker_that_waits_for_another_leaves_it_the_processor_and_stops_when_asked(
