@@ -77,9 +77,10 @@ def assert_same_records(one: pd.DataFrame, other: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(one.drop(columns="finished"), other.drop(columns="finished"))
 
 
-def flip_a_bit(file: Path) -> None:
+def flip_a_bit(file: Path, where: float = 0.5, bit: int = 0) -> None:
+    """Flip a bit of the byte at a part of the file's length: 0 is the first byte."""
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[int(where * len(content))] ^= 1 << bit
     file.write_bytes(content)
 
 

@@ -14,7 +14,7 @@ from lth_study.report import NETWORK_NAMES
 
 LENET = preset("lenet_300_100").setting
 RESNET20 = preset("resnet20").setting
-EVERY = [preset(network, profile=profile).setting for network in NETWORK_NAMES for profile in profiles(network)]
+PAPERS = [preset(network).setting for network in NETWORK_NAMES]
 SMALLEST = [preset(network, profile="smoke").setting for network in NETWORK_NAMES]
 
 
@@ -46,9 +46,8 @@ def test_resnet20_takes_the_well_known_41_million_multiplications_for_an_image()
 
 @pytest.mark.parametrize("setting", SMALLEST, ids=lambda setting: setting.network)
 def test_operations_are_those_that_torch_counts_in_a_gradient(setting):
-    model = build(setting)
-    shape = (setting.batch_size, *image_shape(setting.dataset, color=setting.network != "lenet_300_100",
-                                             size=setting.image_size))  # fmt: skip
+    model, color = build(setting), setting.network != "lenet_300_100"
+    shape = (setting.batch_size, *image_shape(setting.dataset, color=color, size=setting.image_size))
     images, labels = torch.zeros(shape, dtype=torch.uint8), torch.zeros(setting.batch_size, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(model(images), labels).backward()
@@ -73,28 +72,21 @@ def test_an_auxiliary_head_is_counted():
     assert iteration_flops(with_head) - iteration_flops(inception) == 2 * 3 * 2 * head
 
 
-def test_bytes_of_lenet_without_a_cache():
+def test_bytes_of_lenet_with_and_without_a_cache():
     images = 60 * 784
     outputs = 60 * (300 + 100 + 10)
     weights_and_adams_moments = 3 * (784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10)
-    assert iteration_bytes(LENET, cache_bytes=0) == images + 2 * 4 * (outputs + weights_and_adams_moments)
-
-
-def test_what_fits_in_the_cache_is_not_moved():
-    assert iteration_bytes(LENET) == 60 * 784
     without = iteration_bytes(LENET, cache_bytes=0)
+    assert without == images + 2 * 4 * (outputs + weights_and_adams_moments)
     assert without - iteration_bytes(LENET, cache_bytes=1_000) == 2 * 1_000
+    assert iteration_bytes(LENET) == images
 
 
-def test_bytes_of_resnet20():
+def test_bytes_of_resnet20_in_float32_and_bfloat16():
     outputs = 128 * sum(count for _, count in resnet20_by_hand())
     weights_and_momentum = 2 * sum(parameter.numel() for parameter in build(RESNET20).parameters())
     waiting = 4 * (outputs + weights_and_momentum)
     assert iteration_bytes(RESNET20) == 128 * 3 * 32**2 + 2 * (waiting - CACHE_BYTES)
-
-
-def test_in_bfloat16_outputs_wait_in_half_the_bytes_and_weights_do_not():
-    outputs = 128 * sum(count for _, count in resnet20_by_hand())
     assert iteration_bytes(RESNET20, 0) - iteration_bytes(RESNET20.updated(precision="bfloat16"), 0) == 2 * 2 * outputs
     assert iteration_bytes(RESNET20.updated(precision="tf32")) == iteration_bytes(RESNET20)
 
@@ -123,7 +115,7 @@ def test_a_floor_is_the_slower_of_arithmetic_and_memory_in_every_iteration():
     assert floor_seconds(RESNET20, flops, without_cache / 3, 0) == pytest.approx(3 * RESNET20.iterations)
 
 
-@pytest.mark.parametrize("setting", EVERY, ids=lambda setting: f"{setting.network}-{setting.profile}")
+@pytest.mark.parametrize("setting", PAPERS, ids=lambda setting: setting.network)
 def test_every_network_is_counted_without_being_run(setting, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss: pytest.fail("a gradient was computed"))
     assert 0 < floor_seconds(setting, 1e11, 1e10) < float("inf")
@@ -132,15 +124,11 @@ def test_every_network_is_counted_without_being_run(setting, monkeypatch):
     assert iteration_flops(double) == 2 * iteration_flops(setting)
 
 
-@pytest.mark.parametrize("shape", [{}, {"color": True}, {"color": True, "size": 8}], ids=str)
-def test_an_image_has_the_shape_that_is_foretold(shape):
-    assert data.load("mnist_embedded", **shape).train.images.shape[1:] == image_shape("mnist_embedded", **shape)
-
-
-def test_imagenettes_images_are_squares_of_their_own_side():
-    for name in ("imagenette", "imagenet"):
-        assert image_shape(name, color=True) == (3, data.DEFAULT_SIZE, data.DEFAULT_SIZE)
-    assert image_shape("cifar10", color=True) == (3, 32, 32)
+def test_an_image_has_the_shape_that_is_foretold():
+    for shape in ({}, {"color": True}, {"color": True, "size": 8}):
+        assert data.load("mnist_embedded", **shape).train.images.shape[1:] == image_shape("mnist_embedded", **shape)
+    sides = {"imagenette": data.DEFAULT_SIZE, "imagenet": data.DEFAULT_SIZE, "cifar10": 32}
+    assert {name: image_shape(name, color=True) for name in sides} == {name: (3, s, s) for name, s in sides.items()}
 
 
 def test_the_profiles_of_an_unknown_network_are_refused():

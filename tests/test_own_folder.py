@@ -97,11 +97,6 @@ def test_every_convolutional_network_has_an_output_for_each_class(network: str, 
         assert build(setting).eval()(torch.zeros(2, 3, side, side, dtype=torch.uint8)).shape == (2, 3)
 
 
-def test_lenet_takes_no_colour_images(flowers: Path):
-    with pytest.raises(SettingError, match="has colour images, and lenet_300_100 takes grey ones; choose a conv"):
-        given(flowers, preset("lenet_300_100", profile="smoke"), batch_size=8)
-
-
 def test_a_name_that_no_data_set_has_is_refused():
     for name in ("folder:/x", "flowers@0123", "flowers", "a/b@0123456789abcdef"):
         with pytest.raises(SettingError, match=f"dataset: '{name}' is unknown; known: 'mnist', .*'folder:PATH'"):
@@ -124,18 +119,16 @@ def test_of_two_parts_the_second_is_for_testing_and_some_training_images_are_hel
     )
 
 
-def test_with_all_three_parts_validation_has_its_own_and_nothing_is_held_out(tmp_path: Path):
-    folder = write(tmp_path / "flowers", {"train": 16, "val": 2, "test": 3})
+@pytest.mark.parametrize(
+    ("parts", "sizes"), [({"val": 2, "test": 3}, (48, 6, 9)), ({"test": 3}, (46, 2, 9))], ids=["all three", "no val"]
+)
+def test_with_all_three_parts_validation_has_its_own_and_nothing_is_held_out(
+    parts: dict[str, int], sizes: tuple[int, ...], tmp_path: Path
+):
+    folder = write(tmp_path / "flowers", {"train": 16, **parts})
     images = data.load(given(folder).setting.dataset, color=True)
-    assert (len(images.train), len(images.validation), len(images.test)) == (48, 6, 9)
-    assert images.train.images.shape[1:] == (3, 32, 32)
-    assert data.image_shape(images.name, color=True) == (3, 32, 32)
-
-
-def test_train_and_test_are_enough(tmp_path: Path):
-    folder = write(tmp_path / "flowers", {"train": 16, "test": 3})
-    images = data.load(given(folder).setting.dataset, color=True, size=8)
-    assert (len(images.train), len(images.validation), len(images.test)) == (46, 2, 9)
+    assert (len(images.train), len(images.validation), len(images.test)) == sizes
+    assert images.train.images.shape[1:] == data.image_shape(images.name, color=True) == (3, 32, 32)
 
 
 def test_images_are_read_once_until_a_file_changes(flowers: Path, monkeypatch: pytest.MonkeyPatch):
@@ -199,37 +192,25 @@ def test_all_faults_are_listed_at_once(flowers: Path):
     assert not store_folder().exists()
 
 
-def test_missing_parts_are_named(flowers: Path):
-    shutil.rmtree(flowers / "val")
-    assert "train is there; expected train and val or test" in refusal(flowers)
-    (flowers / "train").rename(flowers / "test")
-    (flowers / "val").mkdir()
-    assert "val and test is there; expected train and val or test" in refusal(flowers)
-    assert "no part is there; expected train and val or test\n  0 classes; expected 2" in refusal(flowers / "test")
-
-
-def test_one_class_is_too_few(tmp_path: Path):
-    folder = write(tmp_path / "flowers", PARTS)
+def test_missing_parts_folders_and_classes_are_named(flowers: Path):
+    assert "no part is there; expected train and val or test\n  0 classes; expected 2" in refusal(flowers / "val")
+    for path in (flowers / "nowhere", flowers / "train" / "rose" / "00.png"):
+        assert f"{path} is not a folder; expected one with images in train/<class>/*" in refusal(path)
     for part in PARTS:
         for name in CLASSES[1:]:
-            shutil.rmtree(folder / part / name)
-    assert "1 classes; expected 2 or more" in refusal(folder, batch_size=1)
+            shutil.rmtree(flowers / part / name)
+    assert "1 classes; expected 2 or more" in refusal(flowers, batch_size=1)
+    (flowers / "train").rename(flowers / "test")
+    assert "val and test is there; expected train and val or test" in refusal(flowers)
 
 
-def test_a_path_that_is_no_folder_is_refused(tmp_path: Path):
-    (tmp_path / "file").touch()
-    for path in (tmp_path / "nowhere", tmp_path / "file"):
-        assert f"{path} is not a folder; expected one with images in train/<class>/*" in refusal(path)
-
-
-def test_a_setting_that_is_wrong_is_named_before_the_folder_is_read(tmp_path: Path):
+def test_settings_that_are_wrong_for_a_folder_are_refused(flowers: Path, tmp_path: Path):
     with pytest.raises(SettingError, match="batch_size: 'x' is not valid"):
         given(tmp_path / "nowhere", batch_size="x")
-
-
-def test_a_number_of_classes_that_the_folder_does_not_have_is_refused(flowers: Path):
     with pytest.raises(SettingError, match="classes: the network has 5, and the folder flowers has 3"):
         run(given(flowers, classes=5))
+    with pytest.raises(SettingError, match="has colour images, and lenet_300_100 takes grey ones; choose a conv"):
+        given(flowers, preset("lenet_300_100", profile="smoke"), batch_size=8)
 
 
 def test_notebooks_and_commands_refuse_faults_before_training(flowers: Path, lth: Lth):
@@ -246,11 +227,8 @@ def test_notebooks_and_commands_refuse_faults_before_training(flowers: Path, lth
 # Training
 
 
-@pytest.mark.parametrize("network", ["resnet20", "squeezenet1_0"])
-def test_a_network_trains_on_the_folder_and_its_records_hold_no_path(network: str, flowers: Path, tmp_path: Path):
-    few = {"levels": 1, "rewinds": (0,), "methods": ("imp",), "orders": 1, "barriers": False}
-    study = given(flowers, preset(network, profile="smoke").only("stability").updated(**few))
-    records = run(study, workers=1)
+def test_a_network_trains_on_the_folder_and_its_records_hold_no_path(flowers: Path, tmp_path: Path):
+    records = run(given(flowers), workers=1)
     assert set(records["dataset"]) == {f"flowers@{fingerprint(flowers)}"}
     assert set(records["method"]) == {"dense", "imp"}
     export_store(store_folder(), tmp_path / "exported")
@@ -265,16 +243,12 @@ def test_processes_that_train_side_by_side_find_the_folder(flowers: Path):
     assert len(run(study, workers=2).query("method == 'imp' and metric == 'test_accuracy'")) == 2
 
 
-def test_a_command_for_a_study_names_the_folder_and_not_where_it_lies(flowers: Path):
+def test_a_command_names_the_folder_and_a_unit_of_work_is_told_where_it_lies(flowers: Path):
     command = command_for(given(flowers))
     assert command is not None
     assert "--dataset folder:PATH/flowers " in command + " "
     assert "--set 'classes=3'" in command
-
-
-def test_a_unit_of_work_is_told_where_the_folder_lies(flowers: Path):
-    study = preset("resnet20", profile="smoke").only("stability").updated(dataset=f"folder:{flowers}")
-    (unit,) = units([study])
+    (unit,) = units([SMOKE.updated(dataset=f"folder:{flowers}")])
     assert unit.arguments[unit.arguments.index("--dataset") + 1] == f"folder:{flowers}"
 
 

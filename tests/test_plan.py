@@ -227,6 +227,7 @@ def test_what_is_needed_is_both_ends_and_the_levels_they_build_on(
 def test_the_ends_of_a_one_shot_distance_need_their_own_level_only():
     study = SMALL.updated(**GLOBAL, densities=(0.5, 0.2), methods=("imp", "random_pruning"))
     assert needed([], [Distance("pruning", DENSE, CONTROL)], study) == [DENSE, SECOND, CONTROL]
+    assert needed([CONTROL], [], study) == [DENSE, SECOND, CONTROL]
 
 
 # `run` on such records

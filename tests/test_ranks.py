@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from lth_core import Mask, subnetwork
 from lth_study import SettingError, data, preset, run, worker
 from lth_study import ranks as together
 from lth_study.chain import Chain
-from lth_study.files import read_state
 from lth_study.networks import build, initial_weights
 from lth_study.records import store_folder
 from lth_study.runner import train_missing
@@ -30,12 +28,14 @@ from lth_study.trainings import Trainings
 STUDY = (
     preset("lenet_300_100", profile="smoke")
     .only("stability")
-    .updated(optimizer="momentum", learning_rate=0.1, levels=1, rewinds=(20,), orders=1)
+    .updated(
+        optimizer="momentum", learning_rate=0.1, iterations=40, levels=1, rewinds=(10,), orders=1, methods=("imp",)
+    )
 )
 """With momentum, since Adam would not notice a gradient that is the sum over processes instead of the mean."""
-OPTIONS = ["--profile", "smoke", "--levels", "1", "--rewinds", "20", "--orders", "1", "--figure", "stability",
-           "--set", "optimizer=momentum", "--set", "learning_rate=0.1"]  # fmt: skip
-TICKET = Training(1, "imp", 20, 1, 0)
+OPTIONS = ["--profile", "smoke", "--levels", "1", "--rewinds", "10", "--orders", "1", "--figure", "stability",
+           "--set=optimizer=momentum", "--set=learning_rate=0.1", "--set=iterations=40",
+           '--set=methods=["imp"]']  # fmt: skip
 
 FILES = preset("squeezenet1_0", profile="smoke").only("stability").updated(
     dataset="imagenet", classes=3, batch_size=4, augment=True, smallest_crop=0.3, image_size=24, iterations=20,
@@ -100,31 +100,18 @@ def finish(process: subprocess.Popen[str], store: Path) -> None:
     assert process.returncode == 0, errors
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("alone")
-    run(STUDY, store=store, workers=1)
-    return store
-
-
-def assert_ends_agree(one: StudyStore, other: StudyStore) -> None:
-    assert one.results().keys() == other.results().keys()
-    for training in (dense(1), TICKET):
-        ends = [study.saves(training).load_end() for study in (one, other)]
-        for name, tensor in ends[0].items():
-            assert (tensor - ends[1][name]).abs().mean() < 2e-3 * tensor.abs().mean().clamp_min(1e-3), name
-
-
-def test_two_processes_end_where_one_does_but_for_rounding(alone: Path, tmp_path: Path):
-    store = tmp_path / "together"
-    finish(start(store, 2), store)
-    one, two = (StudyStore(folder, STUDY.setting) for folder in (alone, store))
+def test_two_processes_end_where_one_does_but_for_rounding(tmp_path: Path):
+    one, two = (StudyStore(tmp_path / name, STUDY.setting) for name in ("alone", "together"))
+    run(STUDY, store=one.store, workers=1)
+    finish(start(two.store, 2), two.store)
     assert one.results().keys() == two.results().keys()
     for training, result in one.results().items():
         other = two.results()[training]
         assert other["metrics"] == pytest.approx(result["metrics"], abs=0.81)  # of 500 images, four
         assert other["provenance"]["device"].startswith("2 x ")
-    assert_ends_agree(one, two)
+        ends = [study.saves(training).load_end() for study in (one, two)]
+        for name, tensor in ends[0].items():
+            assert (tensor - ends[1][name]).abs().mean() < 2e-3 * tensor.abs().mean().clamp_min(1e-3), name
 
 
 def test_the_accuracy_of_two_processes_is_that_of_the_network_that_is_kept(tmp_path: Path):
@@ -139,36 +126,10 @@ def test_the_accuracy_of_two_processes_is_that_of_the_network_that_is_kept(tmp_p
     assert accuracies(model, images.test) == [pytest.approx(kept.result()["metrics"]["test_accuracy"], abs=0.01)]
 
 
-def test_two_processes_stop_together_and_one_goes_on_from_their_checkpoint(alone: Path, tmp_path: Path):
-    store = tmp_path / "together"
-    process = start(store, 2)
-    folder = StudyStore(store, STUDY.setting).folder / "replicate_1" / "dense"
-    deadline = time.monotonic() + 120
-    while not (folder / ".lock").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    output, errors = ended(process, store)
-    assert "the same command goes on from here" in output, errors
-    assert process.returncode != 0
-    checkpoints = list(store.rglob("checkpoint.safetensors"))
-    assert checkpoints == [folder / "checkpoint.safetensors"]
-    assert 0 <= int(read_state(checkpoints[0])[1]["iteration"]) < STUDY.setting.iterations
-    run(STUDY, store=store, workers=1)
-    assert not checkpoints[0].exists()
-    assert_ends_agree(StudyStore(alone, STUDY.setting), StudyStore(store, STUDY.setting))
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with images in files."""
-    folder = tmp_path_factory.mktemp("data")
-    write_imagenet(folder)
-    return folder
-
-
 @pytest.fixture
-def without_dropout(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LTH_DATA", str(files))
+def without_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And with a data folder that has images in files."""
+    write_imagenet(tmp_path / "data")
     monkeypatch.setenv("LTH_READERS", "1")
     monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, inputs: inputs)
 
@@ -194,9 +155,12 @@ def test_two_processes_share_images_in_files_and_end_where_one_does(without_drop
     stopped = start(resumed.store, 2, "squeezenet1_0", *FILES_OPTIONS, program=[str(program)], STOP_AFTER="3")
     output, errors = ended(stopped, resumed.store)
     assert "the same command goes on from here" in output, errors
+    assert stopped.returncode != 0
     checkpoint = resumed.saves(dense(1)).load_checkpoint() or pytest.fail("no checkpoint")
     assert 3 <= checkpoint[0] < FILES.setting.iterations
+    assert len(list(resumed.store.rglob("checkpoint.safetensors"))) == 1
     run(FILES, store=resumed.store, workers=1)
+    assert list(resumed.store.rglob("checkpoint.safetensors")) == []
     finish(start(two.store, 2, "squeezenet1_0", *FILES_OPTIONS, program=[str(program)]), two.store)
     for study in (two, resumed):
         assert study.results().keys() == one.results().keys() == {dense(1), Training(1, "imp", 2, 1, 0)}
@@ -228,16 +192,19 @@ def test_a_process_that_takes_part_is_given_nothing_to_save_with_and_writes_noth
     assert not store_folder().exists()
 
 
-def test_a_batch_that_cannot_be_shared_equally_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 7))
-    with pytest.raises(SettingError, match="batch_size: 60 cannot be shared equally by 7 processes"):
-        run(STUDY, workers=1)
-
-
-def test_more_processes_than_images_to_evaluate_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 600))
-    with pytest.raises(SettingError, match="WORLD_SIZE: 600 processes are more than 500 images to evaluate; start fe"):
-        run(STUDY.updated(batch_size=600), workers=1)
+@pytest.mark.parametrize(
+    ("processes", "changes", "message"),
+    [
+        (7, {}, "batch_size: 60 cannot be shared equally by 7 processes"),
+        (600, {"batch_size": 600}, "WORLD_SIZE: 600 processes are more than 500 images to evaluate; start fe"),
+    ],
+)
+def test_processes_that_cannot_share_the_images_are_refused(
+    processes: int, changes: dict[str, int], message: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, processes))
+    with pytest.raises(SettingError, match=message):
+        run(STUDY.updated(**changes), workers=1)
 
 
 def test_further_workers_beside_processes_that_train_together_are_refused(monkeypatch: pytest.MonkeyPatch):

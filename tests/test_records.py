@@ -83,14 +83,6 @@ def test_a_digit_that_changed_in_a_table_is_noticed_unless_its_checksums_are_gon
     read(ours, SETTING)
 
 
-def test_a_damaged_description_of_a_study_is_written_again(ours: Path):
-    before, file = contents(ours), ours / SETTING.name / "config.json"
-    for damaged in (file.read_text()[:-9], file.read_text().replace("120", "125")):
-        file.write_text(damaged)
-        write(ours, SETTING, *read(ours, SETTING))
-        assert contents(ours) == before
-
-
 def test_the_description_of_a_study_stays_as_it_was_written_first(ours: Path):
     before = contents(ours)
     earlier = json.dumps(json.loads(SETTING.to_json()) | {"rewinds": [0], "replicates": [7]})
