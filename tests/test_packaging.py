@@ -29,45 +29,31 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in parsed}
 
 
-def environment() -> tuple[list[str], list[str]]:
-    """What environment.yml takes from conda, and what it hands to pip."""
-    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    through_pip = [line for entry in dependencies if isinstance(entry, dict) for line in entry["pip"]]
-    return [entry for entry in dependencies if isinstance(entry, str)], through_pip
+def test_every_constraint_is_one_exact_release_of_another_package() -> None:
+    parsed = [Requirement(line) for line in CONSTRAINTS]
+    assert len({canonicalize_name(pin.name) for pin in parsed}) == len(parsed)
+    for pin in parsed:
+        assert [specifier.operator for specifier in pin.specifier] == ["=="], pin
+        assert "*" not in str(pin.specifier), pin
+        assert not pin.url, pin
+        assert not pin.extras, pin
 
 
-@pytest.mark.parametrize("line", CONSTRAINTS)
-def test_a_constraint_is_one_exact_release(line: str) -> None:
-    pin = Requirement(line)
-    assert [specifier.operator for specifier in pin.specifier] == ["=="]
-    assert "*" not in str(pin.specifier)
-    assert not pin.url
-    assert not pin.extras
-
-
-def test_no_package_is_pinned_twice() -> None:
-    assert len(pins()) == len(CONSTRAINTS)
-
-
-@pytest.mark.parametrize("needed", NEEDED, ids=str)
-def test_a_dependency_is_pinned_to_a_release_that_it_admits(needed: Requirement) -> None:
-    pinned = pins().get(canonicalize_name(needed.name))
-    assert pinned is not None, f"{needed.name} is in pyproject.toml and not in constraints.txt"
-    assert needed.specifier.contains(pinned), f"{needed} does not admit the pinned {pinned}"
-
-
-def test_whatever_the_dependencies_need_in_turn_is_pinned_too() -> None:
+def test_dependencies_and_what_they_need_in_turn_are_pinned_to_releases_that_they_admit() -> None:
     found = with_what_they_need([str(needed) for needed in NEEDED])
     assert [f"{user} needs {name}" for name, user in found.items() if name not in pins()] == []
+    chosen = {needed: pins()[canonicalize_name(needed.name)] for needed in NEEDED}
+    assert [f"{needed}, not {pin}" for needed, pin in chosen.items() if not needed.specifier.contains(pin)] == []
 
 
 LOCKED = (ROOT / "locked.txt").read_text().splitlines()
 
 
-@pytest.mark.parametrize("line", LOCKED)
-def test_a_locked_wheel_is_of_the_pinned_release_and_has_one_hash(line: str) -> None:
-    name, version = re.fullmatch(r"([\w.-]+)==([\w.+!]+) --hash=sha256:[0-9a-f]{64}", line).groups()  # type: ignore[union-attr]
-    assert pins()[canonicalize_name(name)] == version
+def test_every_locked_wheel_is_of_the_pinned_release_and_has_one_hash() -> None:
+    for line in LOCKED:
+        found = re.fullmatch(r"([\w.-]+)==([\w.+!]+) --hash=sha256:[0-9a-f]{64}", line)
+        assert found, line
+        assert pins()[canonicalize_name(found[1])] == found[2]
 
 
 @pytest.mark.skipif(
@@ -82,15 +68,11 @@ def test_every_package_that_make_installs_is_locked() -> None:
     assert len(locked) == len(LOCKED)
 
 
-def test_conda_installs_the_same_through_pip() -> None:
-    from_conda, through_pip = environment()
-    assert through_pip == ["-c constraints.txt", f"-e .[{','.join(EXTRAS)}]"]
-    assert [entry for entry in from_conda if not entry.startswith("python")] == ["pip"]
-
-
-def test_conda_takes_the_python_that_the_project_admits() -> None:
-    (python,) = [entry for entry in environment()[0] if entry.startswith("python")]
+def test_conda_takes_the_python_that_the_project_admits_and_installs_the_same_through_pip() -> None:
+    python, pip, through_pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(PROJECT["requires-python"])
+    assert pip == "pip"
+    assert through_pip == {"pip": ["-c constraints.txt", f"-e .[{','.join(EXTRAS)}]"]}
 
 
 def test_the_versions_agree() -> None:
