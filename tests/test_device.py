@@ -19,7 +19,7 @@ from lth_study.training.train import Trained, train
 from lth_study.training.updates import FlatNetwork
 from lth_study.trainings import Trainings
 
-SMOKE = [preset(network, profile="smoke").setting for network in ("lenet_300_100", "resnet20", "vgg19")]
+SMOKE = [preset(network, profile="smoke").setting for network in ("lenet_300_100", "resnet20")]
 every_network = pytest.mark.parametrize("setting", SMOKE, ids=lambda setting: setting.network)
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 

@@ -23,16 +23,11 @@ def test_one_process_trains_whatever_says_that_there_is_one(value: str, monkeypa
     assert list(store_folder().glob("*/replicate_1/dense/result.json"))
 
 
-@pytest.mark.parametrize("value", ["two", "-1", "1.5"])
-def test_what_is_no_number_is_refused_by_name(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", value)
-    with pytest.raises(SettingError, match=rf"WORLD_SIZE: '{value}' is not a number; expected digits, 0 or more"):
-        train_missing(STUDY, store_folder())
-    assert not store_folder().exists()
-
-
-def test_digits_are_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digits_are_a_number_and_anything_else_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert whole_number("LTH_READERS", 7) == 7
     monkeypatch.setenv("LTH_READERS", " 3 ")
     assert whole_number("LTH_READERS", 7) == 3
-    monkeypatch.delenv("LTH_READERS")
-    assert whole_number("LTH_READERS", 7) == 7
+    for value in ("two", "-1", "1.5"):
+        monkeypatch.setenv("LTH_READERS", value)
+        with pytest.raises(SettingError, match=rf"LTH_READERS: '{value}' is not a number; expected digits, 0 or more"):
+            whole_number("LTH_READERS", 7)

@@ -252,9 +252,3 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(root: Path, monkey
 
     monkeypatch.setattr(image_files, "write_atomic", read_only)
     assert len(load_imagenet(root, 24).test) > 0
-
-
-def test_a_wrong_number_of_readers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LTH_READERS", "-1")
-    with pytest.raises(SettingError, match="LTH_READERS: '-1' is not a number"):
-        epoch(SETTING, load_imagenet(root, 24).train)

@@ -42,14 +42,10 @@ torch.testing.assert_close(model(images), before)
 """
 
 
-def interpreted(shapes: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(PROJECT)}
-    code = COMPARISON.replace("{shapes}", shapes)
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-
-
 def test_convolutions_and_their_gradients_are_those_of_double_precision():
     """Inputs, outputs, stride, side, batch: the stem, both strides, odd sides, channels that are no power of two."""
     shapes = "[(3, 16, 1, 8, 3), (16, 32, 2, 8, 3), (12, 12, 1, 5, 2), (16, 24, 2, 7, 2), (64, 64, 1, 4, 5)]"
-    done = interpreted(shapes)
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", COMPARISON.replace("{shapes}", shapes)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

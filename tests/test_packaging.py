@@ -29,45 +29,31 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in parsed}
 
 
-def environment() -> tuple[list[str], list[str]]:
-    """What environment.yml takes from conda, and what it hands to pip."""
-    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    through_pip = [line for entry in dependencies if isinstance(entry, dict) for line in entry["pip"]]
-    return [entry for entry in dependencies if isinstance(entry, str)], through_pip
+def test_every_constraint_is_one_exact_release_of_another_package() -> None:
+    parsed = [Requirement(line) for line in CONSTRAINTS]
+    assert len({canonicalize_name(pin.name) for pin in parsed}) == len(parsed)
+    for pin in parsed:
+        assert [specifier.operator for specifier in pin.specifier] == ["=="], pin
+        assert "*" not in str(pin.specifier), pin
+        assert not pin.url, pin
+        assert not pin.extras, pin
 
 
-@pytest.mark.parametrize("line", CONSTRAINTS)
-def test_a_constraint_is_one_exact_release(line: str) -> None:
-    pin = Requirement(line)
-    assert [specifier.operator for specifier in pin.specifier] == ["=="]
-    assert "*" not in str(pin.specifier)
-    assert not pin.url
-    assert not pin.extras
-
-
-def test_no_package_is_pinned_twice() -> None:
-    assert len(pins()) == len(CONSTRAINTS)
-
-
-@pytest.mark.parametrize("needed", NEEDED, ids=str)
-def test_a_dependency_is_pinned_to_a_release_that_it_admits(needed: Requirement) -> None:
-    pinned = pins().get(canonicalize_name(needed.name))
-    assert pinned is not None, f"{needed.name} is in pyproject.toml and not in constraints.txt"
-    assert needed.specifier.contains(pinned), f"{needed} does not admit the pinned {pinned}"
-
-
-def test_whatever_the_dependencies_need_in_turn_is_pinned_too() -> None:
+def test_dependencies_and_what_they_need_in_turn_are_pinned_to_releases_that_they_admit() -> None:
     found = with_what_they_need([str(needed) for needed in NEEDED])
     assert [f"{user} needs {name}" for name, user in found.items() if name not in pins()] == []
+    chosen = {needed: pins()[canonicalize_name(needed.name)] for needed in NEEDED}
+    assert [f"{needed}, not {pin}" for needed, pin in chosen.items() if not needed.specifier.contains(pin)] == []
 
 
 LOCKED = (ROOT / "locked.txt").read_text().splitlines()
 
 
-@pytest.mark.parametrize("line", LOCKED)
-def test_a_locked_wheel_is_of_the_pinned_release_and_has_one_hash(line: str) -> None:
-    name, version = re.fullmatch(r"([\w.-]+)==([\w.+!]+) --hash=sha256:[0-9a-f]{64}", line).groups()  # type: ignore[union-attr]
-    assert pins()[canonicalize_name(name)] == version
+def test_every_locked_wheel_is_of_the_pinned_release_and_has_one_hash() -> None:
+    for line in LOCKED:
+        found = re.fullmatch(r"([\w.-]+)==([\w.+!]+) --hash=sha256:[0-9a-f]{64}", line)
+        assert found, line
+        assert pins()[canonicalize_name(found[1])] == found[2]
 
 
 @pytest.mark.skipif(
@@ -82,15 +68,11 @@ def test_every_package_that_make_installs_is_locked() -> None:
     assert len(locked) == len(LOCKED)
 
 
-def test_conda_installs_the_same_through_pip() -> None:
-    from_conda, through_pip = environment()
-    assert through_pip == ["-c constraints.txt", f"-e .[{','.join(EXTRAS)}]"]
-    assert [entry for entry in from_conda if not entry.startswith("python")] == ["pip"]
-
-
-def test_conda_takes_the_python_that_the_project_admits() -> None:
-    (python,) = [entry for entry in environment()[0] if entry.startswith("python")]
+def test_conda_takes_the_python_that_the_project_admits_and_installs_the_same_through_pip() -> None:
+    python, pip, through_pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(PROJECT["requires-python"])
+    assert pip == "pip"
+    assert through_pip == {"pip": ["-c constraints.txt", f"-e .[{','.join(EXTRAS)}]"]}
 
 
 def test_the_versions_agree() -> None:
@@ -157,17 +139,26 @@ print(report.caption(run(study.only("stability"), missing="error"), study.settin
 
 
 def test_without_a_checkout_it_is_said_what_needs_one(installed: Path, tmp_path: Path) -> None:
-    remedy = "set LTH_RESULTS to the folder results/ of a checkout"
+    remedy = f"{tmp_path / 'results'}; set LTH_RESULTS to the folder results/ of a checkout"
     done = elsewhere(installed, tmp_path, "-m", "lth_study", "agenda")
-    assert done.stderr == f"lth: claims.csv is not in {tmp_path / 'results'}; {remedy}\n"
-    for call, message in (
-        ("report.paper_values()", f"paper_values.csv is not in {tmp_path / 'results'}; {remedy}"),
-        ("claims.judged()", f"claims.csv is not in {tmp_path / 'results'}; {remedy}"),
-        ("hours.floors()", f"benchmark.csv is not in {tmp_path / 'results'}; {remedy}"),
-        ("provenance.recorded_studies()", f"There is no {tmp_path / 'results'}; {remedy}. no recorded study has ''"),
-        ("run(preset('vgg19'), missing='error')", f"There is no {tmp_path / 'results'}; {remedy}. "),
-    ):
-        imports = "from lth_study import preset, report, run; from lth_study.costs import hours\n"
-        imports += "from lth_study.report import claims, provenance\n"
-        done = elsewhere(installed, tmp_path, "-c", f"{imports}{call}")
-        assert done.stderr.splitlines()[-1].partition(": ")[2].startswith(message), call
+    assert done.stderr == f"lth: claims.csv is not in {remedy}\n"
+    messages = {
+        "report.paper_values()": f"paper_values.csv is not in {remedy}",
+        "claims.judged()": f"claims.csv is not in {remedy}",
+        "hours.floors()": f"benchmark.csv is not in {remedy}",
+        "provenance.recorded_studies()": f"There is no {remedy}. no recorded study has ''",
+        "run(preset('vgg19'), missing='error')": f"There is no {remedy}. ",
+    }
+    program = f"""
+from lth_study import preset, report, run
+from lth_study.costs import hours
+from lth_study.report import claims, provenance
+for call in {list(messages)}:
+    try:
+        eval(call)
+    except Exception as error:
+        print(error)
+"""
+    done = elsewhere(installed, tmp_path, "-c", program)
+    for message, said in zip(messages.values(), done.stdout.splitlines(), strict=True):
+        assert said.startswith(message)
