@@ -74,13 +74,6 @@ def python(script: Path, *arguments: object, **variables: str) -> subprocess.Com
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
 
 
-def test_no_piece_is_larger_than_asked_for_and_all_but_the_last_are_as_large(packed: Path) -> None:
-    sizes = [file.stat().st_size for file in sorted((packed / "pieces").glob("bundle.tar.xz.*"))]
-    assert len(sizes) > 3
-    assert set(sizes[:-1]) == {MIB}
-    assert 0 < sizes[-1] <= MIB
-
-
 @pytest.mark.parametrize(("written", "sizes"), [([b"abcdefg", b"hi"], [3, 3, 3]), ([b"a", b"b", b"cd"], [3, 1])])
 def test_pieces_joined_are_what_was_written(tmp_path: Path, written: list[bytes], sizes: list[int]) -> None:
     pieces = bundle.Pieces(tmp_path, 3)
@@ -96,6 +89,10 @@ def test_pieces_joined_are_what_was_written(tmp_path: Path, written: list[bytes]
 
 def test_the_script_that_was_carried_unpacks_code_wheels_and_data(packed: Path, tmp_path: Path) -> None:
     target = tmp_path / "with a space"
+    sizes = [file.stat().st_size for file in sorted((packed / "pieces").glob("bundle.tar.xz.*"))]
+    assert set(sizes[:-1]) == {MIB}
+    assert len(sizes) > 3
+    assert 0 < sizes[-1] <= MIB
     done = python(packed / "pieces" / "bundle.py", "unpack", packed / "pieces", target)
     assert done.returncode == 0, done.stderr
     git = ["git", "-C", str(ROOT), "ls-tree", "-r", "-z", "--name-only", "HEAD"]
@@ -200,8 +197,8 @@ def test_check_runs_what_came_with_the_code_with_the_folders_of_the_target(tmp_p
 def test_check_passes_on_this_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With two of the six networks: ResNet-50 takes most of a minute."""
-    monkeypatch.setattr(check, "NETWORKS", ("lenet_300_100", "inception_v3"))
+    """With two of the six networks: others take most of a minute."""
+    monkeypatch.setattr(check, "NETWORKS", ("lenet_300_100", "squeezenet1_0"))
     monkeypatch.setenv("LTH_DEVICE", "cpu")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(check, "on_a_gpu", lambda: False)

@@ -74,8 +74,7 @@ def test_how_cost_grows_by_hand():
 
 
 def test_one_shot_pruning_grows_by_further_densities():
-    study = preset("resnet50", profile="smoke")
-    table = growth(study)
+    table = growth(preset("resnet50", profile="smoke"))
     # one density more: in each of two rewinding iterations an IMP ticket more; what is compared is at the last level
     more = table["twice the levels"]["trainings"] - table["as it is"]["trainings"]
     assert more["stability"] == 2

@@ -23,27 +23,32 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "gpu_rates", lambda: {DEVICE: 1e13, "Other, bfloat16": 1e13})
 
 
-def test_a_schedule_by_hand():
+def test_ways_by_hand():
     assert ways(TASKS) == {"a": 6, "b": 3, "c": 5, "d": 1}
     assert longest_way(TASKS) == ["a", "b", "d"]
-    # one machine does all of it; with two, a and c start, b follows a at 3, and d follows b at 5
-    assert [makespan(TASKS, machines) for machines in (1, 2, 3)] == [10, 6, 6]
 
 
-def test_the_task_with_the_longest_way_starts_first():
-    # in their order, two machines would do both short ones first and end at 4
-    assert makespan({"a": Task(1), "b": Task(1), "c": Task(3)}, 2) == 3
-    # b is short, and c waits for it
-    assert makespan({"a": Task(2), "b": Task(1), "c": Task(3, ("b",))}, 1) == 6
-    assert makespan({"a": Task(2), "b": Task(1), "c": Task(3, ("b",))}, 2) == 4
+@pytest.mark.parametrize(
+    ("tasks", "machines", "ends"),
+    [
+        # one machine does all of it; with two, a and c start, b follows a at 3, and d follows b at 5
+        *((TASKS, machines, end) for machines, end in ((1, 10), (2, 6), (3, 6))),
+        # the longest way first: in their order, two machines would do both short ones first and end at 4
+        ({"a": Task(1), "b": Task(1), "c": Task(3)}, 2, 3),
+        # b is short, and c waits for it
+        ({"a": Task(2), "b": Task(1), "c": Task(3, ("b",))}, 1, 6),
+        ({"a": Task(2), "b": Task(1), "c": Task(3, ("b",))}, 2, 4),
+        # at 0 a and b start; at 1 one machine is free: c, for two, waits; d takes it until 3; a ends at 4; c until 9
+        ({"a": Task(4), "b": Task(1), "c": Task(5, ("b",), 2), "d": Task(2)}, 2, 9),
+    ],
+)
+def test_a_schedule_by_hand(tasks: dict[str, Task], machines: int, ends: float):
+    assert makespan(tasks, machines) == ends
 
 
-def test_a_task_for_two_machines_waits_for_both_and_others_go_before_it():
-    # at 0 a and b start; at 1 one machine is free: c, for two, waits; d takes it until 3; a ends at 4; c until 9
-    tasks = {"a": Task(4), "b": Task(1), "c": Task(5, ("b",), 2), "d": Task(2)}
-    assert makespan(tasks, 2) == 9
+def test_a_task_for_more_machines_than_there_are_is_refused():
     with pytest.raises(ValueError, match="more than 1 machines"):
-        makespan(tasks, 1)
+        makespan({"a": Task(5, (), 2)}, 1)
 
 
 def test_speeds_side_by_side_are_those_of_the_fastest_way():

@@ -129,6 +129,8 @@ def test_with_all_three_parts_validation_has_its_own_and_nothing_is_held_out(
     images = data.load(given(folder).setting.dataset, color=True)
     assert (len(images.train), len(images.validation), len(images.test)) == sizes
     assert images.train.images.shape[1:] == data.image_shape(images.name, color=True) == (3, 32, 32)
+    assert given(folder, batch_size=sizes[0]).setting.batch_size == sizes[0]
+    assert f"expected {sizes[0] + 1} or more (batch_size)" in refusal(folder, batch_size=sizes[0] + 1)
 
 
 def test_images_are_read_once_until_a_file_changes(flowers: Path, monkeypatch: pytest.MonkeyPatch):

@@ -209,6 +209,20 @@ def test_states_are_kept_at_exactly_their_iterations_and_pruned_weights_are_zero
     assert same_bits(start, before)
 
 
+def test_an_average_that_is_rewound_forgets_the_pruned_weights():
+    kept, mask = Kept(), half_of(LENET)
+    trained(LENET, subnetwork(weights_of(LENET), ones(LENET), 0, 0), keep=[5], saves=kept)
+    averages = []
+    for state in (kept.states[5], trained(LENET, subnetwork(kept.states[5], mask, 5, 1)).state):
+        named = dict(build(LENET).named_parameters())
+        pieces = state[f"{MOMENTS}average"].split([parameter.numel() for parameter in named.values()])
+        averages.append(dict(zip(named, pieces, strict=True)))
+    for name in mask:
+        before, after = (average[name][~mask[name].flatten()] for average in averages)
+        assert before.any(), name
+        assert not after.any(), name
+
+
 @small_network
 def test_a_state_is_that_of_a_plain_network(network: str):
     setting = settings(network, weight_average=0.0)
