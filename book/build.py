@@ -160,19 +160,8 @@ def execute(notebook: Path, destination: Path, parameters: dict[str, Any], figur
             )  # fmt: skip
     except PapermillExecutionError as error:
         sys.exit(f"{notebook} failed, so the book is not built: {error}")
-    describe_pictures(destination)
     keep_figures(notebook, name, parameters, figures)
     say(f"executed {name} in {time.monotonic() - started:.0f} s")
-
-
-def describe_pictures(executed: Path) -> None:
-    """Give every picture that `publish` displayed its alternative text, for the page."""
-    notebook = nbformat.read(executed, as_version=4)
-    for cell in notebook.cells:
-        texts = [o["data"].get("text/plain", "") for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-        if texts and not texts[0].startswith("<Figure"):
-            cell.metadata["mystnb"] = {"image": {"alt": texts[0]}}
-    nbformat.write(notebook, executed)
 
 
 def keep_figures(notebook: Path, page: str, parameters: dict[str, Any], figures: Path) -> None:
@@ -245,6 +234,7 @@ def collect(further: bool = True) -> None:
 def execute_page(name: str, destination: Path) -> None:
     """Execute the notebook of one page into a file. Its figures go into the folder `figures` beside it."""
     page = PAGES.get(name, Page(name, "", {}))
+    destination.parent.mkdir(parents=True, exist_ok=True)
     execute(NOTEBOOKS / f"{page.notebook}.ipynb", destination, page.parameters, destination.parent / "figures")
     if page.title:
         retitle(destination, page.title)
@@ -357,7 +347,7 @@ def main() -> None:
     status = build_pages(configuration(arguments.url, arguments.repository))
     if status or not INDEX.exists():
         sys.exit(f"jupyter-book failed with exit status {status}; its messages are above")
-    finish.finish_pages(INDEX.parent, {name: page.notebook for name, page in PAGES.items()})
+    finish.finish_pages(INDEX.parent, {name: page.notebook for name, page in PAGES.items()}, pages.published())
     print(f"the book: {ROOT / INDEX}")
 
 

@@ -11,7 +11,7 @@ A template is Markdown with Jinja's `{{ ... }}`. Its numbers, figures and verdic
     {{ early("VERDICT", "CLAIM", levels) }} the verdict on a claim that waits for its records, by JPEG images' records
     {{ figure("PAGE-NAME", "finding") }}    a figure that a notebook published
     {{ matrix() }}, {{ questions() }}, {{ contradicted() }}     verdicts as tables
-    {{ cost("NETWORK", "FIGURE") }}         trainings and hours at the paper's scale
+    {{ cost("NETWORK", "FIGURE") }}         trainings and hours, at the paper's scale or another profile's
     {{ count(...) }}, {{ trainings() }}     numbers of claims and of recorded trainings
 """
 
@@ -71,9 +71,56 @@ def write_pages() -> None:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(EVIDENCE), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
-    environment.globals.update(Book().functions())
+    book = Book()
+    environment.globals.update(book.functions())
+    tell_verdicts(book.judged)
     for template in sorted(EVIDENCE.glob("*.md")):
         (PAGES / template.name).write_text(environment.get_template(template.name).render())
+
+
+def tell_verdicts(judged: pd.DataFrame) -> None:
+    """Write into the JSON file of every figure the verdicts of the claims that its studies decide."""
+    verdicts: dict[str, dict[str, str]] = {}
+    found = judged.set_index("claim")
+    for claim in claims.read():
+        row = found.loc[claim.claim]
+        if row["verdict"] != "not run":
+            study = claim.setting(str(row["recorded_on"]), {}).name
+            verdicts.setdefault(study, {})[claim.claim] = str(row["verdict"])
+    for file in FIGURES.glob("*.json"):
+        about = json.loads(file.read_text())
+        decided = [verdicts.get(study, {}) for study in about.get("studies", [])]
+        about["verdicts"] = {name: verdict for each in decided for name, verdict in each.items()}
+        file.write_text(json.dumps(about, indent=1))
+
+
+def pictures(name: str, alt: str) -> list[str]:
+    """The pictures of a figure, for both themes and two widths; `book.css` shows one of them."""
+    text = html.escape(alt, quote=True)
+    return [
+        f'<img class="picture {theme} {width} dark-light" src="{TO_BUILT}/{name}.{theme}{end}.svg" alt="{text}" '
+        'loading="lazy">'
+        for theme in ("light", "dark")
+        for width, end in (("wide", ""), ("narrow", ".narrow"))
+    ]
+
+
+def downloads(name: str) -> list[str]:
+    """Links to a figure and to its numbers."""
+    return [
+        f'<a href="{TO_BUILT}/{name}.light.svg" download>SVG</a>',
+        f'<a href="{TO_BUILT}/{name}.csv" download>CSV</a>',
+    ]
+
+
+def published() -> dict[str, str]:
+    """What a notebook's page shows of every figure, by the checksum of its picture in the notebook."""
+    shown = {}
+    for file in FIGURES.glob("*.json"):
+        about, name = json.loads(file.read_text()), file.stem
+        links = f"<p>{' · '.join(downloads(name))}</p>"
+        shown[about["png"]] = f'<div class="pictures">{"".join(pictures(name, about["alt"]))}{links}</div>'
+    return shown
 
 
 class Book:
@@ -192,9 +239,9 @@ class Book:
         ]
         return "\n".join(["| network, recipe | scale | claim | seen here | verdict |", "|---|---|---|---|---|", *rows])
 
-    def cost(self, network: str, *figures: str, **changes: Any) -> str:
-        """The trainings of a study at the paper's scale, and the hours that they take by recorded speeds."""
-        study = preset(network).updated(**changes)
+    def cost(self, network: str, *figures: str, profile: str = "paper", **changes: Any) -> str:
+        """The trainings of a study, and the hours that they take by recorded speeds."""
+        study = preset(network, profile=profile).updated(**changes)
         parts = [study.only(figure) for figure in figures] or [study]
         return " and ".join(_cost(len(plan.trainings(part)), hours_to_train(part)) for part in parts)
 
@@ -207,14 +254,7 @@ class Book:
         about = json.loads((FIGURES / f"{name}.json").read_text())
         label = "" if name in self.shown else f":name: fig-{name}\n"
         self.shown.append(name)
-        alt = html.escape(about["alt"], quote=True)
-        others = "\n".join(
-            f'<img class="picture {theme} {width} dark-light" src="{TO_BUILT}/{name}.{theme}{end}.svg" alt="{alt}" '
-            'loading="lazy">'
-            for theme in ("light", "dark")
-            for width, end in (("wide", ""), ("narrow", ".narrow"))
-            if (theme, width) != ("light", "wide")
-        )
+        _, *others = pictures(name, about["alt"])  # Sphinx makes the first one
         scale = ", ".join(about["profiles"])
         badge = "the paper's scale" if scale == "paper" else f"scale: {scale}"
         cost = _cost(about["trainings"], about["hours"])
@@ -224,8 +264,7 @@ class Book:
             _badge(scale, badge),
             f"{about['replicates']} replicates",
             html.escape(", ".join(about["devices"])),
-            f'<a href="{TO_BUILT}/{name}.light.svg" download>SVG</a>',
-            f'<a href="{TO_BUILT}/{name}.csv" download>CSV</a>',
+            *downloads(name),
             f'<a href="../executed/{about["page"]}.html">notebook</a>',
             *(
                 f'<a href="explorer.html?{html.escape(urlencode({"study": study, "x": x}))}">explorer</a>'
@@ -240,7 +279,7 @@ class Book:
 {finding}
 
 <div class="pictures">
-{others}
+{chr(10).join(others)}
 </div>
 
 <p>{" · ".join(sources)}</p>
@@ -306,7 +345,8 @@ Reading the records takes seconds. To train everything again means {cost}.
 
 
 def _cost(trainings: int, hours: Mapping[str, float]) -> str:
-    taken = " and ".join(f"{each:.1f} hours on one {device}" for device, each in hours.items())
+    one = {device: "one " if device.startswith("NVIDIA") else "one core of " for device in hours}
+    taken = " and ".join(f"{each:.1f} hours on {one[device]}{device}" for device, each in hours.items())
     return f"{trainings:,} trainings: {taken}" if taken else f"{trainings:,} trainings"
 
 

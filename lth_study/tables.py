@@ -49,10 +49,10 @@ def read(folder: Path, setting: Setting) -> tuple[pd.DataFrame, pd.DataFrame]:
     if strangers := set(records["digest"]) - {setting.digest()}:
         raise StoreError(f"{study / 'records.csv'} has records of other studies: {', '.join(sorted(strangers))}")
     provenance = _read_csv(study / "provenance.csv", PROVENANCE, PROVENANCE_KEY)
-    sums = ""
+    sums = None
     with suppress(FileNotFoundError):  # older folders have none
-        sums = (study / "sums.sha256").read_text()
-    if sums and sums != _sums(study):
+        sums = (study / "sums.sha256").read_text(errors="replace")
+    if sums is not None and sums != _sums(study):
         raise StoreError(
             f"{study} is not as it was written: `sha256sum -c sums.sha256` there names the file; restore it, or delete "
             "sums.sha256 if the change is yours"

@@ -1,5 +1,6 @@
 """Charts and figures: what is drawn are the means and intervals of records, and the CSV beside it says the same."""
 
+import hashlib
 import io
 import json
 import re
@@ -20,8 +21,8 @@ from lth_core import Mask
 from lth_study import preset
 from lth_study.methods import TABLE
 from lth_study.report import charts
-from lth_study.report.chart import Chart
-from lth_study.report.drawing import _apart, draw, pixel_maps, rendered
+from lth_study.report.chart import Chart, Panel, PixelMaps
+from lth_study.report.drawing import _apart, draw, draw_maps, rendered
 from lth_study.report.looks import DASHES, LOOKS, PAPERS, Theme, Width, dash_of, look_of
 from lth_study.report.publish import alternative, publish
 
@@ -361,8 +362,23 @@ def test_every_method_has_a_look_and_its_variants_are_told_apart_by_their_dashes
 
 def test_a_pixel_has_as_many_weights_as_its_column():
     left = Mask({"fc1.weight": np.array([[1, 0, 1, 1], [1, 0, 0, 1]], dtype=bool)})
-    (maps, _) = pixel_maps({"IMP": left}, "fc1.weight", side=2).axes
+    shown = PixelMaps.of({"IMP": left}, "fc1.weight", side=2)
+    (maps, _) = draw_maps(shown).axes
     assert maps.images[0].get_array().tolist() == [[2, 0], [1, 2]]
+    assert shown.numbers()["weights"].tolist() == [2, 0, 1, 2]
+
+
+def test_a_value_that_was_summarised_before_has_its_own_band_and_ratios_a_line_at_one():
+    table = pd.DataFrame({"series": "a layer", "x": [50.0, 10.0], "replicate": 1, "value": [0.5, 4.0],
+                          "low": [0.25, 2.0], "high": [1.0, 8.0]})  # fmt: skip
+    chart = Chart("Speed", (Panel("", "times as fast", table, {"a layer": "dense"}),), "percent", "left", log_y=True)
+    (axes,) = draw(chart).axes
+    (band,) = axes.collections
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
+    assert {(50, 0.25), (50, 1), (10, 2), (10, 8)} <= corners
+    assert [1, 1] in [list(line.get_ydata()) for line in axes.lines]
+    assert axes.get_yscale() == "log"
+    assert chart.numbers()[["mean", "low", "high"]].to_numpy().tolist() == [[0.5, 0.25, 1], [4, 2, 8]]
 
 
 # What is kept
@@ -385,6 +401,7 @@ def test_a_figure_leaves_its_pictures_numbers_and_story(
     assert (about["profiles"], about["replicates"]) == (["paper"], 3)
     assert (about["studies"], about["axis"]) == ([STUDY.setting.name], "percent")
     assert about["caption"].startswith("Test accuracy. At k = 0. LeNet-300-100 on")
+    assert about["png"] == hashlib.sha256(rendered(chart, "png")).hexdigest()
     assert about["trainings"] > 100
     text = (tmp_path / "figures/accuracy.light.svg").read_text()
     assert "random pruning, k = 20</text>" in text  # as text, not as outlines
@@ -404,12 +421,12 @@ def test_the_same_chart_gives_the_same_bytes(table: pd.DataFrame):
 
 
 def test_the_alternative_text_has_the_last_value_of_every_line_and_is_short(table: pd.DataFrame):
-    text = alternative(charts.accuracy(table[table["rewind"] == 0]), "lenet_300_100")
+    text = alternative(charts.accuracy(table[table["rewind"] == 0]), "LeNet-300-100")
     assert text == (
         "LeNet-300-100, test accuracy against weights remaining (%). "
         "Test accuracy at 64: IMP 97.7, random pruning 95.7."
     )
     several = charts.against_k(with_a_low_recipe(table), level=2, metrics=[METRIC, "l2_pruning", "test_accuracy"])
-    long = alternative(several, "resnet20")
+    long = alternative(several, "ResNet-20")
     assert "Standard recipe, L2 between data orders at 20: IMP 12.0, random pruning 13.0." in long
     assert len(long.split()) <= 60

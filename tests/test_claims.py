@@ -67,7 +67,7 @@ def test_the_p_value_is_two_sided_for_what_is_superior_and_the_larger_of_two_for
 
 def test_what_is_shown_says_which_interval_it_is():
     assert judge(around(0.0), "superior", 0.0)[2] == "+0.00 (-2.48 to +2.48)"
-    assert judge(around(0.0), "equivalent", -1.0, 1.0)[2] == "+0.00 (-1.69 to +1.69) 90%"
+    assert judge(around(0.0), "equivalent", -1.0, 1.0)[2] == "+0.00 (90%: -1.69 to +1.69)"
 
 
 def test_quotients_have_their_bounds_as_quotients():

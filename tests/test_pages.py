@@ -182,6 +182,22 @@ def test_counts_are_those_of_the_table(book: Any) -> None:
     )
 
 
+def test_a_figure_tells_the_verdicts_of_the_claims_that_its_studies_decide(
+    book: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "FIGURES", tmp_path)
+    studies = {name: [pages.preset(name, profile="paper").setting.name] for name in ("lenet_300_100", "resnet50")}
+    for name, decided in {**studies, "measured": None}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"alt": "kept"} | ({"studies": decided} if decided else {})))
+    pages.tell_verdicts(book.judged.reset_index(drop=True))
+    told = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*.json")}
+    rows = book.judged[(book.judged["network"] == "lenet_300_100") & (book.judged["recorded_on"] == "mnist")]
+    decided = rows[rows["verdict"] != "not run"]["verdict"].to_dict()
+    assert len(decided) > 5
+    assert told["lenet_300_100"] == {"alt": "kept", "studies": studies["lenet_300_100"], "verdicts": decided}
+    assert told["resnet50"]["verdicts"] == told["measured"]["verdicts"] == {}  # nothing is recorded at that scale
+
+
 def test_a_figure_has_its_pictures_numbers_scale_and_command(
     book: Any,
     tmp_path: Path,
@@ -190,7 +206,8 @@ def test_a_figure_has_its_pictures_numbers_scale_and_command(
     monkeypatch.setattr(pages, "FIGURES", tmp_path)
     about = {
         "alt": "What is drawn.", "caption": "A caption.", "profiles": ["paper"], "replicates": 3, "devices": ["a GPU"],
-        "trainings": 1200, "hours": {"a GPU": 2.04}, "page": "a_page", "command": "papermill notebooks/a.ipynb b.ipynb",
+        "trainings": 1200, "hours": {"NVIDIA X": 2.04, "Xeon (AVX512)": 7.0}, "page": "a_page",
+        "command": "papermill notebooks/a.ipynb b.ipynb",
         "studies": ["resnet20-standard-paper-cifar10-0123"], "axis": "k",
     }  # fmt: skip
     (tmp_path / "a_page-curves.json").write_text(json.dumps(about))
@@ -199,7 +216,9 @@ def test_a_figure_has_its_pictures_numbers_scale_and_command(
         "{figure} ../_static/figures/a_page-curves.light.svg", ":alt: What is drawn.", "What was found.", "A caption.",
         'src="../../_static/figures/a_page-curves.dark.narrow.svg"', "the paper's scale",
         'href="../../_static/figures/a_page-curves.csv"',
-        'href="../executed/a_page.html"', "1,200 trainings: 2.0 hours on one a GPU", about["command"], "3 replicates",
+        'href="../executed/a_page.html"',
+        "1,200 trainings: 2.0 hours on one NVIDIA X and 7.0 hours on one core of Xeon (AVX512)",
+        about["command"], "3 replicates",
         'href="explorer.html?study=resnet20-standard-paper-cifar10-0123&amp;x=k"',
     ):  # fmt: skip
         assert part in text

@@ -92,7 +92,7 @@ def test_pages_lead_to_where_book_and_source_are_published(tmp_path: Path, monke
     html = tmp_path / "_build/html/book"
 
     assert build.build_pages(build.configuration(None, None)) == 0
-    finish.finish_pages(html.parent, {"vgg19_accuracy": "cifar10_accuracy"})
+    finish.finish_pages(html.parent, {"vgg19_accuracy": "cifar10_accuracy"}, {})
     elsewhere = {url for file in html.rglob("*.html") for url in links(file)}
     assert {url for url in elsewhere if "creativecommons.org" not in url} == set()
     assert f"Version {__version__}." in (html / "chapter.html").read_text()
@@ -100,7 +100,7 @@ def test_pages_lead_to_where_book_and_source_are_published(tmp_path: Path, monke
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767225600")  # the first second of 2026, in UTC
     url, source = build.address("https://example.org/lth"), build.repository("owner/name")
     assert build.build_pages(build.configuration(url, source)) == 0
-    finish.finish_pages(html.parent, {"vgg19_accuracy": "cifar10_accuracy"})
+    finish.finish_pages(html.parent, {"vgg19_accuracy": "cifar10_accuracy"}, {})
     for name, notebook in {"vgg19_accuracy": "cifar10_accuracy", "claims": "claims"}.items():
         assert (ROOT / "notebooks" / f"{notebook}.ipynb").exists()
         assert links(html / "executed" / f"{name}.html") - elsewhere == {

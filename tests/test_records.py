@@ -79,6 +79,9 @@ def test_a_digit_that_changed_in_a_table_is_noticed_unless_its_checksums_are_gon
     (folder / name).write_text("".join([lines[0], ",".join(cells), *lines[2:]]))
     with pytest.raises(StoreError, match=r"is not as it was written: .* restore it, or delete sums.sha256"):
         read(ours, SETTING)
+    (folder / "sums.sha256").write_text("")
+    with pytest.raises(StoreError, match=r"is not as it was written"):
+        read(ours, SETTING)
     (folder / "sums.sha256").unlink()  # as in folders from before there were any
     read(ours, SETTING)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from matplotlib import pyplot as plt
 
-from lth_study.costs.sparse import break_even, sparse_curves, sparse_speed
+from lth_study.costs.sparse import break_even, sparse_chart, sparse_speed
 from lth_study.records import results_folder
 
 SLOWEST = {0.5: (0.7, 1.2), 0.2: (1.1, 1.3), 0.1: (0.9, 1.6), 0.05: (2.0, 3.0)}
@@ -35,13 +34,12 @@ def test_sparse_products_pay_from_the_largest_share_below_which_they_always_do(m
     assert table.loc[("layer", 256, 1)].isna().all()  # the slowest rounds are slower than the dense network everywhere
 
 
-def test_curves_show_the_medians_of_one_thread(measured: pd.DataFrame) -> None:
+def test_the_chart_shows_the_rounds_of_one_thread_beside_the_compiled_network(measured: pd.DataFrame) -> None:
     two_threads = measured.assign(threads=2, median=99.0)
-    figure = sparse_curves(pd.concat([measured, two_threads], ignore_index=True))
-    assert [axes.get_title() for axes in figure.axes] == ["layer, batch 1", "layer, batch 256"]
-    for axes in figure.axes:
-        for line, column in zip(axes.lines, (0, 1), strict=False):
-            assert dict(zip(*line.get_data(), strict=True)) == pytest.approx(
-                {100 * density: pair[column] + 0.2 for density, pair in SLOWEST.items()}
-            )
-    plt.close(figure)
+    chart = sparse_chart(pd.concat([measured, two_threads], ignore_index=True))
+    assert [panel.title for panel in chart.panels] == ["batch 1", "batch 256"]
+    numbers = chart.numbers().set_index(["panel", "x"])[["mean", "low", "high"]]
+    for batch in (1, 256):
+        for density, (_, slowest) in SLOWEST.items():
+            row = numbers.loc[(f"batch {batch}", 100 * density)]
+            assert row.tolist() == pytest.approx([slowest + 0.2, slowest / batch, slowest + 0.5])

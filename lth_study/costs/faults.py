@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from lth_study.records import results_file
-from lth_study.report.looks import style
 from lth_study.settings import SettingError
 
 COUNTS = ["struck", "recovered", "named", "lost", "twice", "failures"]
@@ -25,22 +22,3 @@ def campaign(kind: str = "") -> pd.DataFrame:
     if not len(chosen):
         raise SettingError(f"kind: no fault has {kind!r} in its name; known: {', '.join(table['fault'])}")
     return chosen.reset_index(drop=True)
-
-
-def outcomes(table: pd.DataFrame) -> Figure:
-    """For every kind of fault, how many struck, how many the study recovered from, and how many a message named."""
-    with style():
-        figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(table)), layout="constrained")
-        places = range(len(table))
-        axes.barh(places, table["struck"], color="0.7", label="struck")
-        axes.plot(table["recovered"], places, "o", label="recovered", clip_on=False)
-        axes.plot(table["named"], places, "x", label="named", markeredgewidth=2, clip_on=False)
-        axes.set_yticks(places, table["fault"])
-        axes.invert_yaxis()
-        axes.set_xscale("symlog", linthresh=1)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlim(0, 1.5 * table["struck"].max())
-        axes.margins(y=0.01)
-        axes.set_xlabel("faults")
-        figure.legend(loc="outside upper center", ncols=3)
-    return figure

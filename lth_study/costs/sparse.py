@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from lth_study.records import results_file
-from lth_study.report.drawing import percent_axis
-from lth_study.report.looks import style
+from lth_study.report.chart import Chart, Panel
+from lth_study.report.charts import PERCENT
 
 _WORK = ["network", "batch", "threads"]
+_DRAWN = ["series", "x", "replicate", "value", "low", "high"]
 _AGAINST = {"dense, eager / sparse": "dense", "dense, compiled / sparse": "dense, compiled"}
 
 
@@ -39,30 +36,18 @@ def break_even(measured: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=list(_AGAINST.values())).rename_axis(columns=None)
 
 
-def sparse_curves(measured: pd.DataFrame) -> Figure:
-    """The speed of sparse products against the percentage of weights, a panel for each network and batch.
+def sparse_chart(measured: pd.DataFrame) -> Chart:
+    """The speed of sparse products on one thread against the percentage of weights, a panel for each batch.
 
-    Lines are medians of the rounds; bands reach from the slowest to the fastest. Above 1, sparse weights are faster.
+    It is compared with the compiled dense network. Lines are medians of the rounds; bands reach from the slowest to the
+    fastest. Above 1, sparse weights are faster.
     """
-    rows = measured[measured["threads"] == 1].assign(percent=100 * measured["density"]).sort_values("percent")
-    networks, batches = list(dict.fromkeys(measured["network"])), sorted(rows["batch"].unique())
-    with style():
-        figure, grid = plt.subplots(
-            len(batches), len(networks), figsize=(9, 5), sharex=True, sharey=True, squeeze=False
-        )
-    for (batch, network), axes in zip(itertools.product(batches, networks), grid.flat, strict=True):
-        panel = rows[(rows["batch"] == batch) & (rows["network"] == network)]
-        for against, marker in zip(_AGAINST.values(), "oX", strict=True):
-            line = panel[panel["against"] == against]
-            (drawn,) = axes.plot(line["percent"], line["median"], marker=marker, label=f"against {against}")
-            axes.fill_between(line["percent"], line["smallest"], line["largest"], color=drawn.get_color(), alpha=0.2)
-        axes.axhline(1, color="0.45", linewidth=1, zorder=0)
-        axes.set_title(f"{network}, batch {batch}", fontsize="medium")
-    axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_formatter("{x:g}")
-    percent_axis(axes)
-    axes.set_xlabel("")
-    figure.supxlabel("weights remaining (%)", fontsize="medium")
-    figure.supylabel("times as fast", fontsize="medium")
-    grid[0, 0].legend(title=None, loc="lower right", fontsize="small")
-    return figure
+    rows = measured[(measured["threads"] == 1) & (measured["against"] == "dense, compiled")]
+    rows = rows.assign(x=100 * rows["density"], replicate=1)
+    columns = {"network": "series", "median": "value", "smallest": "low", "largest": "high"}
+    looks = {name: f"dense {number}" if number else "dense" for number, name in enumerate(rows["network"].unique())}
+    panels = tuple(
+        Panel(f"batch {batch}", "times as fast", panel.rename(columns=columns)[_DRAWN], looks)
+        for batch, panel in rows.groupby("batch")
+    )
+    return Chart("Speed of sparse products", panels, "percent", PERCENT, share_y=True, log_y=True)

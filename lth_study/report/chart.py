@@ -1,6 +1,6 @@
-"""A chart: what a figure shows, as tables. `charts` makes them from records, and `drawing` draws them.
+"""What a figure shows, as tables: a chart of lines, or maps. `charts` makes them from records, `drawing` draws them.
 
-A chart holds the very numbers that are drawn: `publish` writes them as CSV beside the figure.
+They hold the very numbers that are drawn: `publish` writes them as CSV beside the figure.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from lth_core import Mask
 from lth_study.report.effects import estimate
 
 
@@ -20,7 +23,8 @@ class Panel:
     """One pair of axes.
 
     `table` has a row for each replicate of each point: series, x, replicate, value; `looks` gives each series its
-    look (`looks.LOOKS`). `paper` has the paper's values: series, x, value, and low and high where it prints them.
+    look (`looks.LOOKS`). Where it has columns low and high too, they are the band of a value that was summarised
+    before. `paper` has the paper's values: series, x, value, and low and high where it prints them.
     """
 
     title: str
@@ -47,6 +51,8 @@ class Chart:
     xlabel: str
     each: bool = False
     share_y: bool = False
+    log_y: bool = False
+    """Whether y holds ratios: a logarithmic axis, to base 2, with a line at 1."""
 
     @property
     def reading(self) -> str:
@@ -71,6 +77,8 @@ class Chart:
             place = {"panel": panel.title, "y": panel.ylabel}
             if self.axis == "number":
                 rows = panel.table.assign(mean=panel.table["value"], n=1).drop(columns="value")
+            elif "low" in panel.table:
+                rows = panel.table.rename(columns={"value": "mean"}).drop(columns="replicate")
             else:
                 rows = _summarised(panel.table)
             tables.append(rows.assign(**place))
@@ -79,8 +87,29 @@ class Chart:
                 tables.append(theirs.rename(columns={"value": "mean"}).assign(**place))
         table = pd.concat(tables, ignore_index=True)
         first = ["panel", "y", "series", "x", "n", "mean", "low", "high"]
-        table["n"] = table["n"].astype("Int64")
-        return table.reindex(columns=[*first, *(name for name in table if name not in first)])
+        table = table.reindex(columns=[*first, *(name for name in table if name not in first)])
+        return table.astype({"n": "Int64"})
+
+
+@dataclass(frozen=True)
+class PixelMaps:
+    """How many weights each pixel keeps in a network's first layer: a map, [height, width], for each mask."""
+
+    maps: Mapping[str, NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, masks: Mapping[str, Mask], layer: str, side: int) -> PixelMaps:
+        """The maps of masks of a first layer with the shape [units, side x side]."""
+        return cls({title: mask[layer].sum(0).view(side, side).numpy() for title, mask in masks.items()})
+
+    def numbers(self) -> pd.DataFrame:
+        """What is drawn: a row for each pixel of each map."""
+        rows = [
+            {"map": title, "row": row, "column": column, "weights": int(kept)}
+            for title, pixels in self.maps.items()
+            for (row, column), kept in np.ndenumerate(pixels)
+        ]
+        return pd.DataFrame(rows)
 
 
 def _summarised(table: pd.DataFrame) -> pd.DataFrame:

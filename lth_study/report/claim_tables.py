@@ -23,7 +23,7 @@ ABOUT = {"paper": "the paper's claims", "later": "later papers' claims", "study"
 def readable(table: pd.DataFrame) -> Marked:
     """Judged claims as a table for a page. Network, scale and recipe are in the index if there are several."""
     scale = table["profile"] + ", " + table["recorded_on"].map(title)
-    q = table["q"].map(lambda value: "" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001")
+    q = table["q"].map(lambda value: "" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "<\u00a00.001")
     shown = table.assign(network=table["network"].map(NETWORK_NAMES), scale=scale, claim=table["text"], q=q)
     index = [name for name in ("network", "scale", "recipe") if shown[name].nunique() > 1]
     return Marked(shown.set_index([*index, "claim"])[["paper", "here", "n", "verdict", "q", "note"]], table["claim"])

@@ -1,9 +1,9 @@
-"""Draws charts (`chart`), for light and for dark pages, wide and narrow, in the colours and markers of `looks`."""
+"""Draws charts and maps (`chart`) for light and dark pages, wide and narrow, in the colours and markers of `looks`."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from lth_core import Mask
-from lth_study.report.chart import Chart, Panel
+from lth_study.report.chart import Chart, Panel, PixelMaps
 from lth_study.report.effects import estimate
 from lth_study.report.looks import INKS, TICKS, Theme, Width, dash_of, look_of, style
 
@@ -35,8 +34,13 @@ def draw(chart: Chart, theme: Theme = "light", width: Width = "wide") -> Figure:
             _draw_panel(axes, chart, panel, theme)
             if chart.share_y and number % columns:
                 axes.set_ylabel("")
+            if chart.log_y:
+                axes.set_yscale("log", base=2)
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.axhline(1, color=INKS[theme], linewidth=0.8, zorder=1)
         for axes, panel in zip(grid.flat, chart.panels, strict=False):  # last: a limit ends the search for limits
-            _limit(axes, chart.panels if chart.share_y else [panel])
+            if not chart.log_y:
+                _limit(axes, chart.panels if chart.share_y else [panel])
             if panel.zero:
                 bottom, top = axes.get_ylim()
                 axes.set_ylim(min(bottom, 0), max(top, 0))
@@ -53,12 +57,15 @@ def draw(chart: Chart, theme: Theme = "light", width: Width = "wide") -> Figure:
     return figure
 
 
-def rendered(chart: Chart, kind: Literal["svg", "png"], theme: Theme = "light", width: Width = "wide") -> bytes:
-    """A chart as a file: the same bytes every time."""
+def rendered(
+    figure: Chart | PixelMaps, kind: Literal["svg", "png"], theme: Theme = "light", width: Width = "wide"
+) -> bytes:
+    """A figure as a file: the same bytes every time."""
     file = io.BytesIO()
     with style(theme, width):
         how: dict[str, Any] = {"metadata": {"Date": None}, "facecolor": "none"} if kind == "svg" else {}
-        draw(chart, theme, width).savefig(file, format=kind, **how)
+        drawn = draw_maps(figure, theme, width) if isinstance(figure, PixelMaps) else draw(figure, theme, width)
+        drawn.savefig(file, format=kind, **how)
     return file.getvalue()
 
 
@@ -73,13 +80,13 @@ def _limit(axes: Axes, panels: Sequence[Panel]) -> None:
         axes.set_ylim(max(bottom, 1.5 * low - high / 2), min(top, 1.5 * high - low / 2))
 
 
-def pixel_maps(masks: Mapping[str, Mask], layer: str, side: int) -> Figure:
-    """How many weights each pixel keeps in a network's first layer, [units, side x side]: a map for each mask."""
-    with style():
-        figure, grid = plt.subplots(1, len(masks), figsize=(3 * len(masks) + 0.8, 3), squeeze=False)
-        maps = {title: mask[layer].sum(0).view(side, side).numpy() for title, mask in masks.items()}
-        top = max(int(kept.max()) for kept in maps.values())
-        for axes, (title, kept) in zip(grid[0], maps.items(), strict=True):
+def draw_maps(shown: PixelMaps, theme: Theme = "light", width: Width = "wide") -> Figure:
+    """Draw maps beside each other, with one scale of colours."""
+    count, side = len(shown.maps), 3 if width == "wide" else 1.5
+    with style(theme, width):
+        figure, grid = plt.subplots(1, count, figsize=(side * count + 0.8, side), squeeze=False)
+        top = max(int(kept.max()) for kept in shown.maps.values())
+        for axes, (title, kept) in zip(grid[0], shown.maps.items(), strict=True):
             drawn = axes.imshow(kept, vmin=0, vmax=top, cmap="cividis")
             axes.set(title=title, xticks=[], yticks=[])
             axes.grid(False)
@@ -143,6 +150,11 @@ def _draw_series(axes: Axes, chart: Chart, table: pd.DataFrame, panel: Panel, th
         sns.lineplot(table, errorbar=_interval, **bars, **look)
         return
     look["dashes"] = {n: dash_of(number) for n, (_, number) in found.items()}
+    if "low" in table:
+        for name, line in table.groupby("series", sort=False):
+            axes.fill_between(
+                line["x"], line["low"], line["high"], color=getattr(found[str(name)][0], theme), alpha=0.18
+            )
     if chart.each or table["replicate"].nunique() == 1:
         sns.lineplot(table, units="replicate", estimator=None, linewidth=1.2, markersize=4, **look)
         return

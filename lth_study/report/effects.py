@@ -188,7 +188,8 @@ def judge(
         inside = min(1.0, scale * max(one_sided(one, bound) for one, bound in sides))
         outside = min(1.0, scale * min(one_sided(-one, -bound) for one, bound in sides))
         shown = str(estimate(values, ratio=ratio, confidence=1 - SIGNIFICANCE * 2 / scale))
-        shown += "" if scale == 2 else " 90%"
+        if scale == 1:
+            shown = shown.replace("(", "(90%: ")
     if inside < SIGNIFICANCE:
         return "supported", inside, shown
     return ("contradicted" if outside < SIGNIFICANCE else "undecided"), min(inside, outside), shown

@@ -39,7 +39,8 @@ def provenance_summary(settings: Sequence[Setting]) -> pd.DataFrame:
         )
         tables.append(table.reset_index().assign(study=setting.name))
     rows = pd.concat(tables).astype({"workers": object}).fillna({"workers": ""})
-    return rows[["study", *(name for name in rows.columns if name != "study")]]
+    dates = {name: rows[name].str[:10] for name in ("first", "last")}
+    return rows.assign(**dates).set_index("study")
 
 
 def settings_table(settings: Sequence[Setting]) -> pd.DataFrame:

@@ -1,14 +1,18 @@
-"""`publish` shows a chart on a notebook's page, and keeps its files for the book and for anyone's slides.
+"""Shows figures on a notebook's page, and keeps their files for the book and for anyone's slides.
 
-Where the environment variable `LTH_FIGURES` names a folder, `publish` writes into it, for the figure `NAME`:
+`publish` does it for a chart of recorded studies, `show` for any other figure. Where the environment variable
+`LTH_FIGURES` names a folder, they write into it, for the figure `NAME`:
 
     NAME.{light,dark}.svg, NAME.{light,dark}.narrow.svg    the picture, for both themes and two widths
     NAME.csv                                               every number that is drawn
-    NAME.json                                              caption, alternative text, scale, devices, cost
+    NAME.json                                              caption, alternative text; of studies: scale, devices, cost
+
+The build of the book adds the command that draws the figure, and the verdicts of claims (`book/pages.py`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -25,7 +29,7 @@ from lth_study.costs.hours import hours_to_train
 from lth_study.extents import Study
 from lth_study.files import write_atomic
 from lth_study.report import NETWORK_NAMES, caption
-from lth_study.report.chart import Chart
+from lth_study.report.chart import Chart, PixelMaps
 from lth_study.report.drawing import rendered
 from lth_study.report.looks import Theme, Width
 
@@ -36,14 +40,37 @@ WORDS = 60
 class Picture:
     """A figure on a notebook's page, with its alternative text."""
 
-    def __init__(self, png: bytes, alt: str) -> None:
-        self.png, self.alt = png, alt
+    def __init__(self, figure: Chart | PixelMaps, alt: str) -> None:
+        self.figure, self.alt, self.png = figure, alt, rendered(figure, "png")
 
     def __repr__(self) -> str:
         return self.alt
 
     def _repr_png_(self) -> bytes:
         return self.png
+
+    def keep(self, name: str, caption: str, **about: Any) -> None:
+        """Write the figure's files, if `LTH_FIGURES` names a folder. `about` goes into the JSON file as it is.
+
+        The book finds the picture on a notebook's page by the checksum in that file.
+        """
+        if not (place := os.environ.get("LTH_FIGURES")):
+            return
+        folder, checksum = Path(place), hashlib.sha256(self.png).hexdigest()
+        for theme, width in product(get_args(Theme), get_args(Width)):
+            file = folder / f"{name}.{theme}{'.narrow' if width == 'narrow' else ''}.svg"
+            write_atomic(file, rendered(self.figure, "svg", theme, width))
+        numbers = self.figure.numbers().to_csv(index=False, float_format="%.6g")
+        write_atomic(folder / f"{name}.csv", numbers.encode())
+        story = {"caption": caption, "alt": self.alt, "png": checksum, **about}
+        write_atomic(folder / f"{name}.json", json.dumps(story, indent=1).encode())
+
+
+def show(figure: Chart | PixelMaps, name: str, caption: str, alt: str, **about: Any) -> None:
+    """Display a figure with its caption, and keep its files (`Picture.keep`)."""
+    picture = Picture(figure, alt)
+    display(picture, Markdown(f"*{caption}*"))
+    picture.keep(name, caption, **about)
 
 
 def publish(
@@ -53,7 +80,7 @@ def publish(
     *studies: Study,
     note: str = "",
 ) -> None:
-    """Display a chart with its caption. Write its files too, if `LTH_FIGURES` names a folder.
+    """Display a chart of recorded studies with its caption, and keep its files.
 
     `records` are what the chart is made of, one table for each study, or one of several studies that differ in their
     recipe alone. `note` begins the caption.
@@ -65,30 +92,25 @@ def publish(
     else:
         made = [caption(table, setting) for table, setting in zip(tables, settings, strict=True)]
     text = " ".join([f"{chart.title}.", *([note] if note else []), *made, chart.reading])
-    alt = alternative(chart, settings[0].network)
-    display(Picture(rendered(chart, "png"), alt), Markdown(f"*{text}*"))
-    if folder := os.environ.get("LTH_FIGURES"):
-        about = {
-            "axis": chart.axis,
-            "studies": list(dict.fromkeys(setting.name for setting in settings)),
-            "caption": text,
-            "alt": alt,
-            "profiles": list(dict.fromkeys(setting.profile for setting in settings)),
-            "replicates": max(int(table["replicate"].nunique()) for table in tables),
-            "devices": sorted({one for table in tables for kinds in table["device"] for one in kinds.split(" and ")}),
-            "hours": hours_to_train(*studies),
-            "trainings": len({(s.setting.name, t) for s in studies for t in plan.trainings(s)}),
-        }
-        write_files(chart, Path(folder), name, about)
+    about = {
+        "axis": chart.axis,
+        "studies": list(dict.fromkeys(setting.name for setting in settings)),
+        "profiles": list(dict.fromkeys(setting.profile for setting in settings)),
+        "replicates": max(int(table["replicate"].nunique()) for table in tables),
+        "devices": sorted({one for table in tables for kinds in table["device"] for one in kinds.split(" and ")}),
+        "hours": hours_to_train(*studies),
+        "trainings": len({(s.setting.name, t) for s in studies for t in plan.trainings(s)}),
+    }
+    show(chart, name, text, alternative(chart, NETWORK_NAMES[settings[0].network]), **about)
 
 
-def alternative(chart: Chart, network: str) -> str:
+def alternative(chart: Chart, subject: str) -> str:
     """Text in place of the picture: what stands on its axes, and the values of each series at its last place; at the
     first one on an axis of categories."""
     numbers = chart.numbers()
     numbers = numbers[~numbers["series"].str.startswith("paper: ")]
     several = len({panel.ylabel for panel in chart.panels}) > 1
-    words = [f"{NETWORK_NAMES[network]}, {chart.title.lower()} against {chart.xlabel}."]
+    words = [f"{subject}, {chart.title.lower()} against {chart.xlabel}."]
     for panel in chart.panels:
         here = numbers[(numbers["panel"] == panel.title) & (numbers["y"] == panel.ylabel)]
         ends = []
@@ -106,12 +128,3 @@ def alternative(chart: Chart, network: str) -> str:
     text = " ".join(words)
     kept = text.split()
     return text if len(kept) <= WORDS else " ".join(kept[: WORDS - 1]) + " ..."
-
-
-def write_files(chart: Chart, folder: Path, name: str, about: dict[str, Any]) -> None:
-    """Write the pictures, the numbers and what is said about them."""
-    for theme, width in product(get_args(Theme), get_args(Width)):
-        file = folder / f"{name}.{theme}{'.narrow' if width == 'narrow' else ''}.svg"
-        write_atomic(file, rendered(chart, "svg", theme, width))
-    write_atomic(folder / f"{name}.csv", chart.numbers().to_csv(index=False, float_format="%.6g").encode())
-    write_atomic(folder / f"{name}.json", json.dumps(about, indent=1).encode())

@@ -229,7 +229,7 @@ def check_memory() -> None:
     if limit != resource.RLIM_INFINITY and largest > limit - _FOR_BUFFERS:
         raise OutOfMemory(
             f"memory is too small: this process may use {limit / 2**20:.0f} MiB, and used {largest / 2**20:.0f}. Near "
-            "the limit, products may have other bits; raise it (ulimit -v), or train fewer networks side by side "
+            "it, products may have other bits; raise the limit (ulimit -v), or train fewer networks side by side "
             "(workers). Finished trainings are kept"
         )
 

@@ -112,7 +112,7 @@ def test_nothing_is_in_the_way_of_a_screen_reader_or_of_the_keyboard(name: str, 
     assert grave == []
 
 
-@pytest.mark.parametrize("name", EVIDENCE)
+@pytest.mark.parametrize("name", [*EVIDENCE, *(f"../executed/{name}" for name in ("quickstart", "sparse", "imagenet"))])
 def test_one_picture_of_every_figure_is_shown_with_text_to_read(name: str, page: Any, html: Path, theme: str) -> None:
     """At least 11 pixels on a screen and 9 on a phone."""
     visit(page, html / "book" / "pages" / f"{name}.html")
@@ -121,7 +121,7 @@ def test_one_picture_of_every_figure_is_shown_with_text_to_read(name: str, page:
         """async () => {
             const shown = [...document.querySelectorAll('figure img.picture')].filter(i => i.offsetWidth > 0);
             await Promise.all(shown.map(i => { i.loading = 'eager'; return i.decode(); }));
-            return [...document.querySelectorAll('figure:has(.pictures)')]
+            return [...document.querySelectorAll('figure:has(.pictures), .cell_output .pictures')]
             .filter(f => f.offsetParent !== null)
             .map(f => [...f.querySelectorAll('img')].filter(i => i.offsetWidth > 0)
                 .map(i => [i.getAttribute('src'), i.offsetWidth, i.naturalWidth, i.alt])); }"""

@@ -109,6 +109,15 @@ def test_every_image_has_alternative_text(pages: dict[str, Page]) -> None:
         assert not re.search(r"_build|_images|<Figure", text), f"{name}: {text!r}"
 
 
+def test_every_picture_of_a_notebook_is_a_figure_that_was_kept(html: Path, pages: dict[str, Page]) -> None:
+    shown: set[str] = set()
+    for name, page in pages.items():
+        sources = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
+        assert not [source for source in sources if "_images/" in source and source.endswith(".png")], name
+        shown |= {Path(source).name.partition(".")[0] for source in sources if "_static/figures/" in source}
+    assert shown == {file.stem for file in (html / "_static" / "figures").glob("*.json")}
+
+
 def test_pages_fit_a_phone_and_name_their_language(pages: dict[str, Page]) -> None:
     for name, page in pages.items():
         if name == "index.html":  # only leads to the first chapter
