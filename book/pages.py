@@ -32,7 +32,7 @@ from lth_core import __version__
 from lth_study import plan, preset, records
 from lth_study.costs.hours import hours_to_train
 from lth_study.data import title
-from lth_study.report import NETWORK_NAMES, claims, effects
+from lth_study.report import METRIC_NAMES, NETWORK_NAMES, claims, effects
 from lth_study.report.claim_tables import SIGNS
 from lth_study.tickets import CITATION
 
@@ -259,7 +259,10 @@ class Book:
         badge = "the paper's scale" if scale == "paper" else f"scale: {scale}"
         cost = _cost(about["trainings"], about["hours"])
         studies = about["studies"] if len(about["studies"]) == 1 else []  # the explorer shows one study at a time
-        x = "k" if about["axis"] == "k" else "percent"
+        metrics = {title: metric for metric, title in METRIC_NAMES.items() if metric != "test_accuracy"}
+        view = {"x": "k" if about["axis"] == "k" else "percent"}
+        if distances := [metrics[title] for title in about["drawn"] if title in metrics]:
+            view["distance"] = distances[0]
         sources = [
             _badge(scale, badge),
             f"{about['replicates']} replicates",
@@ -267,7 +270,7 @@ class Book:
             *downloads(name),
             f'<a href="../executed/{about["page"]}.html">notebook</a>',
             *(
-                f'<a href="explorer.html?{html.escape(urlencode({"study": study, "x": x}))}">explorer</a>'
+                f'<a href="explorer.html?{html.escape(urlencode({"study": study} | view))}">explorer</a>'
                 for study in studies
             ),
         ]

@@ -209,6 +209,7 @@ def test_a_figure_has_its_pictures_numbers_scale_and_command(
         "trainings": 1200, "hours": {"NVIDIA X": 2.04, "Xeon (AVX512)": 7.0}, "page": "a_page",
         "command": "papermill notebooks/a.ipynb b.ipynb",
         "studies": ["resnet20-standard-paper-cifar10-0123"], "axis": "k",
+        "drawn": ["test accuracy (%)", "L2 between data orders", "L2 to the dense network"],
     }  # fmt: skip
     (tmp_path / "a_page-curves.json").write_text(json.dumps(about))
     text = book.figure("a_page-curves", "What was found.")
@@ -219,7 +220,7 @@ def test_a_figure_has_its_pictures_numbers_scale_and_command(
         'href="../executed/a_page.html"',
         "1,200 trainings: 2.0 hours on one NVIDIA X and 7.0 hours on one core of Xeon (AVX512)",
         about["command"], "3 replicates",
-        'href="explorer.html?study=resnet20-standard-paper-cifar10-0123&amp;x=k"',
+        'href="explorer.html?study=resnet20-standard-paper-cifar10-0123&amp;x=k&amp;distance=l2_data_order"',
     ):  # fmt: skip
         assert part in text
     assert text.count('alt="What is drawn."') == 3

@@ -94,6 +94,7 @@ def publish(
     text = " ".join([f"{chart.title}.", *([note] if note else []), *made, chart.reading])
     about = {
         "axis": chart.axis,
+        "drawn": list(dict.fromkeys(panel.ylabel for panel in chart.panels)),
         "studies": list(dict.fromkeys(setting.name for setting in settings)),
         "profiles": list(dict.fromkeys(setting.profile for setting in settings)),
         "replicates": max(int(table["replicate"].nunique()) for table in tables),
