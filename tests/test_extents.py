@@ -11,16 +11,6 @@ from lth_study.settings import METHODS
 SMOKE = preset("lenet_300_100", profile="smoke")
 
 
-def test_an_extent_changes_no_digest():
-    changes = {"rewinds": (3, 7), "levels": 9, "methods": ("imp",), "replicates": 5, "orders": 4, "barriers": False}
-    assert SMOKE.updated(**changes).setting == SMOKE.setting
-
-
-def test_a_number_of_replicates_stands_for_the_first_seeds():
-    assert SMOKE.updated(replicates=3).extent.replicates == (1, 2, 3)
-    assert SMOKE.updated(replicates=[4, 7]).extent.replicates == (4, 7)
-
-
 @pytest.mark.parametrize(
     ("changes", "compared"),
     [
@@ -78,9 +68,9 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_bad_value_is_refused_with_a_message_that_names_it_and_what_is_expected(case):
-    assert_refused(SMOKE.updated, *REFUSED[case])
+@pytest.mark.parametrize(("changes", "named"), REFUSED.values(), ids=REFUSED)
+def test_a_bad_value_is_refused_with_a_message_that_names_it_and_what_is_expected(changes, named):
+    assert_refused(SMOKE.updated, changes, named)
 
 
 def test_a_shorter_training_is_refused_where_a_figure_rewinds_beyond_its_end():

@@ -4,11 +4,10 @@ import builtins
 import errno
 import json
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,13 +16,7 @@ from torch import Tensor
 from lth_core.masks import Mask
 from lth_study.files import Damaged, StoreError, read_json, read_state, write_atomic, write_json, write_state
 from lth_study.presets import preset
-from lth_study.store import (
-    Busy,
-    StudyStore,
-    Training,
-    TrainingFolder,
-    dense,
-)
+from lth_study.store import Busy, StudyStore, Training, TrainingFolder, dense
 
 SMOKE = preset("lenet_300_100", profile="smoke").setting
 STATE = {"weight": torch.tensor([[1.0, -2.0], [0.0, 3.5]]), "bias": torch.tensor([0.25])}
@@ -37,10 +30,6 @@ def place(tmp_path: Path) -> Path:
     folder = tmp_path / "place"
     folder.mkdir()
     return folder
-
-
-def full_disk(*args: object, **named: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def flip(file: Path, position: int, bit: int = 0) -> None:
@@ -57,30 +46,31 @@ def names(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
 
 
+@pytest.mark.parametrize(
+    ("failure", "raised", "said"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), StoreError, "place/file: No space left on device"),
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
+    ],
+    ids=["a full disk", "an interruption"],
+)
 @pytest.mark.parametrize(("module", "function"), [(os, "fsync"), (os, "replace"), (builtins, "open")])
-def test_a_full_disk_is_a_store_error_and_leaves_the_old_file_alone(
-    module: object, function: str, place: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_write_leaves_the_old_file_and_no_other_and_a_full_disk_is_named(
+    module: object,
+    function: str,
+    failure: BaseException,
+    raised: type[BaseException],
+    said: str,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    folder = place / "folder"
-    write_atomic(folder / "file", b"old")
-    monkeypatch.setattr(module, function, full_disk)
-    with pytest.raises(StoreError, match="No space left on device") as raised:
-        write_atomic(folder / "file", b"new")
-    monkeypatch.undo()
-    assert str(folder / "file") in str(raised.value)
-    assert (folder / "file").read_bytes() == b"old"
-    assert names(folder) == {"file"}
-
-
-def test_any_other_failure_leaves_no_temporary_file_either(place: Path, monkeypatch: pytest.MonkeyPatch):
-    def interrupt(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    folder = place / "folder"
-    monkeypatch.setattr(os, "replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(folder / "file", b"new")
-    assert names(folder) == set()
+    write_atomic(place / "file", b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, Mock(side_effect=failure))
+        with pytest.raises(raised, match=said):
+            write_atomic(place / "file", b"new")
+    assert (place / "file").read_bytes() == b"old"
+    assert names(place) == {"file"}
 
 
 def test_a_folder_that_cannot_be_made_is_a_store_error(place: Path):
@@ -173,6 +163,7 @@ def test_a_discarded_training_is_not_complete_but_keeps_what_others_rewind_to(pl
     folder = TrainingFolder(place)
     folder.save_state(5, STATE)
     folder.finish(RESULT, STATE, MASK)
+    folder.save_checkpoint(1, 0.1, STATE)
     folder.discard()
     assert not folder.complete
     assert names(place) == {"iteration_5.safetensors"}
@@ -186,7 +177,7 @@ def test_a_training_is_complete_only_when_everything_is_written(
 
     def fill_up(source: str, destination: Path) -> None:
         if len(done) == writes:
-            full_disk()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         done.append(destination)
         replace(source, destination)
 
@@ -242,37 +233,15 @@ def test_the_nearest_state_is_the_latest_one_not_after_the_iteration(place: Path
     assert folder.nearest_state(30) == (0, None)
 
 
-def test_a_reader_sees_the_old_file_or_the_new_one_whatever_the_moment(place: Path):
-    file, contents, stop = place / "file", [bytes([n]) * 50_000 for n in range(60)], threading.Event()
-    write_atomic(file, contents[0])
-    seen: list[bytes] = []
-
-    def keep_reading(read: Callable[[], bytes]) -> None:
-        while not stop.is_set():
-            seen.append(read())
-
-    reader = threading.Thread(target=keep_reading, args=(file.read_bytes,))
-    reader.start()
-    for content in contents[1:]:
-        write_atomic(file, content)
-    stop.set()
-    reader.join()
-    assert set(seen) <= set(contents)
-    assert all(a <= b for a, b in pairwise(seen))
-
-
 def test_a_file_that_cannot_be_opened_now_is_not_taken_for_a_damaged_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Too many open files, say: the training is there, and stays."""
     file = tmp_path / "end.safetensors"
     write_state(file, {"weight": torch.ones(3)})
 
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files", str(file))
-
+    refused = OSError(errno.EMFILE, "Too many open files", str(file))
     with monkeypatch.context() as patch:
-        patch.setattr("builtins.open", refuse)
+        patch.setattr("builtins.open", Mock(side_effect=refused))
         with pytest.raises(StoreError, match="Too many open files") as raised:
             read_state(file)
     assert not isinstance(raised.value, Damaged)
@@ -322,14 +291,21 @@ def test_json_from_before_there_was_a_checksum_is_read(place: Path):
     assert not isinstance(folder.value, Damaged)
 
 
-def test_a_panic_of_safetensors_is_too_little_memory(place: Path, monkeypatch: pytest.MonkeyPatch):
-    class PanicException(BaseException):
-        """What pyo3 raises; its own class cannot be imported."""
+class PanicException(BaseException):
+    """What pyo3 raises; its own class cannot be imported."""
 
-    def panic(*_: object) -> None:
-        raise PanicException("PyObject pointer is null")
 
-    monkeypatch.setattr("safetensors.torch.save", panic)
-    with pytest.raises(MemoryError, match=r"end\.safetensors: PyObject pointer is null"):
+@pytest.mark.parametrize(
+    ("failure", "raised", "said"),
+    [
+        (PanicException("PyObject pointer is null"), MemoryError, r"end\.safetensors: PyObject pointer is null"),
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
+    ],
+)
+def test_a_panic_of_safetensors_is_too_little_memory_and_an_interruption_is_not(
+    failure: BaseException, raised: type[BaseException], said: str, place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("safetensors.torch.save", Mock(side_effect=failure))
+    with pytest.raises(raised, match=said):
         write_state(place / "end.safetensors", STATE)
     assert names(place) == set()
