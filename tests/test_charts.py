@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PROJECT, paper_values
+from conftest import paper_values
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from scipy import stats
@@ -70,15 +70,10 @@ def test_accuracy_is_the_mean_over_replicates_and_data_orders(table: pd.DataFram
 
 def test_intervals_are_students_t_over_replicates(initial: pd.DataFrame):
     """By hand: replicates 98.1, 98.2 and 98.3 have a standard error of 0.1 / sqrt(3)."""
-    numbers = charts.accuracy(initial).numbers().set_index(["series", "x"])
-    dense = numbers.loc["IMP"].loc[100.0]
+    dense = charts.accuracy(initial).numbers().set_index(["series", "x"]).loc[("IMP", 100.0)]
     half = stats.t.ppf(0.975, 2) * 0.1 / np.sqrt(3)
-    assert (dense["n"], round(dense["low"], 9), round(dense["high"], 9)) == (
-        3,
-        round(98.2 - half, 9),
-        round(98.2 + half, 9),
-    )
-    assert [round(dense[f"replicate_{r}"], 9) for r in (1, 2, 3)] == [98.1, 98.2, 98.3]
+    expected = {"n": 3, "low": 98.2 - half, "high": 98.2 + half} | {f"replicate_{r}": 98 + r / 10 for r in (1, 2, 3)}
+    assert dense[list(expected)].to_dict() == pytest.approx(expected)
 
 
 def test_relative_accuracies_are_differences_to_the_dense_network_of_the_same_replicate(initial: pd.DataFrame):
@@ -93,31 +88,29 @@ def test_recipes_have_panels_and_are_not_mixed_in_one(initial: pd.DataFrame):
     chart = charts.accuracy_panels(dict(iter(both.groupby("recipe", sort=False))))
     assert [panel.title for panel in chart.panels] == ["standard", "low"]
     assert (means(chart, 0), means(chart, 1)["random pruning"]) == (RELATIVE, [(80, -0.75), (64, -1.25)])
-    assert chart.share_y
+    left, right = draw(chart).axes
+    assert left.get_ylim() == right.get_ylim()
+    assert (left.get_ylabel(), right.get_ylabel()) == (charts.BELOW_DENSE, "")
     with pytest.raises(ValueError, match="of the recipes standard, low; give each a panel"):
         charts.accuracy(both)
 
 
-def test_distances_have_panels_and_angles_share_their_axis(table: pd.DataFrame):
+def test_distances_have_panels_with_an_axis_each(table: pd.DataFrame):
     tickets = table[(table["method"] == "imp") & (table["replicate"] == 1)]
     chart = charts.distance_panels({"small": tickets, "large": tickets[tickets["rewind"] == 20]}, "l2_pruning")
     assert means(chart, 0) == {f"IMP, k = {k}": [(80, 11.0), (64, 21.0)] for k in (0, 20)}
     assert set(means(chart, 1)) == {"IMP, k = 20"}
     assert not chart.share_y
-    angles = tickets.assign(metric=tickets["metric"].replace("l2_pruning", "angle_pruning"))
-    assert charts.distance_panels({"a": angles, "b": angles}, "angle_pruning").share_y
 
 
-def test_a_shared_axis_shows_all_panels_and_0(table: pd.DataFrame):
-    tickets = table[(table["method"] == "imp") & (table["metric"] == "l2_pruning")].assign(metric="angle_pruning")
-    chart = charts.distance_panels(
-        {"low": tickets, "high": tickets.assign(value=100 + tickets["value"])}, "angle_pruning"
-    )
+def test_angles_share_an_axis_that_shows_all_panels_and_0(table: pd.DataFrame):
+    low = table[(table["method"] == "imp") & (table["metric"] == "l2_pruning")].assign(metric="angle_pruning")
+    high = low.assign(value=100 + low["value"])
+    chart = charts.distance_panels({"low": low, "high": high}, "angle_pruning")
     for width in get_args(Width):
-        (bottom, top), (low, high) = (axes.get_ylim() for axes in draw(chart, width=width).axes)
-        assert (bottom, top) == (low, high)
-        assert bottom <= 0
-        assert top > 100 + tickets["value"].max()
+        limits, others = (axes.get_ylim() for axes in draw(chart, width=width).axes)
+        assert limits == others
+        assert limits[0] <= 0 < high["value"].max() < limits[1]
 
 
 def test_against_k_has_a_panel_for_each_metric_and_recipe_at_one_level(table: pd.DataFrame):
@@ -132,10 +125,8 @@ def test_against_k_has_a_panel_for_each_metric_and_recipe_at_one_level(table: pd
 
 
 def test_recipes_stand_side_by_side_beside_the_papers_values_of_the_same(table: pd.DataFrame):
-    paper = pd.DataFrame(
-        [("low", "imp", 9.0), ("low", "random_pruning", 14.0), ("warmup", "imp", 7.0)],
-        columns=["recipe", "method", "value"],
-    ).assign(metric="l2_pruning", low=8.0, high=15.0)
+    known = [("low", "imp", 9.0), ("low", "random_pruning", 14.0), ("warmup", "imp", 7.0)]
+    paper = pd.DataFrame(known, columns=["recipe", "method", "value"]).assign(metric="l2_pruning", low=8.0, high=15.0)
     chart = charts.by_recipe(with_a_low_recipe(table), level=2, rewind=0, metrics=["l2_pruning"], paper=paper)
     assert means(chart) == {
         "IMP": [("standard", 22.0), ("low", 11.0)],
@@ -150,16 +141,8 @@ def test_recipes_stand_side_by_side_beside_the_papers_values_of_the_same(table: 
 
 
 def test_along_the_levels_the_papers_values_stand_at_their_size(table: pd.DataFrame):
-    paper = pd.DataFrame(
-        {
-            "metric": ["l2_pruning"],
-            "method": ["imp"],
-            "percent_remaining": [64.0],
-            "value": [90.0],
-            "low": [89.0],
-            "high": [91.0],
-        }
-    )
+    columns = ["metric", "method", "percent_remaining", "value", "low", "high"]
+    paper = pd.DataFrame([("l2_pruning", "imp", 64.0, 90.0, 89.0, 91.0)], columns=columns)
     chart = charts.by_level(table, rewind=0, metrics=["l2_pruning"], paper=paper)
     assert means(chart) == {
         "IMP": [(80, 12), (64, 22)],
@@ -179,46 +162,41 @@ def test_accuracy_against_stability_has_a_point_for_each_subnetwork(table: pd.Da
     assert sorted(means(chart)["IMP"]) == [tuple(map(float, point)) for point in imp]
 
 
-def test_the_papers_curves_are_differences_to_its_dense_network(table: pd.DataFrame):
-    paper = paper_values(network="resnet20", figure="fig5", recipe="standard")
-    lines = means(charts.accuracy(table, relative=True, paper=paper))
-    lines = {name: line for name, line in lines.items() if name.startswith("paper")}
-    assert set(lines) == {"paper: IMP, k = 0", "paper: IMP, k = 500"}
-    assert (lines["paper: IMP, k = 0"][0], lines["paper: IMP, k = 0"][-1]) == ((100.0, 0.0), (4.7, -8.0))
-    assert lines["paper: IMP, k = 500"][3] == (51.8, 0.26)  # 91.3 less 91.04, where this curve starts
-    low = charts.accuracy(table, relative=True, paper=paper_values(network="resnet20", figure="fig5", recipe="low"))
-    assert not [name for name in means(low) if name.startswith("paper")]
-
-
-FIGURE_8 = {
-    ("resnet50", "imp_one_shot", 6): "one-shot IMP, epoch 6",
-    ("resnet50", "random_reinit_one_shot", None): "random reinitialisation",
-    ("resnet50", "imp", 6): "iterative IMP, epoch 6",
-    ("resnet50", "imp", 0): "iterative IMP, epoch 0",
-    ("inception_v3", "imp_one_shot", 8): "one-shot IMP, epoch 8",
-    ("inception_v3", "random_reinit_one_shot", None): "random reinitialisation",
-    ("squeezenet1_0", "imp_one_shot", 10): "one-shot IMP, epoch 10",
-    ("squeezenet1_0", "random_reinit_one_shot", None): "random reinitialisation",
+Curves = dict[str, tuple[int, tuple[float, float], tuple[float, float]]]
+PAPER: dict[tuple[str, str], Curves] = {
+    ("fig5", "resnet20"): {
+        "IMP, k = 500": (16, (100, 0), (4.7, -5.86)),  # less 91.04, where it starts
+        "IMP, k = 0": (16, (100, 0), (4.7, -8.0)),
+    },
+    ("fig8", "resnet50"): {
+        "one-shot IMP, epoch 6": (8, (100, 0), (5, -6.9)),
+        "random reinitialisation": (6, (80, -0.35), (10, -6.9)),  # less 76.1, where the one-shot curve starts
+        "iterative IMP, epoch 6": (14, (80, 0.3), (4.4, -6.6)),
+        "iterative IMP, epoch 0": (12, (80, -0.3), (6.9, -11.0)),
+    },
+    ("fig8", "inception_v3"): {
+        "one-shot IMP, epoch 8": (6, (100, 0), (10, -4.3)),
+        "random reinitialisation": (5, (70, -0.6), (10, -7.8)),
+    },
+    ("fig8", "squeezenet1_0"): {
+        "one-shot IMP, epoch 10": (6, (100, 0), (10, -30.2)),
+        "random reinitialisation": (2, (70, -3.9), (50, -54.9)),
+    },
 }
-"""Curves of the paper's Figure 8: network, method in the file, epoch -> the curve's name."""
-DENSE = {"resnet50": 76.1, "inception_v3": 78.1, "squeezenet1_0": 54.9}
-"""Where its one-shot curves start, at all weights."""
+"""Figure and network -> the curve's name -> how many points it has, its first and its last, by hand from the file."""
 
 
-@pytest.mark.parametrize("network", DENSE)
-def test_the_papers_imagenet_curves_are_all_drawn_from_the_file(network: str, table: pd.DataFrame):
-    chart = charts.accuracy(table, relative=True, paper=paper_values(network=network, figure="fig8"))
-    file = pd.read_csv(PROJECT / "results" / "paper_values.csv")
-    file = file[(file["figure"] == "fig8") & (file["network"] == network.removesuffix("1_0"))]
-    expected = {}
-    for (own, method, epoch), name in FIGURE_8.items():
-        rewound = file["rewind"].isna() if epoch is None else file["rewind"] == epoch
-        curve = file[(file["method"] == method) & rewound].sort_values("percent_remaining", ascending=False)
-        if own == network:
-            gaps = zip(curve["percent_remaining"], curve["value"], strict=True)
-            expected[f"paper: {name}"] = [(size, round(value - DENSE[network], 6)) for size, value in gaps]
-    assert {name: line for name, line in means(chart).items() if name.startswith("paper")} == expected
-    assert sum(map(len, expected.values())) == len(file)
+@pytest.mark.parametrize(("figure", "network"), PAPER)
+def test_the_papers_curves_are_differences_to_its_dense_network(figure: str, network: str, table: pd.DataFrame):
+    paper = paper_values(figure=figure, network=network, recipe="standard")
+    lines = means(charts.accuracy(table, relative=True, paper=paper))
+    drawn = {name.removeprefix("paper: "): line for name, line in lines.items() if name.startswith("paper")}
+    assert {name: (len(line), line[0], line[-1]) for name, line in drawn.items()} == PAPER[figure, network]
+
+
+def test_a_recipe_without_values_of_the_paper_has_no_curve_of_it(table: pd.DataFrame):
+    none = paper_values(figure="fig5", network="resnet20", recipe="low")
+    assert set(means(charts.accuracy(table, relative=True, paper=none))) == set(means(charts.accuracy(table)))
 
 
 NOTHING: dict[str, Callable[[pd.DataFrame], object]] = {
@@ -289,13 +267,11 @@ def test_a_wide_interval_of_two_replicates_does_not_press_the_values_together(in
 
 
 def test_where_each_replicate_is_shown_there_is_no_mean(initial: pd.DataFrame):
-    tickets = initial[initial["method"] != "random_pruning"]
-    (axes,) = draw(charts.accuracy(tickets, each=True)).axes
-    expected = [[(64.0, 97.5 + r / 10), (80.0, 97.5 + r / 10), (100.0, 98.0 + r / 10)] for r in (1, 2, 3)]
-    assert sorted(sorted(line) for line in drawn_lines(axes)) == [
-        [tuple(np.round(p, 6)) for p in line] for line in expected
-    ]
-    assert charts.accuracy(tickets, each=True).reading == "Each line is one replicate."
+    chart = charts.accuracy(initial[initial["method"] != "random_pruning"], each=True)
+    (axes,) = draw(chart).axes
+    lines = sorted(sorted(line) for line in drawn_lines(axes))
+    assert lines == [[(64, 97.5 + r / 10), (80, 97.5 + r / 10), (100, 98 + r / 10)] for r in (1, 2, 3)]
+    assert chart.reading == "Each line is one replicate."
 
 
 def test_wide_figures_have_three_panels_in_a_row_and_narrow_ones_a_column(table: pd.DataFrame):
@@ -313,9 +289,7 @@ def test_lines_of_a_single_panel_are_named_beside_it_and_apart(table: pd.DataFra
     figure = draw(charts.accuracy(table))
     figure.savefig(io.BytesIO())
     (axes,) = figure.axes
-    assert {text.get_text() for text in axes.texts} == {
-        f"{name}, k = {k}" for name in ("IMP", "random pruning") for k in (0, 20)
-    }
+    assert {text.get_text() for text in axes.texts} == set(means(charts.accuracy(table)))
     assert all(text.xyann[0] > 1 for text in axes.texts)
     heights = sorted(text.xyann[1] * axes.get_window_extent().height for text in axes.texts)
     assert all(high - low >= 9 / 72 * figure.dpi for low, high in pairwise(heights))  # at 9 points
@@ -390,29 +364,28 @@ def test_a_figure_leaves_its_pictures_numbers_and_story(
     monkeypatch.setenv("LTH_FIGURES", str(tmp_path / "figures"))
     chart = charts.accuracy(table)
     publish(chart, "accuracy", table, STUDY, note="At k = 0.")
-    ends = {f"{theme}{width}.svg" for theme in ("light", "dark") for width in ("", ".narrow")} | {"csv", "json"}
-    assert {file.name for file in (tmp_path / "figures").iterdir()} == {f"accuracy.{end}" for end in ends}
-    numbers = pd.read_csv(tmp_path / "figures/accuracy.csv", keep_default_na=False, na_values=[""])
-    drawn = chart.numbers()
-    for name in ("mean", "low", "high", "replicate_1", "replicate_3"):
-        np.testing.assert_allclose(numbers[name].to_numpy(float), drawn[name].to_numpy(float), rtol=1e-5)
+    kept = {file.name.removeprefix("accuracy."): file for file in (tmp_path / "figures").iterdir()}
+    pictures = {f"{theme}{width}.svg" for theme in ("light", "dark") for width in ("", ".narrow")}
+    assert set(kept) == pictures | {"csv", "json"}
+    numbers, drawn = pd.read_csv(kept["csv"]), chart.numbers()
     assert numbers["series"].tolist() == drawn["series"].tolist()
-    about = json.loads((tmp_path / "figures/accuracy.json").read_text())
+    of_numbers = drawn.columns[3:]
+    np.testing.assert_allclose(numbers[of_numbers], drawn[of_numbers].astype(float), rtol=1e-5)
+    about = json.loads(kept["json"].read_text())
     assert (about["profiles"], about["replicates"]) == (["paper"], 3)
     assert (about["studies"], about["axis"]) == ([STUDY.setting.name], "percent")
     assert about["caption"].startswith("Test accuracy. At k = 0. LeNet-300-100 on")
     assert about["png"] == hashlib.sha256(rendered(chart, "png")).hexdigest()
     assert about["trainings"] > 100
-    text = (tmp_path / "figures/accuracy.light.svg").read_text()
-    assert "random pruning, k = 20</text>" in text  # as text, not as outlines
+    assert "random pruning, k = 20</text>" in kept["light.svg"].read_text()  # as text, not as outlines
 
 
 def test_without_a_folder_nothing_is_written(table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("LTH_FIGURES", raising=False)
-    (here := tmp_path / "here").mkdir()
-    monkeypatch.chdir(here)
+    monkeypatch.chdir(tmp_path)
+    before = list(tmp_path.rglob("*"))
     publish(charts.accuracy(table), "accuracy", table, STUDY)
-    assert list(here.iterdir()) == []
+    assert list(tmp_path.rglob("*")) == before
 
 
 def test_the_same_chart_gives_the_same_bytes(table: pd.DataFrame):

@@ -44,7 +44,15 @@ def around(mean: float) -> pd.Series:
 def test_a_verdict_follows_from_the_interval(
     test: str, low: float | None, high: float | None, mean: float, verdict: str
 ):
-    assert judge(around(mean), test, low, high)[0] == verdict
+    """So do its quotients, whose bounds are quotients. What is shown says which interval it is, and ends with it."""
+    found, _, shown = judge(around(mean), test, low, high)
+    bounds = [None if bound is None else math.exp(bound) for bound in (low, high)]
+    of_quotients, _, quotients = judge(around(mean), test, *bounds, ratio=True)
+    assert found == of_quotients == verdict
+    interval, half = ("", 2.4841) if test == "superior" else ("90%: ", 1.6859)
+    ends = mean - half, mean + half
+    assert shown == f"{mean:+.2f} ({interval}{ends[0]:+.2f} to {ends[1]:+.2f})"
+    assert quotients.startswith(f"{math.exp(mean):.2f} ({interval}")
 
 
 @pytest.mark.parametrize(
@@ -65,19 +73,6 @@ def test_the_p_value_is_two_sided_for_what_is_superior_and_the_larger_of_two_for
     assert judge(around(mean), test, low, high)[1] == pytest.approx(sides * (0.5 - t / (2 * math.sqrt(2 + t * t))))
 
 
-def test_what_is_shown_says_which_interval_it_is():
-    assert judge(around(0.0), "superior", 0.0)[2] == "+0.00 (-2.48 to +2.48)"
-    assert judge(around(0.0), "equivalent", -1.0, 1.0)[2] == "+0.00 (90%: -1.69 to +1.69)"
-
-
-def test_quotients_have_their_bounds_as_quotients():
-    values = pd.Series([math.log(1.9), math.log(2.0), math.log(2.1)])
-    verdict, _, shown = judge(values, "superior", 1.0, ratio=True)
-    assert (verdict, shown) == ("supported", "2.00 (1.76 to 2.26)")
-    assert judge(values, "superior", 2.0, ratio=True)[0] == "undecided"
-    assert judge(values, "equivalent", 0.8, 1.25, ratio=True)[0] == "contradicted"
-
-
 @pytest.mark.parametrize(
     ("beyond", "count", "verdict"),
     [(6, 6, "supported"), (5, 5, "undecided"), (0, 6, "contradicted"), (3, 6, "undecided"), (8, 9, "supported")],
@@ -92,25 +87,19 @@ def test_signs_are_counted_by_the_binomial_test(beyond: int, count: int, verdict
         assert p == pytest.approx(20 / 512)
 
 
-def test_the_committed_table_can_be_read_and_names_settings_that_exist():
-    table = read()
-    assert len({claim.claim for claim in table}) > 100
+def test_the_committed_table_names_settings_and_levels_that_exist_and_rows_of_a_claim_differ_in_measure_alone():
+    table, common = read(), dict[str, set[tuple[str, ...]]]()
+    shared = ("network", "recipe", "profile", "dataset", "settings", "text", "effect", "levels", "test", "replicates")
     for claim in table:
         assert claim.setting(claim.dataset, {}).profile == claim.profile
         deepest = max(extent.levels for extent in preset(claim.network, claim.recipe, claim.profile).extents.values())
-        for level in claim.at:
-            assert 0 <= level <= max(deepest, 13), claim.claim
+        assert 0 <= min(claim.at) <= max(claim.at) <= max(deepest, 13), claim.claim
         assert claim.about in ("paper", "later", "study")
         assert (claim.about != "study") == bool(claim.source), claim.claim
         assert claim.fixed >= "2026-11-27"
-
-
-def test_rows_of_one_claim_differ_in_their_measure_and_numbers_alone():
-    fields = ("network", "recipe", "profile", "dataset", "settings", "text", "effect", "levels", "test", "replicates")
-    same: dict[str, set[tuple[str, ...]]] = {}
-    for claim in read():
-        same.setdefault(claim.claim, set()).add(tuple(getattr(claim, name) for name in fields))
-    assert all(len(each) == 1 for each in same.values())
+        common.setdefault(claim.claim, set()).add(tuple(getattr(claim, name) for name in shared))
+    assert len(common) > 100
+    assert {len(each) for each in common.values()} == {1}
 
 
 def test_claims_were_fixed_before_anything_was_recorded_on_the_original_images():
@@ -179,12 +168,10 @@ def test_a_claim_with_a_control_that_passes_too_cannot_fail():
 
 
 def test_networks_may_be_given_as_a_list_or_as_a_command_line_writes_one():
-    write_claims(
-        {"claim": "a", "network": "resnet20"}, {"claim": "b", "network": "vgg19"}, {"claim": "c", "network": "resnet50"}
-    )
+    write_claims(*({"claim": name, "network": name} for name in ("resnet20", "vgg19", "resnet50")))
     for networks in ("resnet20,vgg19", ["vgg19", "resnet20"]):
-        assert judged(networks)["claim"].tolist() == ["a", "b"]
-    assert judged("vgg19")["claim"].tolist() == ["b"]
+        assert judged(networks)["claim"].tolist() == ["resnet20", "vgg19"]
+    assert judged("vgg19")["claim"].tolist() == ["vgg19"]
     for wrong in ("resnet18", "resnet20,", "", [], 3, [["vgg19"]]):
         with pytest.raises(SettingError, match="is not a list of networks; expected some of resnet20, vgg19, resnet50"):
             judged(wrong)
@@ -262,7 +249,7 @@ def test_a_row_that_cannot_be_judged_is_refused_by_its_line(test: str, low: str,
         read()
 
 
-def test_a_page_has_signs_and_classes_and_names_networks_where_there_are_several():
+def test_a_page_has_signs_and_classes_and_no_network_where_there_is_one():
     write_records(GOOD)
     write_claims({"claim": "a<b"})
     page = readable(judged())

@@ -1,6 +1,7 @@
 """Changes are paired by replicate, averaged over data orders, and stay within a recipe and one kind of processor."""
 
 import math
+from itertools import product
 
 import pandas as pd
 import pytest
@@ -15,19 +16,16 @@ from lth_study.report.differences import (
 
 LEVEL = 2
 T_95_ONE_DEGREE = 12.7062  # of Student's t, from a table
-LABELS = {"l2_data_order": "L2 between data orders", "l2_pruning": "L2 to the dense network"}
+ACCURACY = "accuracy (points)"
+DATA_ORDER, PRUNING = "L2 between data orders (quotient)", "L2 to the dense network (quotient)"
 TRACE = {"device": "AMD EPYC (AVX2)", "finished": "2026-12-01T00:00Z"}
+COLUMNS = ["metric", "method", "rewind", "replicate", "level", "order", "value"]
 
 
 def rows(study: Study, replicate: int, k: int, accuracy: float, **distances: float) -> list[dict[str, object]]:
     """Records of one ticket; its accuracy is the mean of two data orders, four points apart."""
-    about: dict[str, object] = {
-        "recipe": study.setting.recipe,
-        "dataset": study.setting.dataset,
-        "method": "imp",
-        **TRACE,
-    }
-    about |= {"rewind": k, "replicate": replicate, "level": LEVEL}
+    about: dict[str, object] = {"recipe": study.setting.recipe, "dataset": study.setting.dataset, "method": "imp"}
+    about |= TRACE | {"rewind": k, "replicate": replicate, "level": LEVEL}
     found = [about | {"order": o, "metric": "test_accuracy", "value": accuracy + d} for o, d in (("0", 2), ("1", -2))]
     return found + [about | {"order": "0-1", "metric": name, "value": value} for name, value in distances.items()]
 
@@ -35,82 +33,53 @@ def rows(study: Study, replicate: int, k: int, accuracy: float, **distances: flo
 def test_each_k_is_compared_with_0_within_a_recipe_and_replicate():
     standard, low = (preset("resnet20", r, "smoke").updated(rewinds=(0, 4), levels=LEVEL) for r in ("standard", "low"))
     table = [
-        *rows(standard, 1, 0, 90.0, l2_data_order=8.0),
-        *rows(standard, 1, 4, 91.0, l2_data_order=1.0),
-        *rows(standard, 2, 0, 80.0, l2_data_order=4.0),
-        *rows(standard, 2, 4, 82.0, l2_data_order=2.0),
+        *rows(standard, 1, 0, 90.0, l2_data_order=8.0, l2_pruning=7.0),
+        *rows(standard, 1, 4, 90.5, l2_data_order=1.0, l2_pruning=7.0 * 0.5),
+        *rows(standard, 2, 0, 80.0, l2_data_order=4.0, l2_pruning=7.0),
+        *rows(standard, 2, 4, 82.0, l2_data_order=2.0, l2_pruning=7.0 * 3.0),
         *rows(low, 1, 0, 50.0),
         *rows(low, 1, 4, 70.0),
     ]
-    changes = changes_by_rewinding([standard, low], pd.DataFrame(table))
+    third_order = rows(standard, 1, 4, 90.0)[0] | {"order": "2"}  # 92.5, 88.5 and 92: the mean is 91
+    changes = changes_by_rewinding([standard, low], pd.DataFrame([*table, third_order]))
     assert list(changes.index) == [("standard", 4), ("low", 4)]
     own, half = changes.loc[("standard", 4)], T_95_ONE_DEGREE / 2  # samples 1 and 2: deviation 1 / sqrt(2)
-    assert own["accuracy (points)"] == f"+1.50 ({1.5 - half:+.2f} to {1.5 + half:+.2f})"
+    assert own[ACCURACY] == f"+1.50 ({1.5 - half:+.2f} to {1.5 + half:+.2f})"
     factor = 2**T_95_ONE_DEGREE  # logarithms to base 2 are -3 and -1
-    assert own["L2 between data orders (quotient)"] == f"0.25 ({0.25 / factor:.2f} to {0.25 * factor:.2f})"
-    assert (own["L2 to the dense network (quotient)"], own["replicates"]) == ("", 2)
+    assert own[DATA_ORDER] == f"0.25 ({0.25 / factor:.2f} to {0.25 * factor:.2f})"
+    assert own[PRUNING].startswith(f"{math.sqrt(0.5 * 3.0):.2f} (")
+    assert own["replicates"] == 2
     one = changes.loc[("low", 4)]
-    assert (one["accuracy (points)"], one["replicates"]) == ("", 1)  # one replicate has no interval
-
-
-def test_a_network_with_one_data_order_more_is_compared_by_its_mean():
-    study = preset("resnet20", profile="smoke").updated(rewinds=(0, 4), levels=LEVEL)
-    table = pd.DataFrame([row for r in (1, 2) for k in (0, 4) for row in rows(study, r, k, 80.0)])
-    third = table[table["rewind"].eq(4) & table["order"].eq("0")].assign(order="2", value=83.0)
-    changes = changes_by_rewinding([study], pd.concat([table, third]))  # mean of 82, 78 and 83: 81
-    assert changes["accuracy (points)"].tolist() == ["+1.00 (+1.00 to +1.00)"]
+    assert one.tolist() == ["", "", "", 1]  # one replicate has no interval
 
 
 def test_precisions_are_compared_with_the_first_for_every_subnetwork():
-    study = preset("resnet20", profile="smoke")
-    table = pd.concat(
-        pd.DataFrame(rows(study, replicate, k, 90.0 + gain + replicate, l2_pruning=3.0 * factor)).assign(
-            precision=precision, method=method
-        )
+    study, methods = preset("resnet20", profile="smoke"), ("imp", "random_pruning")
+    table = [
+        row | {"precision": precision, "method": method}
         for precision, factor, gain in (("float32", 1.0, 0.0), ("bfloat16", 2.0, -0.5))
-        for method in ("imp", "random_pruning")
-        for replicate in (1, 2)
-        for k in (0, 4)
-    )
-    changes = changes_by_precision(table, level=LEVEL)
+        for method, replicate, k in product(methods, (1, 2), (0, 4))
+        for row in rows(study, replicate, k, 90.0 + gain + replicate, l2_pruning=3.0 * factor)
+    ]
+    changes = changes_by_precision(pd.DataFrame(table), level=LEVEL)
     assert changes.index.names == ["precision", "subnetwork", "k"]
-    names = ["IMP", "random pruning"]
-    assert sorted(changes.index) == [("bfloat16", name, k) for name in names for k in (0, 4)]
-    assert set(changes["accuracy (points)"]) == {"-0.50 (-0.50 to -0.50)"}
-    assert set(changes["L2 to the dense network (quotient)"]) == {"2.00 (2.00 to 2.00)"}
+    assert set(changes.index) == set(product(["bfloat16"], ["IMP", "random pruning"], [0, 4]))
+    assert set(changes[ACCURACY]) == {"-0.50 (-0.50 to -0.50)"}
+    assert set(changes[PRUNING]) == {"2.00 (2.00 to 2.00)"}
     assert set(changes["angle to the dense network (quotient)"]) == {""}
 
 
 def test_without_rewinding_nothing_changes_and_the_table_is_empty():
     study = preset("resnet20", profile="smoke").updated(rewinds=(0,), levels=LEVEL)
     table = pd.DataFrame(rows(study, 1, 0, 1.0))
-    changes = changes_by_rewinding([study], table)
-    assert len(changes) == 0
-    assert changes.index.names == ["recipe", "k"]
-    steps = steps_by_rewinding(table, study.extent.rewinds, level=LEVEL)
-    assert len(steps) == 0
-    assert steps.index.names == ["step", "of"]
-
-
-@pytest.mark.parametrize("metric", LABELS)
-def test_quotients_are_geometric_means(metric: str):
-    study = preset("resnet20", profile="smoke").updated(rewinds=(0, 4), levels=LEVEL)
-    ratios = {1: 0.5, 2: 3.0}
-    table = [
-        row
-        for r, q in ratios.items()
-        for k, d in ((0, 7.0), (4, 7.0 * q))
-        for row in rows(study, r, k, 1.0, **{metric: d})
-    ]
-    changes = changes_by_rewinding([study], pd.DataFrame(table))
-    assert changes[f"{LABELS[metric]} (quotient)"].iloc[0].startswith(f"{math.sqrt(0.5 * 3.0):.2f} (")
+    changes, steps = changes_by_rewinding([study], table), steps_by_rewinding(table, (0,), level=LEVEL)
+    assert (len(changes), changes.index.names) == (0, ["recipe", "k"])
+    assert (len(steps), steps.index.names) == (0, ["step", "of"])
 
 
 # Steps on the grid of k. Of three values with deviation 1 the interval's half-width is 4.30265 / sqrt(3) = 2.4841; of
 # logarithms to base 2 that makes a factor of 2^2.4841 = 5.595.
 
-ACCURACY = "accuracy (points)"
-DATA_ORDER, PRUNING = (f"{label} (quotient)" for label in LABELS.values())
 NETWORKS: dict[tuple[str, str, int], list[float]] = {
     ("test_accuracy", "imp", 0): [80.0, 81.0, 82.0],
     ("test_accuracy", "imp", 4): [83.0, 83.0, 86.0],
@@ -139,8 +108,7 @@ def grid() -> pd.DataFrame:
         for level in (LEVEL, 1_000 + k)
         for order, offset in apart[metric].items()
     ]
-    columns = ["metric", "method", "rewind", "replicate", "level", "order", "value"]
-    return pd.DataFrame(table, columns=columns).assign(**TRACE)
+    return pd.DataFrame(table, columns=COLUMNS).assign(**TRACE)
 
 
 def test_steps_on_the_grid_of_k_are_those_of_tickets_and_beyond_random_subnetworks(grid: pd.DataFrame):
@@ -174,18 +142,6 @@ def test_a_step_counts_the_replicates_that_have_both_ends(grid: pd.DataFrame):
     assert two["replicates"].tolist() == [2, 2]
 
 
-def test_a_replicate_whose_networks_several_kinds_of_processor_made_is_dropped(grid: pd.DataFrame):
-    second = (grid["replicate"] == 2) & (grid["rewind"] == 4)
-    grid.loc[second & (grid["metric"] == "test_accuracy") & (grid["method"] == "imp"), "device"] = "Intel Xeon"
-    grid.loc[second & (grid["metric"] == "l2_pruning"), "device"] += " and Intel Xeon"
-    steps = steps_by_rewinding(grid, (0, 4), level=LEVEL)
-    assert steps[ACCURACY].tolist()[0] == "+3.50 (-2.85 to +9.85)"  # 3 and 4
-    assert steps[PRUNING].tolist() == ["", ""]  # one replicate is left
-    assert steps.loc[("0 to 4", "tickets"), DATA_ORDER] == "4.00 (0.71 to 22.38)"
-    elsewhere = grid.assign(device="Intel Xeon")  # all of it: one kind again
-    assert steps_by_rewinding(elsewhere, (0, 4), level=LEVEL)[ACCURACY].iloc[0] == "+3.00 (+0.52 to +5.48)"
-
-
 def test_slopes_are_least_squares_over_levels_and_their_differences_are_paired():
     """Of three levels the slope is half of the last less the first, whatever is between: -2, -1, -3 and thrice -1."""
     accuracies = {
@@ -199,8 +155,7 @@ def test_slopes_are_least_squares_over_levels_and_their_differences_are_paired()
         for level, value in enumerate(values, 1)
         for order, offset in (("0", level), ("1", -level))
     ]
-    columns = ["metric", "method", "rewind", "replicate", "level", "order", "value"]
-    slopes = slopes_by_rewinding(pd.DataFrame(table, columns=columns).assign(**TRACE), (0, 4), (1, 2, 3))
+    slopes = slopes_by_rewinding(pd.DataFrame(table, columns=COLUMNS).assign(**TRACE), (0, 4), (1, 2, 3))
     assert slopes["slope (points a level)"].to_dict() == {
         "tickets, k = 0": "-2.00 (-4.48 to +0.48)",
         "tickets, k = 4": "-1.00 (-1.00 to -1.00)",

