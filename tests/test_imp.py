@@ -479,7 +479,8 @@ def test_a_level_that_prunes_nothing_is_said_when_it_is_trained_and_not_when_it_
 )
 def test_warnings_are_of_the_line_that_loops_over_the_search(procedure, asked, same):
     weights = {"large": torch.arange(1.0, 5.0), "small": torch.tensor([0.1])}
-    with pytest.warns(UserWarning) as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         list(procedure(growing, weights, Mask.ones(weights), **asked))
     said = ["level 1 has no weight left in small", f"level {same} prunes nothing"]
     assert [str(w.message)[: len(text)] for w, text in zip(caught, said, strict=True)] == said
