@@ -186,39 +186,16 @@ def test_what_is_made_of_a_stored_weight_counts_for_it(norm: Callable, name: str
     assert mask.summary(model).model.parameters == 24 + 4 + others
 
 
-def test_autocast_counts_for_the_weights_that_it_casts() -> None:
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("one_buffer", [False, True])  # as a GPU's recurrent layers and sharded models keep weights
+def test_weights_are_told_apart_in_one_buffer_and_when_they_are_cast(autocast: bool, one_buffer: bool) -> None:
     model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
-    with torch.autocast("cpu", torch.bfloat16):
+    if one_buffer:
+        buffer = torch.randn(32)
+        model[0].weight, model[1].weight = nn.Parameter(buffer[:24].view(4, 6)), nn.Parameter(buffer[24:].view(2, 4))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         counts = multiply_adds(keep(model, 0.5), model, torch.randn(5, 6))
     assert counts == {"0.weight": (120, 60), "1.weight": (40, 20), "": (160, 80)}
-
-
-def test_weights_in_one_buffer_are_told_apart() -> None:  # as a GPU's recurrent layers and sharded models keep them
-    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
-    buffer = torch.randn(32)
-    model[0].weight, model[1].weight = nn.Parameter(buffer[:24].view(4, 6)), nn.Parameter(buffer[24:].view(2, 4))
-    assert multiply_adds(keep(model, 0.5), model, torch.randn(5, 6)) == {
-        "0.weight": (120, 60),
-        "1.weight": (40, 20),
-        "": (160, 80),
-    }
-
-
-class Functional(nn.Module):
-    """A convolution of a class's own: its transposed weight goes into a product by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(6, 4))
-
-    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
-        return torch.addmm(torch.zeros(4), x * scale, self.weight) + F.relu(x @ self.weight)
-
-
-def test_weights_that_a_class_uses_by_itself_and_the_three_forms_of_an_example() -> None:
-    model = Functional()
-    for example in (torch.randn(5, 6), (torch.randn(5, 6), 2.0), {"x": torch.randn(5, 6)}):
-        assert multiply_adds(keep(model, 0.5), model, example) == {"weight": (240, 120), "": (240, 120)}
 
 
 class Product(nn.Module):
@@ -236,7 +213,7 @@ class Product(nn.Module):
 @pytest.mark.parametrize(
     ("product", "first", "second"),
     [
-        (lambda model, x: model.first @ x, 120, 0),
+        (lambda model, x: torch.addmm(torch.zeros(5, 4), F.relu(model.first), x), 120, 0),
         (lambda model, x: model.first @ model.second, 0, 120),  # once, for the last
         (lambda model, x: model.first @ (model.second * x), 120, 0),  # what is made with data is data
         (lambda model, x: model.first @ (model.unmasked * 2), 120, 0),
