@@ -167,9 +167,9 @@ def test_a_surviving_weight_keeps_its_value_whatever_it_is(value: float) -> None
     model = network(torch.float32)
     mask = ticket(model)
     optimizer = SGD(model.parameters(), lr=1.0)
-    mask.hold(model, optimizer)
     with torch.no_grad():
         model[0].weight[0, 0] = value
+    mask.hold(model, optimizer)  # it looks at once for pruned weights that are not finite
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
     optimizer.step()

@@ -1,8 +1,8 @@
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import combinations, islice, pairwise
-from typing import Any
+from itertools import combinations, pairwise
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from lth_core import (
     random_reinitialisation,
     subnetwork,
 )
+from lth_core.levels import Retrain
 
 END = 9
 SIZES = {"first": 30, "second": 20}
@@ -59,7 +60,7 @@ class Trainer:
 
     def __init__(self, spoil: Callable[[dict[str, torch.Tensor]], None] | None = None) -> None:
         self.calls: list[tuple[int, int | None, int]] = []
-        self.remaining: set[int | None] = set()
+        self.remaining: list[int | None] = []
         self.spoil = spoil
         self.handed_out: list[dict[str, torch.Tensor]] = []
 
@@ -68,7 +69,7 @@ class Trainer:
             for weights in self.handed_out:
                 self.spoil(weights)
         self.calls.append((ticket.iteration, stop, ticket.level))
-        self.remaining.add(ticket.remaining)
+        self.remaining.append(ticket.remaining)
         weights = ticket.weights
         for iteration in range(ticket.iteration, END if stop is None else stop):
             for name, size in SIZES.items():
@@ -111,25 +112,23 @@ def pruned_by_hand(weights: Numbers, kept: Kept, remove: int) -> Kept:
     return {n: [k and (layer, i) not in fallen for i, k in enumerate(kept[n])] for layer, n in enumerate(SIZES)}
 
 
-def trained_under(masks: list[Kept], rewind: int) -> InLists:
-    """Mask, W_k and weights trained from W_k of every level, in plain Python."""
+def by_hand(
+    rewind: int, counts: Sequence[int], retrain: str = "weight_rewinding", *, one_shot: bool = False
+) -> InLists:
+    """Mask, W_k and trained weights of every level in plain Python; each pruning keeps one of the counts."""
     w_k = trained_by_hand(initial(), everything(), 0, rewind)
-    return [(kept, w_k, trained_by_hand(masked_by_hand(w_k, kept), kept, rewind, END)) for kept in masks]
-
-
-def algorithm_1(rewind: int, levels: int) -> InLists:
-    found = trained_under([everything()], rewind)
-    for _ in range(levels):
-        kept, _, trained = found[-1]
-        survivors = sum(map(sum, kept.values()))
-        found += trained_under([pruned_by_hand(trained, kept, round(0.2 * survivors))], rewind)
+    found = [(everything(), w_k, trained_by_hand(w_k, everything(), rewind, END))]
+    for count in counts:
+        before, _, trained = found[0 if one_shot else -1]
+        kept = pruned_by_hand(trained, before, sum(map(sum, before.values())) - count)
+        start = w_k if retrain == "weight_rewinding" else trained
+        first, last = (END, END + END - rewind) if retrain == "fine_tuning" else (rewind, END)
+        found.append((kept, start, trained_by_hand(masked_by_hand(start, kept), kept, first, last)))
     return found
 
 
-def one_shot(rewind: int, densities: Sequence[float]) -> InLists:
-    dense = trained_under([everything()], rewind)
-    masks = [pruned_by_hand(dense[0][2], everything(), 50 - round(50 * density)) for density in densities]
-    return dense + trained_under(masks, rewind)
+def algorithm_1(rewind: int, levels: int, retrain: str = "weight_rewinding") -> InLists:
+    return by_hand(rewind, [40, 32, 26, 21, 17][:levels], retrain)  # n - round(0.2 n) each
 
 
 def as_lists(mask: Mask) -> Kept:
@@ -150,16 +149,16 @@ def in_lists_spoiling(levels: Iterable[Level]) -> InLists:
     return found
 
 
-@pytest.mark.parametrize("rewind", [0, 1, 4, END - 1])
-def test_imp_is_algorithm_1_on_copies_of_the_weights_handed_around(rewind):
+@pytest.mark.parametrize(("rewind", "levels"), [(0, 5), (1, 5), (4, 5), (END - 1, 5), (4, 0)])
+def test_imp_is_algorithm_1_on_copies_of_the_weights_handed_around(rewind, levels):
     train, weights = Trainer(spoil=fill_with_nan), tensors(initial())
     asked = {"rewind": rewind} if rewind else {}
-    found = list(iterative_magnitude_pruning(train, weights, ones(), levels=5, **asked))
-    assert in_lists(found) == algorithm_1(rewind, levels=5)
+    found = list(iterative_magnitude_pruning(train, weights, ones(), levels=levels, **asked))
+    assert in_lists(found) == algorithm_1(rewind, levels)
     toward_w_k = [(0, rewind, 0)] if rewind else []
-    assert train.calls == [*toward_w_k, *((rewind, None, level) for level in range(6))]
-    assert train.remaining == {None}  # nobody said how long a training is
-    assert [level.result for level in found] == [f"call {len(toward_w_k) + n}" for n in range(1, 7)]
+    assert train.calls == [*toward_w_k, *((rewind, None, level) for level in range(levels + 1))]
+    assert set(train.remaining) == {None}  # nobody said how long a training is
+    assert [level.result for level in found] == [f"call {len(toward_w_k) + n}" for n in range(1, levels + 2)]
     assert numbers(weights) == initial()
 
 
@@ -178,58 +177,30 @@ class Memory(dict[int, Level]):
         self[level] = found
 
 
-class Broken(Exception):
-    """What breaks a search off."""
-
-
-def breaking(train: Trainer, at: int) -> Callable[[Ticket, int | None], tuple[dict[str, torch.Tensor], str]]:
-    """The same training, broken off in the middle of a level."""
-
-    def broken(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], str]:
-        if stop is None and ticket.level == at:
-            train(ticket, stop)
-            raise Broken
-        return train(ticket, stop)
-
-    return broken
-
-
-def retrained(train: Trainer) -> list[int]:
-    return [level for _, stop, level in train.calls if stop is None]
-
-
 DEPTH = 4
 SUBSETS = [set(there) for count in range(DEPTH + 2) for there in combinations(range(DEPTH + 1), count)]
 
 
-@pytest.mark.parametrize("at", range(DEPTH + 1))
-def test_a_search_that_is_broken_off_or_left_keeps_the_levels_before(at: int):
-    """Going on from what is kept: see below."""
-    kept, train = Memory(), Trainer()
-    with pytest.raises(Broken):
-        list(iterative_magnitude_pruning(breaking(train, at), tensors(initial()), ones(), levels=DEPTH, saved=kept))
-    assert sorted(kept) == retrained(train)[:-1] == list(range(at))
-    left = Memory()
-    list(islice(iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), levels=DEPTH, saved=left), at))
-    assert sorted(left) == list(range(at))
-
-
-@pytest.mark.parametrize("rewind", [0, 4])
+@pytest.mark.parametrize(
+    ("rewind", "retrain"),
+    [(0, "weight_rewinding"), (4, "weight_rewinding"), (4, "learning_rate_rewinding"), (4, "fine_tuning")],
+)
 @pytest.mark.parametrize("first", range(DEPTH + 1))
-def test_a_search_goes_on_from_the_deepest_level_up_to_first_whichever_are_saved(first: int, rewind: int):
-    saved, asked = Memory(), {"levels": DEPTH, "rewind": rewind}
+def test_a_search_goes_on_from_the_deepest_level_up_to_first_whichever_are_saved(first: int, rewind: int, retrain: Any):
+    saved, asked = Memory(), {"levels": DEPTH, "rewind": rewind, "retrain": retrain, "iterations": END}
     list(iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), saved=saved, **asked))
-    by_hand = algorithm_1(rewind, DEPTH)
+    expected = algorithm_1(rewind, DEPTH, retrain)[first:]
     for there in SUBSETS:
         kept, train = Memory({level: saved[level] for level in there}), Trainer(spoil=fill_with_nan)
         found = iterative_magnitude_pruning(train, tensors(initial()), ones(), saved=kept, first=first, **asked)
-        assert in_lists_spoiling(found) == by_hand[first:]
-        assert in_lists(kept[level] for level in range(first, DEPTH + 1)) == by_hand[first:]
+        assert in_lists_spoiling(found) == expected
+        assert in_lists(kept[level] for level in range(first, DEPTH + 1)) == expected
         usable = [level for level in there if level <= first]
-        assert retrained(train) == [n for n in range(max(usable, default=0), DEPTH + 1) if n not in there]
-        toward_w_k = [stop for _, stop, _ in train.calls if stop is not None]
-        assert toward_w_k == ([] if usable or not rewind else [rewind])
-        assert sorted(kept) == sorted(there.union(retrained(train)))
+        toward_w_k = [(0, rewind, 0)] if rewind and not usable else []
+        retrained = [n for n in range(max(usable, default=0), DEPTH + 1) if n not in there]
+        assert train.calls[: len(toward_w_k)] == toward_w_k
+        assert [level for *_, level in train.calls[len(toward_w_k) :]] == retrained
+        assert sorted(kept) == sorted(there.union(retrained))
 
 
 @pytest.fixture
@@ -281,26 +252,28 @@ def test_a_training_that_diverged_is_a_result():
 @pytest.mark.parametrize("rewind", [0, 4])
 def test_one_shot_pruning_prunes_one_dense_network_to_each_density_and_trains_what_is_not_saved(rewind: int):
     saved, asked = Memory(), {"densities": (0.8, 0.1, 1.0, 0.0), "rewind": rewind}
-    by_hand = one_shot(**asked)
+    expected = by_hand(rewind, (40, 5, 50, 0), one_shot=True)
     list(one_shot_pruning(Trainer(), tensors(initial()), ones(), **asked, saved=saved))
     for there in SUBSETS:
         kept, train = Memory({level: saved[level] for level in there}), Trainer(spoil=fill_with_nan)
         found = one_shot_pruning(train, tensors(initial()), ones(), **asked, saved=kept)
-        assert in_lists_spoiling(found) == by_hand
-        assert in_lists(kept[level] for level in range(5)) == by_hand
+        assert in_lists_spoiling(found) == expected
+        assert in_lists(kept[level] for level in range(5)) == expected
         toward_w_k = [(0, rewind, 0)] if rewind and 0 not in there else []
         assert train.calls == [*toward_w_k, *((rewind, None, level) for level in range(5) if level not in there)]
 
 
 @procedures
-def test_a_loop_that_stops_early_trains_nothing_further(procedure):
-    train = Trainer()
-    levels = procedure(train, tensors(initial()), ones(), rewind=4, **EXTENT[procedure])
+def test_a_loop_that_stops_early_trains_nothing_further_and_keeps_what_it_trained(procedure):
+    train, kept = Trainer(), Memory()
+    levels = procedure(train, tensors(initial()), ones(), rewind=4, saved=kept, **EXTENT[procedure])
     assert train.calls == []
     next(levels)
     assert train.calls == [(0, 4, 0), (4, None, 0)]
+    assert sorted(kept) == [0]
     next(levels)
     assert train.calls == [(0, 4, 0), (4, None, 0), (4, None, 1)]
+    assert sorted(kept) == [0, 1]
 
 
 @procedures
@@ -341,74 +314,15 @@ def test_what_cannot_be_searched_is_said_before_anything_is_trained(procedure, a
     assert train.calls == []
 
 
-def test_a_search_without_prunings_is_the_dense_network():
-    for procedure, asked in ((iterative_magnitude_pruning, {"levels": 0}), (one_shot_pruning, {"densities": []})):
-        assert in_lists(procedure(Trainer(), tensors(initial()), ones(), **asked)) == algorithm_1(0, levels=0)
-
-
-TARGETS, CURVATURES = [1.0, -2.0, 0.3], [1.0, 0.5, 2.0]
-START, T, K = [0.4, 0.7, -0.9], 9, 4
-
-
-def scheduled(iteration: int) -> float:
-    """A rate that falls during training, and stays at its last value after the end."""
-    return 0.2 / (1 + min(iteration, T - 1))
-
-
-def quadratic(started: list[tuple[int, int | None, int | None]]) -> Callable[..., Any]:
-    """A training of two tensors, `a` (2) and `b` (1), on the sum of c (w - t)^2 / 2, by SGD with momentum."""
-
-    def train(ticket: Ticket, stop: int | None) -> tuple[dict[str, torch.Tensor], None]:
-        started.append((ticket.iteration, ticket.remaining, stop))
-        weights = {name: weight.requires_grad_() for name, weight in ticket.weights.items()}
-        optimizer = torch.optim.SGD(weights.values(), momentum=0.9)
-        for iteration in range(ticket.iteration, T if stop is None else stop):
-            optimizer.param_groups[0]["lr"] = scheduled(iteration)
-            optimizer.zero_grad()
-            errors = torch.cat([*weights.values()]) - torch.tensor(TARGETS, dtype=torch.float64)
-            (torch.tensor(CURVATURES, dtype=torch.float64) * errors**2 / 2).sum().backward()
-            optimizer.step()
-            ticket.mask.apply_(weights)
-        return weights, None
-
-    return train
-
-
-def descended(start: list[float], kept: list[bool], first: int, last: int) -> list[float]:
-    """The same training by hand."""
-    weights, moments = [w * k for w, k in zip(start, kept, strict=True)], [0.0] * 3
-    for iteration in range(first, last):
-        for i, (target, curvature) in enumerate(zip(TARGETS, CURVATURES, strict=True)):
-            moments[i] = 0.9 * moments[i] + curvature * (weights[i] - target)
-            weights[i] = (weights[i] - scheduled(iteration) * moments[i]) * kept[i]
-    return weights
-
-
-@pytest.mark.parametrize("procedure", [iterative_magnitude_pruning, one_shot_pruning])
-@pytest.mark.parametrize("retrain", ["weight_rewinding", "learning_rate_rewinding", "fine_tuning"])
+@procedures
+@pytest.mark.parametrize("retrain", get_args(Retrain))
 def test_what_is_rewound_by_hand(procedure, retrain):
-    started: list[tuple[int, int | None, int | None]] = []
-    weights = {"a": torch.tensor(START[:2], dtype=torch.float64), "b": torch.tensor(START[2:], dtype=torch.float64)}
-    asked = {"densities": [2 / 3, 1 / 3], "rewind": K, "retrain": retrain, "iterations": T}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # b, of one weight, may be emptied
-        found = list(procedure(quadratic(started), weights, Mask.ones(weights), **asked))
-    w_k = descended(START, [True] * 3, 0, K)
-    kept, rewound, trained = [True] * 3, w_k, descended(w_k, [True] * 3, K, T)
-    dense = trained
-    first, last = (T, T + T - K) if retrain == "fine_tuning" else (K, T)
-    for level, (mask, start, end, _) in enumerate(found):
-        if level:
-            before = trained if procedure is iterative_magnitude_pruning else dense
-            rewound = w_k if retrain == "weight_rewinding" else before
-            strongest = sorted(range(3), key=lambda i: -abs(before[i]))[: 3 - level]
-            kept = [i in strongest for i in range(3)]
-            trained = descended(rewound, kept, first, last)
-        assert torch.cat([*mask.values()]).tolist() == kept
-        assert torch.cat([*start.values()]).tolist() == pytest.approx(rewound, abs=1e-12)
-        assert torch.cat([*end.values()]).tolist() == pytest.approx(trained, abs=1e-12)
-    again = (first, T - K, last if retrain == "fine_tuning" else None)
-    assert started == [(0, T, K), (K, T - K, None), again, again]
+    train, asked = Trainer(spoil=fill_with_nan), {"rewind": 4, "retrain": retrain, "iterations": END}
+    found = procedure(train, tensors(initial()), ones(), densities=[0.8, 0.2], **asked)
+    assert in_lists_spoiling(found) == by_hand(4, [40, 10], retrain, one_shot=procedure is one_shot_pruning)
+    first, last = (END, END + END - 4) if retrain == "fine_tuning" else (4, None)
+    assert train.calls == [(0, 4, 0), (4, None, 0), (first, last, 1), (first, last, 2)]
+    assert train.remaining == [END, *[END - 4] * 3]
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.2, {"second": 0.5}])
@@ -439,13 +353,12 @@ def test_a_pruning_of_ones_own_gets_the_rate_of_its_density():
     assert rates == pytest.approx([0.2, 0.0, 0.375])
 
 
-def test_a_layer_that_pruning_empties_is_named_once_where_the_search_is_looped_over():
+def test_a_layer_that_pruning_empties_is_named_once_and_a_floor_keeps_it():
     weights = {"large": torch.arange(5.0, 15.0), "small": torch.tensor([1.0, 2.0]), "none": torch.zeros(0)}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         list(iterative_magnitude_pruning(growing, weights, Mask.ones(weights), levels=3))
         list(one_shot_pruning(growing, weights, Mask.ones(weights), densities=[0.9, 0.5, 1.0]))
-    assert [(w.category, w.filename) for w in caught] == [(UserWarning, __file__)] * 2
     assert [str(w.message)[:38] for w in caught] == [
         "level 1 has no weight left in small; a",
         "level 2 has no weight left in small; a",
@@ -470,20 +383,22 @@ def test_a_level_that_prunes_nothing_is_said_when_it_is_trained_and_not_when_it_
     said = f"^level {level} prunes nothing, and trains the mask of [23] weights"
     with pytest.warns(UserWarning, match=said) as caught:
         list(procedure(growing, weights, Mask.ones(weights), saved=kept, **asked))
-    assert [warning.filename for warning in caught] == [__file__]
+    assert len(caught) == 1
     list(procedure(growing, weights, Mask.ones(weights), saved=kept, **asked))
 
 
-@pytest.mark.parametrize("retrain", ["learning_rate_rewinding", "fine_tuning"])
-def test_levels_that_are_loaded_are_rewound_to_what_they_were_trained_from(retrain):
-    kept, asked = Memory(), {"levels": DEPTH, "rewind": 4, "retrain": retrain, "iterations": END}
-    undisturbed = in_lists(iterative_magnitude_pruning(Trainer(), tensors(initial()), ones(), saved=kept, **asked))
-    assert [level[1] for level in undisturbed[1:]] == [level[2] for level in undisturbed[:-1]]
-    for first in range(DEPTH + 1):
-        there = Memory({first: kept[first]})
-        train = Trainer(spoil=fill_with_nan)
-        found = iterative_magnitude_pruning(train, tensors(initial()), ones(), saved=there, first=first, **asked)
-        assert in_lists_spoiling(found) == undisturbed[first:]
+@pytest.mark.parametrize(
+    ("procedure", "asked", "same"),
+    [(iterative_magnitude_pruning, {"levels": 4}, 4), (one_shot_pruning, {"densities": [0.8, 0.9]}, 2)],
+)
+def test_warnings_are_of_the_line_that_loops_over_the_search(procedure, asked, same):
+    weights = {"large": torch.arange(1.0, 5.0), "small": torch.tensor([0.1])}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        list(procedure(growing, weights, Mask.ones(weights), **asked))
+    said = ["level 1 has no weight left in small", f"level {same} prunes nothing"]
+    assert [str(w.message)[: len(text)] for w, text in zip(caught, said, strict=True)] == said
+    assert [(w.category, w.filename) for w in caught] == [(UserWarning, __file__)] * 2
 
 
 @pytest.mark.parametrize(

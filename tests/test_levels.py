@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import nn
 
 from lth_core import Level, Mask, Ticket, iterative_magnitude_pruning, one_shot_pruning, prune_layerwise, prune_lowest
+from lth_core.levels import Retrain
 from lth_core.states import copied, read_state, write_state
 
 LEVELS = 3
@@ -65,17 +66,20 @@ def plain(level: Level) -> list[Any]:
     return [*values, level.result]
 
 
-def test_what_is_kept_is_not_trained_and_a_search_may_grow(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "levels"
+@pytest.mark.parametrize("retrain", get_args(Retrain))
+def test_what_is_kept_is_not_trained_and_a_search_may_grow(retrain: Retrain, tmp_path: Path) -> None:
+    folder, how = tmp_path / "new" / "levels", {"retrain": retrain, "iterations": 5}
     again, growing, late = Trainer(), Trainer(), Trainer()
-    found = list(map(plain, search(folder)))
-    assert list(map(plain, search(str(folder), again, first=1))) == found[1:]
-    grown = search(folder, growing, levels=LEVELS + 2)
+    found = list(map(plain, search(folder, **how)))
+    assert list(map(plain, search(str(folder), again, first=1, **how))) == found[1:]
+    grown = search(folder, growing, levels=LEVELS + 2, **how)
     assert again.calls == []
-    assert growing.calls == [(LEVELS + 1, None), (LEVELS + 2, None)]
+    assert [level for level, _ in growing.calls] == [LEVELS + 1, LEVELS + 2]
     assert list(map(plain, grown[: LEVELS + 1])) == found
-    assert [plain(level)[:3] for level in search(tmp_path / "late", first=2)] == [level[:3] for level in found[2:]]
-    assert [plain(level)[:3] for level in search(tmp_path / "late", late)] == [level[:3] for level in found]
+    assert [plain(level)[:3] for level in search(tmp_path / "late", first=2, **how)] == [
+        level[:3] for level in found[2:]
+    ]
+    assert [plain(level)[:3] for level in search(tmp_path / "late", late, **how)] == [level[:3] for level in found]
     assert late.calls == []
     assert [level.mask.survivors for level in grown] == [20, 16, 13, 10, 8, 6]
     assert [type(level.trained["level"]) for level in grown] == [int] * 6

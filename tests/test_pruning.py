@@ -60,6 +60,7 @@ percents_to_keep = st.just([0] * 4) | st.lists(st.integers(0, 100), min_size=4, 
 
 @given(layers_of_scores_and_survivors, rates, percents_to_keep, st.booleans())
 @example([], 0.5, [0] * 4, False)
+@example([[(1.0, True)] * 25], 0.72, [28] * 4, False)  # 0.28 * 25 is a little more than 7
 def test_prune_global_takes_the_lowest_of_the_layers_that_are_above_their_floors(layers, rate, percents, by_name):
     scores, mask = tensors(layers)
     if by_name:  # the first layer has none

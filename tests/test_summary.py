@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from xml.etree import ElementTree
 
@@ -62,6 +63,10 @@ def test_multiply_adds_are_for_the_whole_batch_and_need_an_example() -> None:
     without = mask.summary(model)
     assert {part.multiply_adds for part in (*without.layers, without.masked, without.model)} == {None}
     assert "multiply-adds" not in str(without)
+    nothing = Mask({}).summary(model, torch.randn(7, 784))
+    assert nothing.masked == ("masked weights", 0, 0, 0, 0)
+    assert nothing.model[3:] == (7 * 266_200,) * 2
+    assert "<pre>" in nothing._repr_html_()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +111,9 @@ def test_recurrent_layers(kind: type[nn.RNNBase], gates: int, dtype: torch.dtype
     }
     expected = {name: (steps * size, steps * size // 4) for name, size in sizes.items()}
     expected[""] = (steps * sum(sizes.values()), steps * sum(sizes.values()) // 4)
-    assert multiply_adds(keep(model, 0.25), model, torch.randn(3, 2, 6, dtype=dtype)) == expected
+    inputs, state = torch.randn(3, 2, 6, dtype=dtype), torch.zeros(4, 2, 8, dtype=dtype)
+    for example in (inputs, (inputs, (state, state) if kind is nn.LSTM else state)):
+        assert multiply_adds(keep(model, 0.25), model, example) == expected
 
 
 def test_steps_of_padding_in_a_packed_sequence_do_not_count() -> None:
@@ -179,39 +186,48 @@ def test_what_is_made_of_a_stored_weight_counts_for_it(norm: Callable, name: str
     assert mask.summary(model).model.parameters == 24 + 4 + others
 
 
-def test_autocast_counts_for_the_weights_that_it_casts() -> None:
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("one_buffer", [False, True])  # as a GPU's recurrent layers and sharded models keep weights
+def test_weights_are_told_apart_in_one_buffer_and_when_they_are_cast(autocast: bool, one_buffer: bool) -> None:
     model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
-    with torch.autocast("cpu", torch.bfloat16):
+    if one_buffer:
+        buffer = torch.randn(32)
+        model[0].weight, model[1].weight = nn.Parameter(buffer[:24].view(4, 6)), nn.Parameter(buffer[24:].view(2, 4))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         counts = multiply_adds(keep(model, 0.5), model, torch.randn(5, 6))
     assert counts == {"0.weight": (120, 60), "1.weight": (40, 20), "": (160, 80)}
 
 
-def test_weights_in_one_buffer_are_told_apart() -> None:  # as a GPU's recurrent layers and sharded models keep them
-    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
-    buffer = torch.randn(32)
-    model[0].weight, model[1].weight = nn.Parameter(buffer[:24].view(4, 6)), nn.Parameter(buffer[24:].view(2, 4))
-    assert multiply_adds(keep(model, 0.5), model, torch.randn(5, 6)) == {
-        "0.weight": (120, 60),
-        "1.weight": (40, 20),
-        "": (160, 80),
-    }
+class Product(nn.Module):
+    """A product of 5 x 6 with 6 x 4 numbers, of its parameters and of data."""
 
-
-class Functional(nn.Module):
-    """A convolution of a class's own: its transposed weight goes into a product by hand."""
-
-    def __init__(self) -> None:
+    def __init__(self, product: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(6, 4))
+        self.first, self.second = nn.Parameter(torch.randn(5, 6)), nn.Parameter(torch.randn(6, 4))
+        self.unmasked, self.product = nn.Parameter(torch.randn(6, 4)), product
 
-    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
-        return torch.addmm(torch.zeros(4), x * scale, self.weight) + F.relu(x @ self.weight)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(self, x)
 
 
-def test_weights_that_a_class_uses_by_itself_and_the_three_forms_of_an_example() -> None:
-    model = Functional()
-    for example in (torch.randn(5, 6), (torch.randn(5, 6), 2.0), {"x": torch.randn(5, 6)}):
-        assert multiply_adds(keep(model, 0.5), model, example) == {"weight": (240, 120), "": (240, 120)}
+@pytest.mark.parametrize(
+    ("product", "first", "second"),
+    [
+        (lambda model, x: torch.addmm(torch.zeros(5, 4), F.relu(model.first), x), 120, 0),
+        (lambda model, x: model.first @ model.second, 0, 120),  # once, for the last
+        (lambda model, x: model.first @ (model.second * x), 120, 0),  # what is made with data is data
+        (lambda model, x: model.first @ (model.unmasked * 2), 120, 0),
+        (lambda model, x: torch.ones(5, 6) @ x, 0, 0),
+    ],
+)
+def test_a_product_counts_for_one_masked_weight_in_it(product: Callable, first: int, second: int) -> None:
+    model = Product(product)
+    mask = Mask({"first": torch.arange(30).view(5, 6) < 15, "second": torch.ones(6, 4)})
+    summary = mask.summary(model, torch.randn(6, 4))
+    assert [layer[3:] for layer in summary.layers] == [(first, first // 2), (second, second)]
+    assert summary.model[3:] == (120, 120 - first // 2)
+    unseen = [name for name, count in (("first", first), ("second", second)) if not count]
+    assert f"no multiply-adds counted: {', '.join(unseen)};" in str(summary)
 
 
 class OnAGraph(nn.Module):
@@ -244,7 +260,7 @@ def test_resnet18_in_wrappers() -> None:
     assert summary.sparse_bytes == summary.dense_bytes - 4 * 11_678_912 // 2 + bits
 
 
-def test_the_model_stays_as_it_was() -> None:
+def test_the_model_stays_as_it_was_and_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(64, 2))
     model = model.to(torch.bfloat16, memory_format=torch.channels_last)
     model[1].eval()
@@ -265,6 +281,7 @@ def test_the_model_stays_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), generator)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()] == [1] + [0] * 5
+    assert capsys.readouterr().out == ""
 
 
 def test_all_is_restored_when_the_example_does_not_fit() -> None:
@@ -305,9 +322,14 @@ def test_a_notebook_draws_the_density_of_every_layer() -> None:
     assert drawing is not None
     assert (drawing.get("role"), drawing.get("fill")) == ("img", "currentColor")
     assert drawing.get("aria-label") == f"Density by layer: {names[0]} 25%, {names[1]} 0%"
+    assert [*drawing.itertext()] == [f"{names[0]}: 6 of 24", names[0], "25%", f"{names[1]}: 0 of 32", names[1], "0%"]
     bars = drawing.findall(f"{svg}g")
-    assert [[text.text for text in bar.findall(f"{svg}text")] for bar in bars] == [[names[0], "25%"], [names[1], "0%"]]
     widths = [[float(rect.get("width", "")) for rect in bar.findall(f"{svg}rect")] for bar in bars]
     assert [filled / whole for whole, filled in widths] == [0.25, 0]
+    _, _, width, height = map(float, drawing.get("viewBox", "").split())
+    for row, bar in enumerate(bars):  # a letter of 13 pixels is 7.8 wide
+        x, y = map(float, re.findall(r"[\d.]+", bar.get("transform", "")))
+        assert 7.8 * max(map(len, names)) <= x < width - widths[row][0] - 4 * 7.8
+        assert 20 * row <= y <= height - 20
     assert "href" not in html
     assert "url(" not in html
