@@ -61,12 +61,15 @@ def test_precisions_are_compared_with_the_first_for_every_subnetwork():
         for method, replicate, k in product(methods, (1, 2), (0, 4))
         for row in rows(study, replicate, k, 90.0 + gain + replicate, l2_pruning=3.0 * factor)
     ]
-    changes = changes_by_precision(pd.DataFrame(table), level=LEVEL)
+    records = pd.DataFrame(table)
+    changes = changes_by_precision(records, level=LEVEL)
     assert changes.index.names == ["precision", "subnetwork", "k"]
     assert set(changes.index) == set(product(["bfloat16"], ["IMP", "random pruning"], [0, 4]))
     assert set(changes[ACCURACY]) == {"-0.50 (-0.50 to -0.50)"}
     assert set(changes[PRUNING]) == {"2.00 (2.00 to 2.00)"}
     assert set(changes["angle to the dense network (quotient)"]) == {""}
+    with pytest.raises(ValueError, match="several data sets"):
+        changes_by_precision(pd.concat([records, records.assign(dataset="cifar10_jpeg")]), level=LEVEL)
 
 
 def test_without_rewinding_nothing_changes_and_the_table_is_empty():

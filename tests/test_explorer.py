@@ -95,10 +95,9 @@ def test_a_value_names_the_device_that_trained_it(known: dict[str, Any]) -> None
 
 
 def test_a_choice_of_network_recipe_scale_and_data_is_one_study(known: dict[str, Any]) -> None:
-    keys = [(study["network"], study["recipe"], study["scale"], study["data"]) for study in known["studies"]]
-    assert len(set(keys)) == len(keys)
-    titles = [(*key[:3], study["images"]) for key, study in zip(keys, known["studies"], strict=True)]
-    assert len(set(titles)) == len(titles)
+    for data in ("data", "images"):
+        keys = [tuple(study[name] for name in ("network", "recipe", "scale", data)) for study in known["studies"]]
+        assert len(set(keys)) == len(keys)
 
 
 def test_the_data_are_small(written: Path) -> None:
@@ -214,23 +213,21 @@ def test_without_javascript_a_table_shows_the_records(known: dict[str, Any], wri
 
 def rows_of(study: dict[str, Any], state: dict[str, Any]) -> list[dict[str, str]]:
     """The rows of the file that the page offers for a state."""
+    shown = [
+        row
+        for row in study["rows"]
+        if row["metric"] in (state["accuracy"], state["distance"]) and row["method"] in state["method"]
+        if row["method"] == "dense"
+        or (row["k"] in state["k"] and (state["x"] == "percent" or row["level"] == state["level"]))
+    ]
+    about = {"network": study["network"], "recipe": study["recipe"], "profile": study["scale"], "data": study["data"]}
     rows = []
-    for row in study["rows"]:
-        dense = row["method"] == "dense"
-        here = row["k"] in state["k"] and (state["x"] == "percent" or row["level"] == state["level"])
-        if row["metric"] in (state["accuracy"], state["distance"]) and row["method"] in state["method"]:
-            for replicate, value in zip(row["replicates"], row["values"], strict=True):
-                place = {"network": study["network"], "recipe": study["recipe"], "profile": study["scale"]}
-                place |= {"data": study["data"], "method": row["method"], "rewind": row["k"], "level": row["level"]}
-                place |= {"percent_remaining": row["percent"], "metric": row["metric"], "replicate": replicate}
-                made = {**place, "value": value, "device": row["device"]}
-                if dense or here:
-                    rows.append(
-                        {
-                            name: f"{each:g}" if name == "percent_remaining" else str(each).removesuffix(".0")
-                            for name, each in made.items()
-                        }
-                    )
+    for row in shown:
+        place = about | {"method": row["method"], "rewind": str(row["k"]), "level": str(row["level"])}
+        place |= {"percent_remaining": f"{row['percent']:g}", "metric": row["metric"]}
+        for replicate, value in zip(row["replicates"], row["values"], strict=True):
+            own = {"replicate": str(replicate), "value": str(value).removesuffix(".0"), "device": row["device"]}
+            rows.append(place | own)
     return rows
 
 

@@ -174,6 +174,7 @@ def test_the_summary_counts_trainings_and_hours_by_device_and_by_workers(table: 
     summary = provenance.provenance_summary([SETTING]).set_index(["device", "workers"])
     assert summary["trainings"].to_dict() == {("a", 1): 1, ("a", 2): 2, ("b", ""): 1}
     assert summary["hours"].to_dict() == {("a", 1): 0.5, ("a", 2): 1.0, ("b", ""): 0.5}
+    assert set(summary[["first", "last"]].stack()) == {"2026-01-02"}
 
 
 def test_settings_are_shown_by_digest():
