@@ -186,6 +186,10 @@ def test_two_measures_of_one_claim_are_decided_together():
     assert table.loc["a", "p"] > table.loc["l2 alone", "p"]
     assert table.loc["a", "here"].startswith("L2 2.02 (")
     assert "; angle 1.0" in table.loc["a", "here"]
+    l2, angle = (measure | {"low": "0.5"} for measure in both)
+    assert verdicts(l2, angle | {"control": "random_pruning"})["verdict"].tolist() == [
+        "cannot fail here"
+    ]  # in one of the two
     write_records(GOOD | {("random_pruning", 0, "angle_data_order"): [5.0, 5.5, 6.1]})  # decided the opposite way
     assert verdicts(*both)[["verdict", "p", "q"]].to_numpy().tolist() == [["undecided", 1.0, 1.0]]
 
