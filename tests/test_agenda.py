@@ -179,30 +179,35 @@ def timings(setting: Setting, device: str, *seconds: float, workers: int | None 
     return setting, pd.DataFrame(made).astype({"workers": "Int64"})
 
 
-def test_an_update_takes_the_median_of_what_is_most_alike():
-    smoke, lenet, resnet20 = SMOKE.setting, preset("lenet_300_100").setting, preset("resnet20").setting
-    timed = [timings(smoke, HERE, 10, 20, 90), timings(smoke, ELSEWHERE, 50), timings(smoke, "third (AVX512)", 70)]
-    assert seconds_per_update(smoke, HERE, timed) == 2
-    assert seconds_per_update(smoke, HERE, timed[1:]) == 7  # the same instructions
-    assert seconds_per_update(smoke, HERE, timed[1:2]) == 5
-    assert math.isnan(seconds_per_update(smoke, HERE, [timings(resnet20, HERE, 1)]))
-    assert seconds_per_update(lenet, HERE, [timings(smoke, HERE, 100), timings(lenet, HERE, 10)]) == 1
+LENET, RESNET20 = preset("lenet_300_100").setting, preset("resnet20").setting
+TENTH = preset("resnet20", profile="tenth").setting
+OTHERS = [timings(SMOKE.setting, ELSEWHERE, 50), timings(SMOKE.setting, "third (AVX512)", 70)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "timed", "seconds"),
+    [
+        pytest.param(SMOKE.setting, HERE, [timings(SMOKE.setting, HERE, 10, 20, 90), *OTHERS], 2, id="this device"),
+        pytest.param(SMOKE.setting, HERE, OTHERS, 7, id="the same instructions"),
+        pytest.param(SMOKE.setting, HERE, OTHERS[:1], 5, id="another processor"),
+        pytest.param(SMOKE.setting, HERE, [timings(RESNET20, HERE, 1)], math.nan, id="another network"),
+        pytest.param(LENET, HERE, [timings(SMOKE.setting, HERE, 100), timings(LENET, HERE, 10)], 1, id="this profile"),
+        pytest.param(TENTH, HERE, [timings(RESNET20, HERE, 30)], 3, id="the same operations"),
+        pytest.param(RESNET20, HERE, [timings(RESNET20, HERE, 12, workers=12)], 1.2, id="not sharing a core"),
+        pytest.param(RESNET20, "a GPU", [timings(RESNET20, "a GPU", 12, workers=12)], 0.1, id="sharing a GPU"),
+        pytest.param(RESNET20, "a GPU", [timings(RESNET20, "a GPU", 12)], 1.2, id="alone on a GPU"),
+    ],
+)
+def test_an_update_takes_the_median_of_what_is_most_alike(
+    setting: Setting, device: str, timed: list[tuple[Setting, pd.DataFrame]], seconds: float
+):
+    assert seconds_per_update(setting, device, timed) == pytest.approx(seconds, nan_ok=True)
 
 
 def test_another_profile_counts_by_its_operations():
-    timed = [timings(preset("resnet20").setting, HERE, 30)]
-    tenth, laptop = (
-        seconds_per_update(preset("resnet20", profile=profile).setting, HERE, timed) for profile in ("tenth", "laptop")
-    )
-    assert tenth == 3  # the same network and batch
-    assert 3 / 64 < laptop < 3 / 16  # half the batch, a quarter of the pixels, half the filters on either side
-
-
-@pytest.mark.parametrize(("device", "workers", "seconds"), [("a GPU", 12, 0.1), ("a GPU", None, 1.2), (HERE, 12, 1.2)])
-def test_networks_side_by_side_share_a_gpu_and_not_a_core(device: str, workers: int | None, seconds: float):
-    paper = preset("resnet20").setting
-    timed = [timings(paper, device, 12, workers=workers)]
-    assert seconds_per_update(paper, device, timed) == pytest.approx(seconds)
+    laptop = preset("resnet20", profile="laptop").setting
+    seconds = seconds_per_update(laptop, HERE, [timings(RESNET20, HERE, 30)])
+    assert 3 / 64 < seconds < 3 / 16  # half the batch, a quarter of the pixels, half the filters on either side
 
 
 # Doing it

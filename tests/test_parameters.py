@@ -6,41 +6,66 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from lth_study import SettingError, configure, preset
+from lth_study import SettingError, Study, configure, preset
 from lth_study.data import data_root
 from lth_study.notebook import given_parameters, mapping_of
 from lth_study.options import setting_of, study_of
 
+LENET, SMOKE = preset("lenet_300_100"), preset("lenet_300_100", profile="smoke")
+FIRST_CELL = {"profile": "smoke", "replicates": 2, "rewinds": [0, 5], "__name__": "__main__", "_i1": ""}
+CONFIGURED: dict[str, tuple[dict[str, Any], dict[str, Any], Study]] = {
+    "nothing is at the paper's scale": ({"data_folder": None}, {"network": "lenet_300_100"}, LENET),
+    "parameters": (FIRST_CELL, {"network": "lenet_300_100"}, SMOKE.updated(replicates=(1, 2), rewinds=(0, 5))),
+    "settings of the notebook's own": (
+        {"profile": "smoke"},
+        {"network": "lenet_300_100", "rewinds": [7], "levels": 1},
+        SMOKE.updated(rewinds=(7,), levels=1),
+    ),
+    "network and recipe": (
+        {"network": "vgg19", "recipe": "warmup", "profile": "laptop", "rewinds": None, "levels": 3},
+        {},
+        preset("vgg19", "warmup", "laptop").updated(levels=3),
+    ),
+    "one figure": (
+        {"profile": "laptop", "rewinds": [0, 100, 200]},
+        {"network": "resnet20", "figure": "accuracy"},
+        preset("resnet20", profile="laptop").only("accuracy").updated(rewinds=(0, 100, 200)),
+    ),
+}
 
-def test_a_notebooks_parameters_become_a_study():
-    namespace = {"profile": "smoke", "replicates": 2, "rewinds": [0, 5], "__name__": "__main__", "_i1": ""}
-    study, options = configure(namespace, network="lenet_300_100")
-    assert study == preset("lenet_300_100", profile="smoke").updated(replicates=(1, 2), rewinds=(0, 5))
-    assert options == {}
-    assert namespace["profile"] == "smoke"
 
-
-def test_without_parameters_a_notebook_is_at_the_papers_scale():
-    assert configure({}, network="lenet_300_100") == (preset("lenet_300_100"), {})
+@pytest.mark.parametrize(("given", "own", "study"), CONFIGURED.values(), ids=CONFIGURED)
+def test_a_notebooks_parameters_become_a_study(given, own, study):
+    before = data_root()
+    assert configure(given, **own) == (study, {})
+    assert data_root() == before
 
 
 def test_a_notebook_can_say_what_to_do_about_missing_records():
     assert configure({"missing": "error"}, network="lenet_300_100")[1] == {"missing": "error"}
     assert configure({"missing": "train"}, network="lenet_300_100")[1] == {"missing": "train", "progress": "bar"}
-    with pytest.raises(SettingError, match=r"missing: 'ignore'.*'train' or 'error'"):
-        configure({"missing": "ignore"}, network="lenet_300_100")
 
 
-def test_a_parameter_that_no_notebook_has_is_refused_with_the_valid_ones_listed():
-    with pytest.raises(SettingError, match=r"'replicate'; valid parameters: recipe, profile, missing, .*replicates"):
-        configure({"profile": "smoke", "replicate": 2}, network="lenet_300_100")
-    with pytest.raises(SettingError, match=r"'network'; valid parameters: profile"):
-        configure({"network": "vgg19", "profile": "smoke"}, network="resnet20", recipe="low")
-    with pytest.raises(SettingError, match="unknown parameter 'rewinds'"):
-        configure({"rewinds": [5]}, network="lenet_300_100", rewinds=[0])
+UNKNOWN = "unknown parameter "
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "said"),
+    [
+        ({"missing": "ignore"}, {}, "missing: 'ignore'.*'train' or 'error'"),
+        ({"replicate": 2}, {}, UNKNOWN + "'replicate'; valid parameters: recipe, profile, missing, .*replicates"),
+        ({"network": "vgg19"}, {"recipe": "low"}, UNKNOWN + "'network'; valid parameters: profile"),
+        ({"rewinds": [5]}, {"rewinds": [0]}, UNKNOWN + "'rewinds'"),
+        ({"levels": 3}, {"without": ["levels"]}, UNKNOWN + "'levels'"),  # it means nothing to this notebook
+    ],
+)
+def test_other_parameters_are_refused_with_the_valid_ones_listed(given, own, said):
+    with pytest.raises(SettingError, match=said):
+        configure({"profile": "smoke"} | given, network="lenet_300_100", **own)
 
 
 CELLS = ["", "levels = 1", "# Parameters\nlevels, *_ = [2]\nif True:\n    replicates: int = 3", "def (", "study = 5"]
@@ -51,7 +76,7 @@ def test_where_no_cells_are_known_all_values_but_those_of_startup_files_are_para
     shell = SimpleNamespace(user_ns_hidden={"In": [""], "exit": 1, "environ": 2, "profile": "none"})
     nbval = script | shell.user_ns_hidden | {"_ih": [""], "get_ipython": lambda: shell, "profile": "smoke"}
     for namespace in (script, nbval):
-        assert configure(namespace, network="lenet_300_100")[0] == preset("lenet_300_100", profile="smoke")
+        assert configure(namespace, network="lenet_300_100")[0] == SMOKE
         with pytest.raises(SettingError, match="unknown parameter 'profil';"):
             configure(namespace | {"profil": 1}, network="lenet_300_100")
 
@@ -88,14 +113,13 @@ AS_WRITTEN = [
 
 @pytest.mark.parametrize(("name", "given", "expected"), AS_WRITTEN, ids=map(str, AS_WRITTEN))
 def test_values_may_be_written_as_command_lines_give_them(name, given, expected):
-    smoke = preset("lenet_300_100", profile="smoke")
     study, _ = configure({"profile": "smoke", name: given}, network="lenet_300_100")
     assert getattr(study.extent, name) == expected
-    assert study == smoke.updated(**{name: expected})
+    assert study == SMOKE.updated(**{name: expected})
     if isinstance(given, str) and name not in ("methods", "compared_levels"):
         options = {"rewinds": None, "levels": None, "replicates": None, "orders": None} | {name: given}
         asked = study_of("lenet_300_100", "standard", "smoke", None, **options, dataset=None, settings=None)
-        assert asked == smoke.updated(**{name: expected})
+        assert asked == SMOKE.updated(**{name: expected})
 
 
 def test_settings_may_be_written_as_command_lines_give_them():
@@ -139,23 +163,10 @@ def test_what_a_command_line_cannot_mean_is_refused_with_the_form_that_works(nam
     assert str(refused.value) == f"{name}: {given!r} is not valid: input should be a valid {expected}"
 
 
-def test_a_notebook_can_give_settings_of_its_own():
-    study, _ = configure({"profile": "smoke"}, network="lenet_300_100", rewinds=[7], levels=1)
-    assert study == preset("lenet_300_100", profile="smoke").updated(rewinds=(7,), levels=1)
-
-
-def test_a_notebook_can_have_the_network_and_the_recipe_as_parameters():
-    study, _ = configure({"network": "vgg19", "recipe": "warmup", "profile": "laptop", "rewinds": None, "levels": 3})
-    assert study == preset("vgg19", "warmup", "laptop").updated(levels=3)
-
-
 def test_a_notebooks_data_folder_is_where_data_is_looked_for_from_then_on_by_every_process(tmp_path, monkeypatch):
-    before = data_root()
-    assert configure({"data_folder": None}, network="lenet_300_100") == (preset("lenet_300_100"), {})
-    assert data_root() == before
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert configure({"data_folder": "here"}, network="lenet_300_100") == (preset("lenet_300_100"), {})
+    assert configure({"data_folder": "here"}, network="lenet_300_100") == (LENET, {})
     assert data_root() == tmp_path / "here"
     program = "import os; print(os.environ['LTH_DATA'])"
     started = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True, check=True)
@@ -172,18 +183,6 @@ def test_a_data_folder_that_is_no_folder_is_refused(wrong, tmp_path, monkeypatch
     with pytest.raises(SettingError, match="profile"):
         configure({"data_folder": str(tmp_path), "profile": "gigantic"}, network="lenet_300_100")
     assert data_root() == before
-
-
-def test_a_setting_that_means_nothing_to_a_notebook_is_refused_as_unknown():
-    given = {"network": "resnet20", "profile": "laptop", "levels": 3}
-    assert configure(given)[0].extent.levels == 3
-    with pytest.raises(SettingError, match="unknown parameter 'levels'"):
-        configure(given, without=["levels"])
-
-
-def test_a_notebook_of_one_figure_has_that_figures_parameters():
-    study, _ = configure({"profile": "laptop", "rewinds": [0, 100, 200]}, network="resnet20", figure="accuracy")
-    assert study == preset("resnet20", profile="laptop").only("accuracy").updated(rewinds=(0, 100, 200))
 
 
 def test_a_mapping_is_given_as_one_or_as_json():

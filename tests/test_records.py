@@ -160,14 +160,10 @@ def test_adding_keeps_what_is_there_and_the_same_again_changes_nothing(ours: Pat
     add(ours, SETTING, table(COMPLETE), MADE)
     add(ours, SETTING, *read(ours, SETTING))
     assert contents(ours / SETTING.name) == before
+    add(tmp_path / "parts", SETTING, table([]), provenance_of([]))
     add(tmp_path / "parts", SETTING, table(COMPLETE[:3]), MADE[:2])
     add(tmp_path / "parts", SETTING, table(COMPLETE[3:]), MADE[2:])
     assert contents(tmp_path / "parts" / SETTING.name) == before
-
-
-def test_adding_nothing_to_nothing_is_nothing(tmp_path: Path):
-    add(tmp_path, SETTING, table([]), provenance_of([]))
-    assert [len(part) for part in read(tmp_path, SETTING)] == [0, 0]
 
 
 def test_merging_is_idempotent_and_does_not_depend_on_who_comes_first():

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -54,11 +55,6 @@ def times(folder: Path, *patterns: str) -> dict[str, int]:
 
 def store_of(done: Done) -> StudyStore:
     return StudyStore(done.store, done.study.setting)
-
-
-def record_elsewhere(done: Done) -> None:
-    """Another store's records come into the results folder, without its weights."""
-    records.export_store(done.store, records.results_folder())
 
 
 # Records
@@ -302,18 +298,6 @@ def test_an_unknown_wish_is_refused(wrong: dict[str, Any], tmp_path: Path):
 # What is left of a killed run
 
 
-def kill_before_distances(study: Study, store: Path) -> None:
-    """Run a study whose process is killed when its first trainings are done and before they are compared."""
-
-    def kill(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "measure_distance", kill)
-        with pytest.raises(KeyboardInterrupt):
-            run(study, store=store, workers=1)
-
-
 def test_what_a_killed_run_did_not_compare_the_next_one_does_without_the_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -321,7 +305,10 @@ def test_what_a_killed_run_did_not_compare_the_next_one_does_without_the_images(
     write_imagenette(tmp_path / "data")
     study = preset("squeezenet1_0", profile="smoke").only("stability")
     study = study.updated(dataset="imagenette", methods=("imp",), rewinds=(2,))
-    kill_before_distances(study, tmp_path / "killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "measure_distance", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(study, store=tmp_path / "killed", workers=1)
     undisturbed = run(study, store=tmp_path / "undisturbed", workers=1)
     shutil.rmtree(tmp_path / "data")
     trained = count_trainings(monkeypatch)
@@ -480,7 +467,7 @@ def test_a_training_begun_on_other_images_is_not_ended(
     recorded: bool, tiny: Done, tmp_path: Path, embedded_mnist: Dataset
 ):
     if recorded:
-        record_elsewhere(tiny)
+        records.export_store(tiny.store, records.results_folder())
     with pytest.raises(Stopped, match=f"0 of {4 if recorded else 5} trainings done"):
         run(TINY.updated(orders=3), store=tmp_path / "begun", seconds=0)
     (begun,) = (tmp_path / "begun").glob("*/images.json")
