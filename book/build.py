@@ -103,6 +103,11 @@ PAGES = {
         "VGG-19: the learning-rate story",
         {"network": "vgg19", "rewinds": [0, 10, 100]},
     ),
+    "figure_9": Page(
+        "pruning_at_init",
+        "After the paper: SNIP beside tickets, with the warmup recipe",
+        {"recipe": "warmup", "methods": ["imp", "random_reinit", "snip"], "compared_levels": "all"},
+    ),
     "imagenet": Page("imagenet", "ResNet-50: one-shot pruning, from initialisation and rewound", {}),
     "imagenet_squeezenet": Page(
         "imagenet",
