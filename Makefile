@@ -76,7 +76,7 @@ lint: $(INSTALLED)  ## check style and types of the code and the notebooks
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-mutants: $(INSTALLED)  ## count the small faults in lth_core that its tests notice: at least 90% (half an hour)
+mutants: $(INSTALLED)  ## count the small faults in lth_core that its tests notice: at least 90% (hours)
 	rm -rf mutants
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
 	@$(BIN)/mutmut results --all true | awk -F ': ' '$$2 == "killed" {killed++; next} {print} \

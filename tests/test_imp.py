@@ -318,11 +318,11 @@ def test_what_cannot_be_searched_is_said_before_anything_is_trained(procedure, a
 @pytest.mark.parametrize("retrain", get_args(Retrain))
 def test_what_is_rewound_by_hand(procedure, retrain):
     train, asked = Trainer(spoil=fill_with_nan), {"rewind": 4, "retrain": retrain, "iterations": END}
-    found = procedure(train, tensors(initial()), ones(), densities=[0.8, 0.2], **asked)
-    assert in_lists_spoiling(found) == by_hand(4, [40, 10], retrain, one_shot=procedure is one_shot_pruning)
+    found = procedure(train, tensors(initial()), ones(), densities=[0.8, 0.2, 0.0], **asked)
+    assert in_lists_spoiling(found) == by_hand(4, [40, 10, 0], retrain, one_shot=procedure is one_shot_pruning)
     first, last = (END, END + END - 4) if retrain == "fine_tuning" else (4, None)
-    assert train.calls == [(0, 4, 0), (4, None, 0), (first, last, 1), (first, last, 2)]
-    assert train.remaining == [END, *[END - 4] * 3]
+    assert train.calls == [(0, 4, 0), (4, None, 0), *((first, last, level) for level in (1, 2, 3))]
+    assert train.remaining == [END, *[END - 4] * 4]
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.2, {"second": 0.5}])
