@@ -5,10 +5,12 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from contextlib import nullcontext
+from itertools import pairwise, product
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -39,8 +41,7 @@ def place(tmp_path: Path) -> Path:
     return folder
 
 
-def full_disk(*args: object, **named: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+FULL_DISK = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def flip(file: Path, position: int, bit: int = 0) -> None:
@@ -49,38 +50,33 @@ def flip(file: Path, position: int, bit: int = 0) -> None:
     file.write_bytes(content)
 
 
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a)
+def exact(state: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:
+    return {name: (t.dtype, t.shape, t.contiguous().numpy().tobytes()) for name, t in state.items()}
 
 
 def names(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("module", "function"), [(os, "fsync"), (os, "replace"), (builtins, "open")])
-def test_a_full_disk_is_a_store_error_and_leaves_the_old_file_alone(
-    module: object, function: str, place: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "function", "error"),
+    [(os, "fsync", FULL_DISK), (os, "replace", FULL_DISK), (builtins, "open", FULL_DISK),
+     (os, "replace", KeyboardInterrupt())],
+    ids=["sync", "replace", "open", "interrupt"],
+)  # fmt: skip
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    module: object, function: str, error: BaseException, place: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    folder = place / "folder"
-    write_atomic(folder / "file", b"old")
-    monkeypatch.setattr(module, function, full_disk)
-    with pytest.raises(StoreError, match="No space left on device") as raised:
-        write_atomic(folder / "file", b"new")
-    monkeypatch.undo()
-    assert str(folder / "file") in str(raised.value)
-    assert (folder / "file").read_bytes() == b"old"
-    assert names(folder) == {"file"}
-
-
-def test_any_other_failure_leaves_no_temporary_file_either(place: Path, monkeypatch: pytest.MonkeyPatch):
-    def interrupt(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    folder = place / "folder"
-    monkeypatch.setattr(os, "replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(folder / "file", b"new")
-    assert names(folder) == set()
+    """A full disk is a `StoreError`."""
+    file = place / "folder" / "file"
+    write_atomic(file, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, Mock(side_effect=error))
+        with pytest.raises((StoreError, KeyboardInterrupt)) as raised:
+            write_atomic(file, b"new")
+    if error is FULL_DISK:
+        assert f"cannot write {file}: No space left on device" in str(raised.value)
+    assert (file.read_bytes(), names(file.parent)) == (b"old", {"file"})
 
 
 def test_a_folder_that_cannot_be_made_is_a_store_error(place: Path):
@@ -103,11 +99,7 @@ def test_a_state_comes_back_as_it_was(state: dict[str, Tensor], place: Path):
     write_state(place / "state.safetensors", state, {"iteration": "7"})
     tensors, about = read_state(place / "state.safetensors")
     assert about["iteration"] == "7"
-    assert tensors.keys() == state.keys()
-    for name, tensor in state.items():
-        assert tensors[name].dtype == tensor.dtype
-        assert tensors[name].shape == tensor.shape
-        assert tensors[name].contiguous().numpy().tobytes() == tensor.contiguous().numpy().tobytes()
+    assert exact(tensors) == exact(state)
 
 
 def test_a_state_truncated_anywhere_is_noticed(place: Path):
@@ -127,7 +119,7 @@ def test_any_flipped_bit_of_a_checkpoint_is_noticed_or_harmless(place: Path):
     folder.save_checkpoint(40, 1.5, STATE)
     iteration, seconds, state = folder.load_checkpoint() or pytest.fail("the checkpoint was not read")
     assert (iteration, seconds) == (40, 1.5)
-    assert same(dict(state), STATE)
+    assert exact(state) == exact(STATE)
     content = file.read_bytes()
     unnoticed, dropped = [], 0
     for position in range(len(content)):
@@ -139,7 +131,7 @@ def test_any_flipped_bit_of_a_checkpoint_is_noticed_or_harmless(place: Path):
             unnoticed.append((position, repr(error)))
             continue
         dropped += loaded is None and not file.exists()
-        if loaded is not None and not (loaded[:2] == (40, 1.5) and same(dict(loaded[2]), STATE)):
+        if loaded is not None and not (loaded[:2] == (40, 1.5) and exact(loaded[2]) == exact(STATE)):
             unnoticed.append((position, str(loaded[:2])))
     assert unnoticed == []
     assert dropped > len(content) // 2
@@ -157,44 +149,33 @@ def test_a_lock_has_one_holder_in_a_process_and_is_free_after_an_error(place: Pa
         pass
 
 
-def test_a_finished_training_is_complete_and_has_no_checkpoint(place: Path):
-    folder = TrainingFolder(place)
-    folder.save_checkpoint(1, 0.1, STATE)
-    assert not folder.complete
-    folder.finish(RESULT, STATE, MASK)
-    assert folder.complete
-    assert folder.result() == RESULT
-    assert same(folder.load_end(), STATE)
-    assert folder.load_mask() == MASK
-    assert names(place) == {"result.json", "end.safetensors", "mask.safetensors"}
-
-
-def test_a_discarded_training_is_not_complete_but_keeps_what_others_rewind_to(place: Path):
-    folder = TrainingFolder(place)
-    folder.save_state(5, STATE)
-    folder.finish(RESULT, STATE, MASK)
-    folder.discard()
-    assert not folder.complete
-    assert names(place) == {"iteration_5.safetensors"}
-
-
-@pytest.mark.parametrize("writes", [0, 1, 2])
-def test_a_training_is_complete_only_when_everything_is_written(
+@pytest.mark.parametrize("writes", range(4))
+def test_a_training_is_complete_from_its_last_file_until_it_is_discarded(
     writes: int, place: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    folder, done, replace = TrainingFolder(place), [], os.replace
+    """Then it keeps what others rewind to."""
+    folder, replace, left = TrainingFolder(place), os.replace, iter(range(writes))
+    folder.save_state(5, STATE)
+    folder.save_checkpoint(1, 0.1, STATE)
 
     def fill_up(source: str, destination: Path) -> None:
-        if len(done) == writes:
-            full_disk()
-        done.append(destination)
+        if next(left, None) is None:
+            raise FULL_DISK
         replace(source, destination)
 
     monkeypatch.setattr(os, "replace", fill_up)
-    with pytest.raises(StoreError):
+    with nullcontext() if writes == 3 else pytest.raises(StoreError):
         folder.finish(RESULT, STATE, MASK)
+    assert folder.complete == (writes == 3)
+    kept = {"iteration_5.safetensors"}
+    if folder.complete:
+        assert (folder.result(), exact(folder.load_end()), folder.load_mask()) == (RESULT, exact(STATE), MASK)
+        assert names(place) == kept | {"result.json", "end.safetensors", "mask.safetensors"}
+    else:
+        assert len(names(place)) == 2 + writes
+    folder.discard()
     assert not folder.complete
-    assert len(names(place)) == writes
+    assert names(place) == kept
 
 
 def test_results_are_those_of_the_complete_trainings(place: Path):
@@ -212,15 +193,8 @@ def test_results_are_those_of_the_complete_trainings(place: Path):
 
 
 def test_every_training_has_a_folder_of_its_own():
-    trainings = [dense(1), dense(2)] + [
-        Training(replicate, method, rewind, level, order, again)
-        for replicate in (1, 11)
-        for method in ("imp", "random_pruning", "random_reinit")
-        for rewind in (0, 1, 10)
-        for level in (1, 2, 12)
-        for order in (0, 1)
-        for again in (False, True)
-    ]
+    places = product((1, 11), ("imp", "random_pruning", "random_reinit"), (0, 1, 10), (1, 2, 12), (0, 1), (False, True))
+    trainings = [dense(1), dense(2), dense(1, 1), *(Training(*place) for place in places)]
     assert len({training.folder for training in trainings}) == len(trainings)
     assert len({str(training) for training in trainings}) == len(trainings)
 
@@ -230,6 +204,7 @@ def test_the_nearest_state_is_the_latest_one_not_after_the_iteration(place: Path
     assert folder.nearest_state(50) == (0, None)
     for iteration in (5, 20, 100):
         folder.save_state(iteration, {"weight": torch.tensor([float(iteration)])})
+    (place / "iteration_50 (copy).safetensors").touch()
     for asked, expected in ((5, 5), (19, 5), (20, 20), (99, 20), (1_000, 100)):
         found, state = folder.nearest_state(asked)
         assert found == expected
@@ -268,11 +243,8 @@ def test_a_file_that_cannot_be_opened_now_is_not_taken_for_a_damaged_one(
     file = tmp_path / "end.safetensors"
     write_state(file, {"weight": torch.ones(3)})
 
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files", str(file))
-
     with monkeypatch.context() as patch:
-        patch.setattr("builtins.open", refuse)
+        patch.setattr("builtins.open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files", str(file))))
         with pytest.raises(StoreError, match="Too many open files") as raised:
             read_state(file)
     assert not isinstance(raised.value, Damaged)
@@ -326,10 +298,8 @@ def test_a_panic_of_safetensors_is_too_little_memory(place: Path, monkeypatch: p
     class PanicException(BaseException):
         """What pyo3 raises; its own class cannot be imported."""
 
-    def panic(*_: object) -> None:
-        raise PanicException("PyObject pointer is null")
-
-    monkeypatch.setattr("safetensors.torch.save", panic)
+    panic = PanicException("PyObject pointer is null")
+    monkeypatch.setattr("safetensors.torch.save", Mock(side_effect=panic))
     with pytest.raises(MemoryError, match=r"end\.safetensors: PyObject pointer is null"):
         write_state(place / "end.safetensors", STATE)
     assert names(place) == set()
