@@ -19,6 +19,7 @@ from lth_study.agenda.table import agenda, needs
 from lth_study.costs.updates import seconds_per_update
 from lth_study.data.parts import Dataset
 from lth_study.devices import device_name
+from lth_study.files import write_json
 from lth_study.report import claims
 from lth_study.report.claims import Claim
 from lth_study.settings import METHODS, Setting
@@ -115,20 +116,31 @@ def test_missing_trainings_hours_and_claims_are_those_counted_by_hand():
     # of replicate 1 too, whose ticket is not in the store: dense, imp and the control of each
     assert controls["hours"] == pytest.approx(6 * 120 * 0.36 / 3600)
     assert controls["claims per hour"] == pytest.approx(2 / controls["hours"])
+    made = dict.fromkeys(records.PROVENANCE[5:], "") | {
+        "iterations": 100,
+        "seconds": 36.0,
+        "device": HERE,
+        "workers": 1,
+    }
+    for training in (dense(1), Training(1, "imp", 0, 1, 0)):
+        result = {"training": vars(training), "metrics": {}, "density": 1.0, "diverged_at": None, "provenance": made}
+        write_json(StudyStore(records.store_folder(), ONE.setting).saves(training).folder / "result.json", result)
+    assert rows(listed, asked)["controls"]["hours"] == pytest.approx(4 * 120 * 0.36 / 3600)
 
 
 def test_hours_are_of_recorded_trainings_only_where_they_are_compared_with_missing_ones():
-    """A second data order of replicate 2 needs the dense run and the first order; replicate 1 lacks distances only."""
-    both = ONE.updated(orders=2)
-    recorded(both, [t for t in plan.trainings(both) if not t.again and (t.replicate, t.order) != (2, 1)])
+    """A third data order of replicate 2 needs the dense run and the other orders; replicate 1 lacks distances only."""
+    both = ONE.updated(orders=3)
+    recorded(both, [t for t in plan.trainings(both) if not t.again and (t.replicate, t.order) != (2, 2)])
     floors = [(("imp", 0, replicate, 1, "0-0"), "l2_noise_floor", 0.0) for replicate in (1, 2)]
     records.add(records.results_folder(), both.setting, records_of(both.setting, floors), provenance_of([]))
     # The control's first order diverged. Its second needs the dense run and the ticket, whose mask it shuffles.
     lost = FIRST.updated(methods=("random_pruning",), orders=2, weight_decay=0.5)
     recorded(lost, [dense(1), Training(1, "imp", 0, 1, 0)])
     recorded(lost, [Training(1, "random_pruning", 0, 1, 0)], metric="diverged")
-    for row in rows([Part("compared", (both,)), Part("lost", (lost,))]).values():
-        assert (row["missing"], row["hours"]) == (1, pytest.approx(3 * 120 * 0.36 / 3600))
+    found = rows([Part("compared", (both,)), Part("lost", (lost,))])
+    assert [row["missing"] for row in found.values()] == [1, 1]
+    assert [row["hours"] for row in found.values()] == pytest.approx([n * 120 * 0.36 / 3600 for n in (4, 3)])
 
 
 def test_a_claim_counts_where_all_of_its_measures_are_and_something_was_missing():
@@ -136,6 +148,7 @@ def test_a_claim_counts_where_all_of_its_measures_are_and_something_was_missing(
     asked = [
         claim("done", "imp@0 - dense"),
         claim("open", "imp@0", 3),
+        claim("wider", "imp@0", 4),
         claim("two measures", "imp@0 - dense"),
         claim("two measures", "random_pruning@0 - imp@0", measure="l2_data_order"),
     ]
@@ -179,30 +192,38 @@ def timings(setting: Setting, device: str, *seconds: float, workers: int | None 
     return setting, pd.DataFrame(made).astype({"workers": "Int64"})
 
 
-def test_an_update_takes_the_median_of_what_is_most_alike():
-    smoke, lenet, resnet20 = SMOKE.setting, preset("lenet_300_100").setting, preset("resnet20").setting
-    timed = [timings(smoke, HERE, 10, 20, 90), timings(smoke, ELSEWHERE, 50), timings(smoke, "third (AVX512)", 70)]
-    assert seconds_per_update(smoke, HERE, timed) == 2
-    assert seconds_per_update(smoke, HERE, timed[1:]) == 7  # the same instructions
-    assert seconds_per_update(smoke, HERE, timed[1:2]) == 5
-    assert math.isnan(seconds_per_update(smoke, HERE, [timings(resnet20, HERE, 1)]))
-    assert seconds_per_update(lenet, HERE, [timings(smoke, HERE, 100), timings(lenet, HERE, 10)]) == 1
+LENET, RESNET20 = (preset(network).setting for network in ("lenet_300_100", "resnet20"))
+TENTH, LAPTOP = (preset("resnet20", profile=profile).setting for profile in ("tenth", "laptop"))
+SEVERAL = [
+    timings(SMOKE.setting, HERE, 10, 20, 90),
+    timings(SMOKE.setting, ELSEWHERE, 50),
+    timings(SMOKE.setting, "third (AVX512)", 70),
+]
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "timed", "seconds"),
+    [
+        pytest.param(SMOKE.setting, HERE, SEVERAL, 2, id="the median of this device"),
+        pytest.param(SMOKE.setting, HERE, SEVERAL[1:], 7, id="the same instructions"),
+        pytest.param(SMOKE.setting, HERE, SEVERAL[1:2], 5, id="another processor"),
+        pytest.param(SMOKE.setting, HERE, [timings(RESNET20, HERE, 1)], math.nan, id="another network"),
+        pytest.param(LENET, HERE, [SEVERAL[0], timings(LENET, HERE, 10)], 1, id="the same profile"),
+        pytest.param(TENTH, HERE, [timings(RESNET20, HERE, 30)], 3, id="the same network and batch"),
+        pytest.param(RESNET20, "a GPU", [timings(RESNET20, "a GPU", 12, workers=12)], 0.1, id="a shared GPU"),
+        pytest.param(RESNET20, "a GPU", [timings(RESNET20, "a GPU", 12)], 1.2, id="a GPU alone"),
+        pytest.param(RESNET20, HERE, [timings(RESNET20, HERE, 12, workers=12)], 1.2, id="cores are not shared"),
+    ],
+)
+def test_an_update_takes_as_long_as_the_recorded_ones_most_alike(
+    setting: Setting, device: str, timed: list[tuple[Setting, pd.DataFrame]], seconds: float
+):
+    assert seconds_per_update(setting, device, timed) == pytest.approx(seconds, nan_ok=True)
 
 
 def test_another_profile_counts_by_its_operations():
-    timed = [timings(preset("resnet20").setting, HERE, 30)]
-    tenth, laptop = (
-        seconds_per_update(preset("resnet20", profile=profile).setting, HERE, timed) for profile in ("tenth", "laptop")
-    )
-    assert tenth == 3  # the same network and batch
-    assert 3 / 64 < laptop < 3 / 16  # half the batch, a quarter of the pixels, half the filters on either side
-
-
-@pytest.mark.parametrize(("device", "workers", "seconds"), [("a GPU", 12, 0.1), ("a GPU", None, 1.2), (HERE, 12, 1.2)])
-def test_networks_side_by_side_share_a_gpu_and_not_a_core(device: str, workers: int | None, seconds: float):
-    paper = preset("resnet20").setting
-    timed = [timings(paper, device, 12, workers=workers)]
-    assert seconds_per_update(paper, device, timed) == pytest.approx(seconds)
+    """Half the batch, a quarter of the pixels, half the filters on either side."""
+    assert 3 / 64 < seconds_per_update(LAPTOP, HERE, [timings(RESNET20, HERE, 30)]) < 3 / 16
 
 
 # Doing it
@@ -224,34 +245,28 @@ def test_it_is_done_replicate_by_replicate_and_each_is_exported(capsys: pytest.C
     assert capsys.readouterr().out == ""
 
 
-def test_what_another_processor_began_is_skipped_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    recorded(ONE, [dense(1)], ELSEWHERE)
-    do(Part("part", (ONE,)), destination=tmp_path / "mine", progress=None)
-    said = f"part, replicate 1: skipped: {ONE.setting.name}: made by {ELSEWHERE}; here is {device_name()}"
-    assert said in capsys.readouterr().out
-    assert {training.replicate for training in StudyStore(tmp_path / "store", ONE.setting).results()} == {2}
-
-
-def test_a_study_without_its_images_is_skipped_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    absent = ONE.updated(dataset="mnist")
-    do(Part("no images", (absent,)), Part("part", (FIRST,)), progress=None)
-    skipped, exported = capsys.readouterr().out.splitlines()
-    assert skipped.startswith(f"no images: skipped: {absent.setting.name}: MNIST is not in")
-    assert exported.startswith("part, replicate 1: 1 studies exported")
-    assert [setting.dataset for setting in records.studies(tmp_path / "store")] == ["mnist_embedded"]
-
-
-def test_a_study_recorded_with_other_images_is_skipped_and_the_others_go_on(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_trained_here_is_skipped_and_said_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    other = FIRST.updated(weight_decay=0.5)
+    recorded(ONE, [dense(1)], ELSEWHERE)
+    absent, other = ONE.updated(dataset="mnist"), FIRST.updated(weight_decay=0.5)
     with monkeypatch.context() as patch:
         patch.setattr(Dataset, "fingerprint", lambda self: "others")
         recorded(other, [dense(1)], device_name())
-    do(Part("part", (other, FIRST)), progress=None)
-    name = other.setting.name
-    assert f"part, replicate 1: skipped: {name}: {name} is trained or recorded" in capsys.readouterr().out
-    assert plan.missing(records.read(records.results_folder(), ONE.setting)[0], FIRST) == []
+    do(Part("no images", (absent,)), Part("part", (other, ONE)), destination=tmp_path / "mine", progress=None)
+    names = [study.setting.name for study in (absent, other, ONE)]
+    expected = [
+        f"no images: skipped: {names[0]}: MNIST is not in",
+        f"part, replicate 1: skipped: {names[1]}: {names[1]} is trained or recorded with other images",
+        f"part, replicate 1: skipped: {names[2]}: made by {ELSEWHERE}; here is {device_name()}",
+        "part, replicate 1: 1 studies exported",
+        "part, replicate 2: 2 studies exported",
+    ]
+    said = capsys.readouterr().out.splitlines()
+    assert [line[: len(start)] for line, start in zip(said, expected, strict=True)] == expected
+    assert {setting.dataset for setting in records.studies(tmp_path / "store")} == {"mnist_embedded"}
+    assert {t.replicate for t in StudyStore(tmp_path / "store", ONE.setting).results()} == {2}
+    assert len(records.read(tmp_path / "mine", ONE.setting)[0]) > 0
 
 
 def test_a_conflict_does_not_end_the_run_but_is_its_last_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
