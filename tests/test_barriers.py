@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -296,14 +295,3 @@ def test_recorded_barriers_are_not_measured_again(tiny: Done, unmeasured: Done, 
     run(TINY, store=unmeasured.store, workers=1)
     assert measured == []
     assert not files(unmeasured.store, "barriers.json")
-
-
-def test_comparisons_whose_ends_are_elsewhere_are_not_missing(tiny: Done, tmp_path: Path, trains_nothing: None):
-    """Records made before barriers were, and of data orders that two stores trained."""
-    values, provenance = records.of_store(StudyStore(tiny.store, TINY.setting))
-    others = values[~values["metric"].str.startswith("barrier_") & (values["order"] != "0-1")]
-    records.add(records.results_folder(), TINY.setting, others, provenance)
-    table = run(TINY, store=tmp_path / "empty")
-    assert len(table) == len(others)
-    assert [c.kind for c in plan.unmeasured(table, TINY)] == ["data_order", *(b.kind for b in plan.barriers(TINY))]
-    assert not (tmp_path / "empty").exists()

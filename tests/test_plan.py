@@ -56,6 +56,7 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
 
 def test_the_plan_of_a_small_study_is_the_one_written_down_by_hand():
     assert trainings(SMALL) == ALL
+    assert [t for t in trainings(SMALL.updated(compared_levels=(1, 2))) if t.again] == [AGAIN]
     assert sorted(distances(SMALL), key=str) == sorted(DISTANCES, key=str)
 
 
@@ -244,18 +245,25 @@ def in_store(study: Study) -> set[Training]:
 
 
 def test_recorded_ends_are_trained_again_only_to_compare_them_with_what_is_missing(embedded_mnist: Dataset):
-    """Both replicates are recorded without distances. Then a third data order of the second one is asked for."""
-    study = SMALL.updated(levels=1, iterations=5, replicates=2)
+    """Both replicates are recorded without comparisons. Then a third data order of the second one is asked for."""
+    study = SMALL.updated(levels=1, iterations=5, replicates=2, barriers=True)
     rows = [((t.method, 0, t.replicate, t.level, str(t.order)), "test_accuracy", 90.0) for t in trainings(study)]
     rows += [(("imp", 0, replicate, 1, "0-0"), "l2_noise_floor", 0.0) for replicate in (1, 2)]
     write(study, list(dict.fromkeys(rows)), embedded_mnist.fingerprint())
-    assert set(run(study)["metric"]) == {"test_accuracy", "l2_noise_floor"}
-    assert in_store(study) == set()
+    alone = run(study)
+    assert set(alone["metric"]) == {"test_accuracy", "l2_noise_floor"}
+    assert Counter(c.kind for c in unmeasured(alone, study)) == Counter(
+        pruning=4,
+        data_order=4,
+        level_masked=2,  # at level 1, the ticket before is the dense network
+    )
+    assert not records.store_folder().exists()
     third = study.updated(orders=3, replicates=(2,)).extent
     found = run(Study(study.setting, {"stability": study.extent, "third": third}), workers=1)
     assert in_store(study) == {dense(2), *(Training(2, "imp", 0, 1, order) for order in range(3))}
-    compared = found[found["metric"] == "l2_data_order"]
-    assert compared[["replicate", "order"]].to_numpy().tolist() == [[2, "0-1"], [2, "0-2"], [2, "1-2"]]
+    for metric in ("l2_data_order", "barrier_data_order_test_mean"):
+        compared = found[found["metric"] == metric]
+        assert compared[["replicate", "order"]].to_numpy().tolist() == [[2, "0-1"], [2, "0-2"], [2, "1-2"]]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,6 @@ from lth_study.worker import Worker
 PROJECT = Path(__file__).resolve().parents[1]
 LAYERS = ("fc1.weight", "fc2.weight", "output.weight")
 LEVEL_1 = "imp/rewind_5/level_01"
-OPTIONS = ("lenet_300_100", "--profile", "smoke", "--figure", "stability")
 
 pytestmark = pytest.mark.usefixtures("images_read_once")
 
@@ -197,24 +196,6 @@ def count_helpers(monkeypatch: pytest.MonkeyPatch, alone: float) -> list[tuple[i
     return started
 
 
-def test_ends_that_only_other_stores_have_are_trained_here_and_compared(
-    tiny: Done, copy: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Two stores recorded data orders 0 and 1: neither could measure their distance."""
-    values, provenance = records.of_store(store_of(tiny))
-    apart = values[values["order"] != "0-1"]
-    assert len(apart) < len(values)
-    records.add(records.results_folder(), TINY.setting, apart, provenance)
-    wider, trained, helped = TINY.updated(orders=3), count_trainings(monkeypatch), count_helpers(monkeypatch, alone=0)
-    table = run(wider, store=tmp_path / "elsewhere")
-    assert table.loc[table["metric"] == "l2_data_order", "order"].tolist() == ["0-1", "0-2", "1-2"]
-    assert len(trained) == 4  # the dense network and three orders of its ticket
-    assert helped == [(4, 1)]  # all of them are shared out, not only the one without a record
-    assert plan.unmeasured(table, wider) == []
-    assert table.groupby("level")["density"].nunique().eq(1).all()  # be a row committed or of the store
-    assert_same_records(table, run(wider, store=copy.store, workers=1))
-
-
 def workers_of(store: Path, study: Study) -> list[int]:
     """How many workers a study had by what is recorded of each training."""
     return records.of_store(StudyStore(store, study.setting))[1]["workers"].tolist()
@@ -351,18 +332,17 @@ os.replace = spy
 """Runs at the start of every Python process and logs what it finishes: trainings, distances and barriers."""
 
 
-@pytest.mark.parametrize("workers", [(1, 1), (2,)], ids=["two commands", "two workers of one"])
-def test_two_processes_do_everything_once_with_the_same_bits(
-    workers: tuple[int, ...], smoke: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_workers_do_everything_once_with_the_same_bits(
+    smoke: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    """`test_study_machine` has two commands of one store."""
     (tmp_path / "spy").mkdir()
     (tmp_path / "spy" / "sitecustomize.py").write_text(SPY)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "spy"), str(PROJECT)]))
     monkeypatch.setenv("LTH_TEST_LOG", str(tmp_path / "log"))
     store = tmp_path / "store"
-    command = [sys.executable, "-m", "lth_study", "run", *OPTIONS, "--store", str(store), "--workers"]
-    for process in [subprocess.Popen([*command, str(count)]) for count in workers]:
-        assert process.wait(timeout=300) == 0
+    command = [sys.executable, "-m", "lth_study", "run", "lenet_300_100", "--profile", "smoke", "--figure", "stability"]
+    subprocess.run([*command, "--store", str(store), "--workers", "2"], check=True, timeout=300)
     written = Counter(Path(line) for line in (tmp_path / "log").read_text().splitlines())
     trained = [count for file, count in written.items() if file.name == "result.json"]
     assert trained == [1] * len(smoke.trained)
@@ -373,7 +353,7 @@ def test_two_processes_do_everything_once_with_the_same_bits(
     table = run(SMOKE, store=store, missing="error")
     assert_same_records(table, smoke.records)
     assert table["value"].equals(smoke.records["value"])  # to the last bit
-    assert set(workers_of(store, SMOKE)) == {max(workers)}
+    assert set(workers_of(store, SMOKE)) == {2}
 
 
 def test_a_worker_that_waits_for_another_leaves_it_the_processor_and_stops_when_asked(
