@@ -199,7 +199,10 @@ def _look(name: str, own: str) -> dict[str, Any]:
 
 
 def presets(studies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The paper's figures, for every study that has tickets at all of their k, in both panels."""
+    """The paper's figures, for every study that has tickets at all of their k, in both panels.
+
+    A figure that fixes no k compares several.
+    """
     found = []
     for figure, (networks, fixed) in FIGURES.items():
         for study in studies:
@@ -209,7 +212,7 @@ def presets(studies: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if fixed["x"] == "k":
                 state["k"] = sorted({row["k"] for row in tickets})
             ends = [{row["k"] for row in tickets if row["metric"] == state[panel]} for panel in PANELS]
-            complete = set(state["k"]) <= ends[0] & ends[1] and len(state["k"]) > (fixed["x"] == "k")
+            complete = set(state["k"]) <= ends[0] & ends[1] and len(state["k"]) > ("k" not in fixed)
             if study["network"] in networks and complete:
                 title = f"{NETWORK_NAMES[study['network']]}, {study['recipe']}, {study['scale']}: {study['images']}"
                 found.append({"figure": figure, "title": title, "state": state, "address": address(state)})

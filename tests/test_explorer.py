@@ -120,7 +120,9 @@ def test_the_command_of_a_study_is_about_this_study(known: dict[str, Any], monke
 
 def test_every_figure_of_the_paper_has_a_preset_and_every_preset_shows_both_panels(known: dict[str, Any]) -> None:
     assert list(dict.fromkeys(preset["figure"] for preset in known["presets"])) == list(explorer.FIGURES)
-    assert known["start"] in [preset["address"] for preset in known["presets"]]
+    addresses = [preset["address"] for preset in known["presets"]]
+    assert known["start"] in addresses
+    assert len(set(addresses)) == len(addresses)
     for preset in known["presets"]:
         state = preset["state"]
         address = {name: texts[0] for name, texts in parse_qs(preset["address"]).items()}
