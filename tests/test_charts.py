@@ -29,143 +29,169 @@ STUDY = preset("lenet_300_100").only("stability")
 METRIC = "l2_data_order"
 
 
-@pytest.fixture
-def initial(table: pd.DataFrame) -> pd.DataFrame:
-    """The records of the dense networks and of those rewound to 0."""
-    return table[table["rewind"] == 0]
+Lines = dict[str, list[tuple[float | str, float]]]
 
 
-def with_a_low_recipe(table: pd.DataFrame) -> pd.DataFrame:
-    """The same records, and half of every value for a second recipe."""
-    return pd.concat([table, table.assign(recipe="low", value=table["value"] / 2)])
-
-
-def means(chart: Chart, panel: int = 0) -> dict[str, list[tuple[float | str, float]]]:
-    """The points of each series in the CSV's numbers."""
-    numbers = chart.numbers()
-    here = numbers[(numbers["panel"] == chart.panels[panel].title) & (numbers["y"] == chart.panels[panel].ylabel)]
-    return {
-        str(name): [
-            (row.x if isinstance(row.x, str) else round(float(row.x), 6), round(float(row.mean), 6))
-            for row in rows.itertuples()
-        ]
-        for name, rows in here.groupby("series", sort=False)
-    }
+def panels_of(chart: Chart) -> list[Lines]:
+    """For each panel, the points of its series in the CSV's numbers."""
+    found, numbers = [], chart.numbers().round(6)
+    for panel in chart.panels:
+        here = numbers[(numbers["panel"] == panel.title) & (numbers["y"] == panel.ylabel)]
+        series = here.groupby("series", sort=False)
+        found.append({str(name): list(zip(rows["x"], rows["mean"], strict=True)) for name, rows in series})
+    return found
 
 
 # What is drawn
 
+ACCURACY: Lines = {"IMP": [(100, 98.2), (80, 97.7), (64, 97.7)], "random pruning": [(80, 96.7), (64, 95.7)]}
+"""By hand: means over replicates and data orders; the dense network begins the line of tickets."""
+RELATIVE: Lines = {"IMP": [(100, 0.0), (80, -0.5), (64, -0.5)], "random pruning": [(80, -1.5), (64, -2.5)]}
+"""Less the dense network's: a point between data orders, a point a level for random pruning."""
+AT_K: Lines = {"IMP": [(0, 12.0), (20, 12.0)], "random pruning": [(0, 13.0), (20, 13.0)]}
+TICKET = [(80, 11.0), (64, 21.0)]
+HISTORY = pd.DataFrame(
+    [(100.0, "imp", 0, 98.0, 100.0), (80.0, "imp", 0, 97.0, 60.0), (80.0, "random_pruning", 0, 95.0, 70.0)],
+    columns=["percent_remaining", "method", "rewind", "test_accuracy", "fc1"],
+)
 
-RELATIVE = {"IMP": [(100, 0.0), (80, -0.5), (64, -0.5)], "random pruning": [(80, -1.5), (64, -2.5)]}
-"""Accuracies less the dense network's: a point between data orders, a point a level for random pruning."""
+
+def halves(lines: Lines) -> Lines:
+    return {name: [(x, y / 2) for x, y in line] for name, line in lines.items()}
 
 
-def test_accuracy_is_the_mean_over_replicates_and_data_orders(table: pd.DataFrame, initial: pd.DataFrame):
-    lines = {"IMP": [(100, 98.2), (80, 97.7), (64, 97.7)], "random pruning": [(80, 96.7), (64, 95.7)]}
-    assert means(charts.accuracy(initial)) == lines
-    of_both = {f"{name}, k = {k}": line for name, line in lines.items() for k in (0, 20)}
-    assert means(charts.accuracy(table)) == of_both
+def with_a_low_recipe(table: pd.DataFrame) -> pd.DataFrame:
+    """The same records, and half of every value for a second recipe."""
+    return pd.concat([table, table.assign(recipe="low", value=table["value"] / 2)], ignore_index=True)
 
 
-def test_intervals_are_students_t_over_replicates(initial: pd.DataFrame):
+def by_recipe(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(recipe): rows for recipe, rows in with_a_low_recipe(table).groupby("recipe", sort=False)}
+
+
+def tickets(table: pd.DataFrame, metric: str = "l2_pruning") -> pd.DataFrame:
+    """The distances of the first replicate's tickets to the dense network, 11 and 21, under another name."""
+    return table.query("method == 'imp' and replicate == 1 and metric == 'l2_pruning'").assign(metric=metric)
+
+
+def with_snip(table: pd.DataFrame) -> pd.DataFrame:
+    """The same records, and SNIP's reinitialised networks, as accurate as those of random pruning."""
+    return pd.concat([table.query("method == 'random_pruning'").assign(method="snip_reinit"), table])
+
+
+def paper(column: str, *values: tuple[object, str, float], metric: str = "l2_pruning") -> pd.DataFrame:
+    """Values of the paper: place on the x axis, method, value."""
+    return pd.DataFrame(values, columns=[column, "method", "value"]).assign(metric=metric, low=8.0, high=15.0)
+
+
+def beside_the_paper(table: pd.DataFrame) -> Chart:
+    theirs = paper("recipe", ("low", "imp", 9.0), ("low", "random_pruning", 14.0), ("warmup", "imp", 7.0))
+    return charts.by_recipe(with_a_low_recipe(table), level=2, rewind=0, metrics=["l2_pruning"], paper=theirs)
+
+
+DRAWN: dict[str, tuple[Callable[[pd.DataFrame], Chart], list[Lines]]] = {
+    "accuracy at one k": (lambda table: charts.accuracy(table.query("rewind == 0")), [ACCURACY]),
+    "differences to the dense network of the same replicate, where one has no level 2": (
+        lambda table: charts.accuracy(table.query("rewind == 0 and (replicate < 3 or level < 2)"), relative=True),
+        [RELATIVE],
+    ),
+    "controls, without tickets": (
+        lambda table: charts.accuracy(table.query("rewind == 0 and method != 'imp'"), relative=True),
+        [{"random pruning": RELATIVE["random pruning"]}],
+    ),
+    "recipes": (
+        lambda table: charts.accuracy_panels(by_recipe(table.query("rewind == 0"))),
+        [RELATIVE, halves(RELATIVE)],
+    ),
+    "distances": (
+        lambda table: charts.distance_panels(
+            {"a": tickets(table), "b": tickets(table.query("rewind == 20"))}, "l2_pruning"
+        ),
+        [{"IMP, k = 0": TICKET, "IMP, k = 20": TICKET}, {"IMP, k = 20": TICKET}],
+    ),
+    "recipes against k": (
+        lambda table: charts.against_k(
+            with_a_low_recipe(table), level=2, metrics=[METRIC], paper=paper("rewind", (None, "imp", 11), metric=METRIC)
+        ),
+        [lines | {"paper: IMP": [(0, 11.0)]} for lines in (AT_K, halves(AT_K))],
+    ),
+    "recipes beside the paper's": (
+        beside_the_paper,
+        [
+            {
+                "IMP": [("standard", 22.0), ("low", 11.0)],
+                "random pruning": [("standard", 23.0), ("low", 11.5)],
+                "paper: IMP": [("low", 9.0)],
+                "paper: random pruning": [("low", 14.0)],
+            }
+        ],
+    ),
+    "levels beside the paper's": (
+        lambda table: charts.by_level(
+            table,
+            rewind=0,
+            metrics=["l2_pruning", "test_accuracy"],
+            paper=paper("percent_remaining", (64, "imp", 90), (64, "dense", 1)),
+        ),
+        [
+            {"IMP": [(80, 12), (64, 22)], "random pruning": [(80, 13), (64, 23)], "paper: IMP": [(64, 90)]},
+            ACCURACY | {"IMP": ACCURACY["IMP"][1:]},
+        ],
+    ),
+    "sanity checks, of which controls are those of tickets": (
+        lambda table: charts.sanity_checks(with_snip(table.query("rewind == 0")), level=2),
+        [{"IMP": [("as it is", 97.7), ("shuffled", 95.7)], "SNIP": [("reinitialised", 95.7)]}],
+    ),
+    "a search, and what it leaves of every layer": (
+        lambda table: charts.ticket_search(HISTORY),
+        [{"IMP": [(100, 98), (80, 97)], "random pruning": [(80, 95)]}, {"fc1": [(100, 100), (80, 60)]}],
+    ),
+}
+"""What is drawn -> the chart, and the lines of its panels, computed by hand."""
+
+
+@pytest.mark.parametrize("what", DRAWN)
+def test_the_points_of_a_chart_are_those_computed_by_hand(what: str, table: pd.DataFrame):
+    chart, expected = DRAWN[what]
+    assert panels_of(chart(table)) == expected
+
+
+def test_intervals_are_students_t_over_replicates(table: pd.DataFrame):
     """By hand: replicates 98.1, 98.2 and 98.3 have a standard error of 0.1 / sqrt(3)."""
-    numbers = charts.accuracy(initial).numbers().set_index(["series", "x"])
-    dense = numbers.loc["IMP"].loc[100.0]
+    dense = charts.accuracy(table.query("rewind == 0")).numbers().set_index(["series", "x"]).loc[("IMP", 100.0)]
     half = stats.t.ppf(0.975, 2) * 0.1 / np.sqrt(3)
-    assert (dense["n"], round(dense["low"], 9), round(dense["high"], 9)) == (
-        3,
-        round(98.2 - half, 9),
-        round(98.2 + half, 9),
-    )
-    assert [round(dense[f"replicate_{r}"], 9) for r in (1, 2, 3)] == [98.1, 98.2, 98.3]
+    found = dense[["n", "low", "high", "replicate_1", "replicate_2", "replicate_3"]].tolist()
+    assert found == pytest.approx([3, 98.2 - half, 98.2 + half, 98.1, 98.2, 98.3])
 
 
-def test_relative_accuracies_are_differences_to_the_dense_network_of_the_same_replicate(initial: pd.DataFrame):
-    absent = (initial["replicate"] == 3) & (initial["level"] == 2)
-    assert means(charts.accuracy(initial[~absent], relative=True)) == RELATIVE
-    controls = charts.accuracy(initial[initial["method"] != "imp"], relative=True)  # needs no ticket
-    assert means(controls)["random pruning"] == RELATIVE["random pruning"]
-
-
-def test_recipes_have_panels_and_are_not_mixed_in_one(initial: pd.DataFrame):
-    both = with_a_low_recipe(initial)
-    chart = charts.accuracy_panels(dict(iter(both.groupby("recipe", sort=False))))
-    assert [panel.title for panel in chart.panels] == ["standard", "low"]
-    assert (means(chart, 0), means(chart, 1)["random pruning"]) == (RELATIVE, [(80, -0.75), (64, -1.25)])
-    assert chart.share_y
+def test_panels_are_named_and_share_an_axis_of_accuracies_or_angles_but_not_of_l2(table: pd.DataFrame):
+    both = with_a_low_recipe(table)
+    accuracies = charts.accuracy_panels(by_recipe(table))
+    l2, angles = (charts.distance_panels({"a": tickets(table, m)}, m) for m in ("l2_pruning", "angle_pruning"))
+    shared = [(chart.share_y, [panel.title for panel in chart.panels]) for chart in (accuracies, l2, angles)]
+    assert shared == [(True, ["standard", "low"]), (False, ["a"]), (True, ["a"])]
+    against_k = charts.against_k(both, level=2, metrics=[METRIC])
+    assert [panel.title for panel in against_k.panels] == ["standard recipe", "low recipe"]
     with pytest.raises(ValueError, match="of the recipes standard, low; give each a panel"):
         charts.accuracy(both)
 
 
-def test_distances_have_panels_and_angles_share_their_axis(table: pd.DataFrame):
-    tickets = table[(table["method"] == "imp") & (table["replicate"] == 1)]
-    chart = charts.distance_panels({"small": tickets, "large": tickets[tickets["rewind"] == 20]}, "l2_pruning")
-    assert means(chart, 0) == {f"IMP, k = {k}": [(80, 11.0), (64, 21.0)] for k in (0, 20)}
-    assert set(means(chart, 1)) == {"IMP, k = 20"}
-    assert not chart.share_y
-    angles = tickets.assign(metric=tickets["metric"].replace("l2_pruning", "angle_pruning"))
-    assert charts.distance_panels({"a": angles, "b": angles}, "angle_pruning").share_y
+def test_the_papers_values_stand_beside_ours_and_0_is_on_the_axis(table: pd.DataFrame):
+    (axes,) = draw(beside_the_paper(table)).axes
+    (bars,) = axes.containers[-1:]
+    assert np.round(bars.lines[0].get_xydata(), 6).tolist() == [[0.85, 9.0], [1.15, 14.0]]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["standard", "low"]
+    assert axes.get_ylim()[0] == 0
 
 
 def test_a_shared_axis_shows_all_panels_and_0(table: pd.DataFrame):
-    tickets = table[(table["method"] == "imp") & (table["metric"] == "l2_pruning")].assign(metric="angle_pruning")
-    chart = charts.distance_panels(
-        {"low": tickets, "high": tickets.assign(value=100 + tickets["value"])}, "angle_pruning"
-    )
+    low = tickets(table, "angle_pruning")
+    chart = charts.distance_panels({"low": low, "high": low.assign(value=100 + low["value"])}, "angle_pruning")
     for width in get_args(Width):
         (bottom, top), (low, high) = (axes.get_ylim() for axes in draw(chart, width=width).axes)
         assert (bottom, top) == (low, high)
         assert bottom <= 0
-        assert top > 100 + tickets["value"].max()
-
-
-def test_against_k_has_a_panel_for_each_metric_and_recipe_at_one_level(table: pd.DataFrame):
-    chart = charts.against_k(table, level=2, metrics=[METRIC, "test_accuracy"])
-    assert means(chart, 0) == {"IMP": [(0, 12), (20, 12)], "random pruning": [(0, 13), (20, 13)]}
-    assert means(chart, 1) == {"IMP": [(0, 97.7), (20, 97.7)], "random pruning": [(0, 95.7), (20, 95.7)]}
-    both = charts.against_k(with_a_low_recipe(table), level=2, metrics=[METRIC])
-    assert [(panel.title, means(both, n)["IMP"]) for n, panel in enumerate(both.panels)] == [
-        ("standard recipe", [(0, 12), (20, 12)]),
-        ("low recipe", [(0, 6), (20, 6)]),
-    ]
-
-
-def test_recipes_stand_side_by_side_beside_the_papers_values_of_the_same(table: pd.DataFrame):
-    paper = pd.DataFrame(
-        [("low", "imp", 9.0), ("low", "random_pruning", 14.0), ("warmup", "imp", 7.0)],
-        columns=["recipe", "method", "value"],
-    ).assign(metric="l2_pruning", low=8.0, high=15.0)
-    chart = charts.by_recipe(with_a_low_recipe(table), level=2, rewind=0, metrics=["l2_pruning"], paper=paper)
-    assert means(chart) == {
-        "IMP": [("standard", 22.0), ("low", 11.0)],
-        "random pruning": [("standard", 23.0), ("low", 11.5)],
-        "paper: IMP": [("low", 9.0)],
-        "paper: random pruning": [("low", 14.0)],
-    }
-    (axes,) = draw(chart).axes
-    (bars,) = axes.containers[-1:]
-    assert np.round(bars.lines[0].get_xydata(), 6).tolist() == [[0.85, 9.0], [1.15, 14.0]]  # beside ours
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["standard", "low"]
-
-
-def test_along_the_levels_the_papers_values_stand_at_their_size(table: pd.DataFrame):
-    paper = pd.DataFrame(
-        {
-            "metric": ["l2_pruning"],
-            "method": ["imp"],
-            "percent_remaining": [64.0],
-            "value": [90.0],
-            "low": [89.0],
-            "high": [91.0],
-        }
-    )
-    chart = charts.by_level(table, rewind=0, metrics=["l2_pruning"], paper=paper)
-    assert means(chart) == {
-        "IMP": [(80, 12), (64, 22)],
-        "random pruning": [(80, 13), (64, 23)],
-        "paper: IMP": [(64, 90)],
-    }
-    assert draw(chart).axes[0].get_ylim()[0] == 0
+        assert top > 121
 
 
 def test_accuracy_against_stability_has_a_point_for_each_subnetwork(table: pd.DataFrame):
@@ -175,18 +201,23 @@ def test_accuracy_against_stability_has_a_point_for_each_subnetwork(table: pd.Da
     random = [(21.0 + replicate, 95.5 + replicate / 10) for replicate in (1, 2, 3)]
     np.testing.assert_allclose(sorted(drawn.tolist()), sorted(2 * imp + 2 * random))  # at each of two k
     assert chart.panels[0].looks == {"IMP": "imp", "IMP, rewound": "imp rewound", "random pruning": "random_pruning"}
-    assert sorted(means(chart)["IMP"]) == [tuple(map(float, point)) for point in imp]
+    (points,) = panels_of(chart)
+    assert sorted(points["IMP"]) == [tuple(map(float, point)) for point in imp]
+
+
+def paper_lines(chart: Chart) -> Lines:
+    (lines,) = panels_of(chart)
+    return {name: line for name, line in lines.items() if name.startswith("paper")}
 
 
 def test_the_papers_curves_are_differences_to_its_dense_network(table: pd.DataFrame):
     paper = paper_values(network="resnet20", figure="fig5", recipe="standard")
-    lines = means(charts.accuracy(table, relative=True, paper=paper))
-    lines = {name: line for name, line in lines.items() if name.startswith("paper")}
+    lines = paper_lines(charts.accuracy(table, relative=True, paper=paper))
     assert set(lines) == {"paper: IMP, k = 0", "paper: IMP, k = 500"}
     assert (lines["paper: IMP, k = 0"][0], lines["paper: IMP, k = 0"][-1]) == ((100.0, 0.0), (4.7, -8.0))
     assert lines["paper: IMP, k = 500"][3] == (51.8, 0.26)  # 91.3 less 91.04, where this curve starts
     low = charts.accuracy(table, relative=True, paper=paper_values(network="resnet20", figure="fig5", recipe="low"))
-    assert not [name for name in means(low) if name.startswith("paper")]
+    assert paper_lines(low) == {}
 
 
 FIGURE_8 = {
@@ -216,7 +247,7 @@ def test_the_papers_imagenet_curves_are_all_drawn_from_the_file(network: str, ta
         if own == network:
             gaps = zip(curve["percent_remaining"], curve["value"], strict=True)
             expected[f"paper: {name}"] = [(size, round(value - DENSE[network], 6)) for size, value in gaps]
-    assert {name: line for name, line in means(chart).items() if name.startswith("paper")} == expected
+    assert paper_lines(chart) == expected
     assert sum(map(len, expected.values())) == len(file)
 
 
@@ -275,8 +306,8 @@ def test_the_picture_has_the_numbers_means_replicates_and_intervals(theme: Theme
     assert to_hex(axes.get_facecolor()) == PAPERS[theme]
 
 
-def test_a_wide_interval_of_two_replicates_does_not_press_the_values_together(initial: pd.DataFrame):
-    two = initial[initial["replicate"] < 3]
+def test_a_wide_interval_of_two_replicates_does_not_press_the_values_together(table: pd.DataFrame):
+    two = table.query("rewind == 0 and replicate < 3")
     two = two.assign(value=two["value"] + 3.0 * (two["replicate"] == 2) * (two["method"] == "random_pruning"))
     chart = charts.accuracy(two)
     numbers, (bottom, top) = chart.numbers(), draw(chart).axes[0].get_ylim()
@@ -287,14 +318,14 @@ def test_a_wide_interval_of_two_replicates_does_not_press_the_values_together(in
     assert values.max().max() < top <= values.max().max() + span / 2 + 1e-9
 
 
-def test_where_each_replicate_is_shown_there_is_no_mean(initial: pd.DataFrame):
-    tickets = initial[initial["method"] != "random_pruning"]
-    (axes,) = draw(charts.accuracy(tickets, each=True)).axes
+def test_where_each_replicate_is_shown_there_is_no_mean(table: pd.DataFrame):
+    chart = charts.accuracy(table.query("rewind == 0 and method != 'random_pruning'"), each=True)
+    (axes,) = draw(chart).axes
     expected = [[(64.0, 97.5 + r / 10), (80.0, 97.5 + r / 10), (100.0, 98.0 + r / 10)] for r in (1, 2, 3)]
     assert sorted(sorted(line) for line in drawn_lines(axes)) == [
         [tuple(np.round(p, 6)) for p in line] for line in expected
     ]
-    assert charts.accuracy(tickets, each=True).reading == "Each line is one replicate."
+    assert chart.reading == "Each line is one replicate."
 
 
 def test_wide_figures_have_three_panels_in_a_row_and_narrow_ones_a_column(table: pd.DataFrame):
@@ -404,7 +435,7 @@ def test_the_same_chart_gives_the_same_bytes(table: pd.DataFrame):
 
 
 def test_the_alternative_text_has_the_last_value_of_every_line_and_is_short(table: pd.DataFrame):
-    text = alternative(charts.accuracy(table[table["rewind"] == 0]), "lenet_300_100")
+    text = alternative(charts.accuracy(table.query("rewind == 0")), "lenet_300_100")
     assert text == (
         "LeNet-300-100, test accuracy against weights remaining (%). "
         "Test accuracy at 64: IMP 97.7, random pruning 95.7."
