@@ -39,17 +39,13 @@ def test_what_is_left_at_a_level_is_a_percentage_and_its_absence_is_explained(ta
         report.percent_remaining(diverged, 2)
 
 
-def test_the_papers_numbers_are_those_of_its_figure_3():
-    values = paper_values(figure="fig3", network="lenet_300_100").set_index(["method", "metric"])["value"]
-    assert (values["imp", "l2_data_order"], values["random_pruning", "test_accuracy"]) == (20.7, 97.5)
-
-
-def test_the_papers_imagenet_numbers_go_by_this_studys_names():
+def test_the_papers_numbers_go_by_this_studys_names():
+    figure_3 = paper_values(figure="fig3", network="lenet_300_100").set_index(["method", "metric"])["value"]
+    assert (figure_3["imp", "l2_data_order"], figure_3["random_pruning", "test_accuracy"]) == (20.7, 97.5)
     values = paper_values(network="squeezenet1_0", metric="test_accuracy")
     assert values.loc[values["figure"] == "fig6", "value"].tolist() == [54.8]
     curves = values[values["figure"] == "fig8"].groupby(["method", "pruning"])["value"]
     assert curves.first().to_dict() == {("imp", "one-shot"): 54.9, ("random_reinit", "one-shot"): 51.0}
-    assert set(paper_values(figure="fig5")["pruning"]) == {"iterative"}
     iterative = paper_values(network="resnet50", figure="fig8", pruning="iterative")
     assert (len(iterative), set(iterative["method"])) == (26, {"imp"})
 
@@ -97,17 +93,15 @@ def test_gaps_to_the_dense_network_stand_beside_the_papers_where_it_has_this_siz
 
 def test_accuracies_are_means_over_data_orders_whatever_machine_trained_them_when():
     made = one_shot_records({("imp", 60, 0.5): (61.0, 69.0)})
-    later = made["order"] == "1"
-    made.loc[later, ["device", "finished"]] = ["another processor", "2026-12-02T00:00Z"]
-    other_metrics = made.assign(metric="validation_accuracy", value=0.0)
-    found = report.accuracies(pd.concat([made, other_metrics])).set_index(["method", "replicate"])["value"]
+    made.loc[made["order"] == "1", ["device", "finished"]] = ["another processor", "2026-12-02T00:00Z"]
+    made = pd.concat([made, made.assign(metric="validation_accuracy", value=0.0)])
+    found, relative = (
+        rows.set_index(["method", "replicate"])["value"]
+        for rows in (report.accuracies(made), report.relative_to_dense(made))
+    )
     assert found.to_dict() == {("dense", 1): 59.0, ("dense", 2): 69.0, ("imp", 1): 60.5, ("imp", 2): 68.5}
-
-
-def test_accuracies_relative_to_the_dense_network_are_of_the_same_replicate_over_all_orders():
-    relative = report.relative_to_dense(one_shot_records({("imp", 60, 0.5): (61.0, 69.0)}))
-    assert relative[relative["method"] == "imp"].set_index("replicate")["value"].to_dict() == {1: 1.5, 2: -0.5}
-    assert relative.columns.tolist() == [name for name in records.COLUMNS if name != "order"]
+    assert relative["imp"].to_dict() == {1: 1.5, 2: -0.5}
+    assert report.relative_to_dense(made).columns.tolist() == [name for name in records.COLUMNS if name != "order"]
 
 
 def test_records_of_several_data_sets_have_no_caption(table: pd.DataFrame):
@@ -145,22 +139,16 @@ def test_a_caption_says_what_is_shown_once(
     assert [part for part in unsaid if part in caption] == []
 
 
-def test_a_caption_counts_replicates_with_values_and_what_diverged(table: pd.DataFrame):
+def test_a_caption_tells_of_its_records(table: pd.DataFrame):
+    """Of what diverged, of every device once (two networks of a distance may have two), and what they share."""
     third = table["replicate"] == 3
-    lost = table[third].head(1).assign(metric="diverged", value=7.0)
-    caption = report.caption(pd.concat([table[~third], lost]), SETTING)
-    assert ", 2 replicates (1 training diverged), trained on " in caption
-
-
-def test_a_caption_names_every_device_of_its_records_once(table: pd.DataFrame):
-    """The two networks of a distance may have two devices."""
+    lost = pd.concat([table[~third], table[third].head(1).assign(metric="diverged", value=7.0)])
+    assert ", 2 replicates (1 training diverged), trained on " in report.caption(lost, SETTING)
+    assert report.caption(table[:0], SETTING) == "Nothing is recorded yet."
     table.loc[table["metric"] == "l2_data_order", "device"] = "one and another"
     table.loc[table["method"] == "dense", "device"] = "one"
     assert "trained on a processor, another, one." in report.caption(table, SETTING)
     assert "trained on one." in report.caption(table[table["method"] == "dense"], SETTING)
-
-
-def test_a_caption_says_what_reinitialised_networks_share(table: pd.DataFrame):
     fresh = report.caption(table.replace({"method": {"random_pruning": "random_reinit"}}), SETTING)
     assert " Reinitialised networks of a replicate share one fresh initialisation." in fresh
 
