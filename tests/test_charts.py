@@ -179,6 +179,7 @@ def test_panels_are_named_and_share_an_axis_of_accuracies_or_angles_but_not_of_l
 def test_the_papers_values_stand_beside_ours_and_0_is_on_the_axis(table: pd.DataFrame):
     (axes,) = draw(beside_the_paper(table)).axes
     (bars,) = axes.containers[-1:]
+    assert bars.lines[0].get_marker() == "D"
     assert np.round(bars.lines[0].get_xydata(), 6).tolist() == [[0.85, 9.0], [1.15, 14.0]]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["standard", "low"]
     assert axes.get_ylim()[0] == 0
@@ -304,6 +305,7 @@ def test_the_picture_has_the_numbers_means_replicates_and_intervals(theme: Theme
     for row in numbers.itertuples():
         assert {(round(row.x, 6), round(row.low, 6)), (round(row.x, 6), round(row.high, 6))} <= edges
     assert to_hex(axes.get_facecolor()) == PAPERS[theme]
+    assert axes.xaxis_inverted()  # from 100% down
 
 
 def test_a_wide_interval_of_two_replicates_does_not_press_the_values_together(table: pd.DataFrame):
@@ -439,6 +441,10 @@ def test_the_alternative_text_has_the_last_value_of_every_line_and_is_short(tabl
     assert text == (
         "LeNet-300-100, test accuracy against weights remaining (%). "
         "Test accuracy at 64: IMP 97.7, random pruning 95.7."
+    )
+    assert alternative(beside_the_paper(table), "resnet20") == (  # the paper's are left out
+        "ResNet-20, stability by recipe against recipe. "
+        "L2 to the dense network at standard: IMP 22.0, random pruning 23.0."
     )
     several = charts.against_k(with_a_low_recipe(table), level=2, metrics=[METRIC, "l2_pruning", "test_accuracy"])
     long = alternative(several, "resnet20")
