@@ -48,26 +48,22 @@ def test_a_verdict_follows_from_the_interval(
 
 
 @pytest.mark.parametrize(
-    ("mean", "test", "low", "high", "sides", "t"),
+    ("mean", "test", "low", "high", "sides", "t", "shown"),
     [
-        (2.0, "superior", 0.0, None, 2, 2.0),
-        (-2.0, "superior", 0.0, None, 2, 2.0),
-        (1.0, "not inferior", -0.2, None, 1, 1.2),
-        (0.5, "equivalent", -2.0, 3.0, 1, 2.5),
-        (0.5, "equivalent", -2.0, 1.5, 1, 1.0),
+        (2.0, "superior", 0.0, None, 2, 2.0, "+2.00 (-0.48 to +4.48)"),
+        (-2.0, "superior", 0.0, None, 2, 2.0, "-2.00 (-4.48 to +0.48)"),
+        (1.0, "not inferior", -0.2, None, 1, 1.2, "+1.00 (-0.69 to +2.69) 90%"),
+        (0.5, "equivalent", -2.0, 3.0, 1, 2.5, "+0.50 (-1.19 to +2.19) 90%"),
+        (0.5, "equivalent", -2.0, 1.5, 1, 1.0, "+0.50 (-1.19 to +2.19) 90%"),
     ],
 )
 def test_the_p_value_is_two_sided_for_what_is_superior_and_the_larger_of_two_for_what_is_equivalent(
-    mean: float, test: str, low: float, high: float | None, sides: int, t: float
+    mean: float, test: str, low: float, high: float | None, sides: int, t: float, shown: str
 ):
     """By Student's t with two degrees of freedom; `t` is the distance to the nearest bound, over the deviation of 1."""
     t *= math.sqrt(3)
-    assert judge(around(mean), test, low, high)[1] == pytest.approx(sides * (0.5 - t / (2 * math.sqrt(2 + t * t))))
-
-
-def test_what_is_shown_says_which_interval_it_is():
-    assert judge(around(0.0), "superior", 0.0)[2] == "+0.00 (-2.48 to +2.48)"
-    assert judge(around(0.0), "equivalent", -1.0, 1.0)[2] == "+0.00 (-1.69 to +1.69) 90%"
+    p = sides * (0.5 - t / (2 * math.sqrt(2 + t * t)))
+    assert judge(around(mean), test, low, high)[1:] == (pytest.approx(p), shown)
 
 
 def test_quotients_have_their_bounds_as_quotients():
@@ -79,17 +75,19 @@ def test_quotients_have_their_bounds_as_quotients():
 
 
 @pytest.mark.parametrize(
-    ("beyond", "count", "verdict"),
-    [(6, 6, "supported"), (5, 5, "undecided"), (0, 6, "contradicted"), (3, 6, "undecided"), (8, 9, "supported")],
+    ("beyond", "count", "verdict", "p"),
+    [
+        (6, 6, "supported", 2 / 2**6),
+        (5, 5, "undecided", 2 / 2**5),
+        (0, 6, "contradicted", 2 / 2**6),
+        (3, 6, "undecided", 1.0),
+        (8, 9, "supported", 2 * 10 / 2**9),
+    ],
 )
-def test_signs_are_counted_by_the_binomial_test(beyond: int, count: int, verdict: str):
-    """Two-sided: 2 / 2^6 = 0.031, 2 / 2^5 = 0.0625, and 8 of 9 is 2 * 10 / 2^9 = 0.039."""
-    values = pd.Series([5.0] * beyond + [-70.0] * (count - beyond))
-    found, p, shown = judge(values, "signs", 0.0)
-    assert found == verdict
-    assert shown.startswith(f"{beyond} of {count} (")
-    if (beyond, count) == (8, 9):
-        assert p == pytest.approx(20 / 512)
+def test_signs_are_counted_by_the_two_sided_binomial_test(beyond: int, count: int, verdict: str, p: float):
+    found = judge(pd.Series([5.0] * beyond + [-70.0] * (count - beyond)), "signs", 0.0)
+    assert found[:2] == (verdict, pytest.approx(p))
+    assert found[2].startswith(f"{beyond} of {count} (")
 
 
 def test_the_committed_table_can_be_read_and_names_settings_that_exist():
