@@ -62,13 +62,16 @@ def test_precisions_are_compared_with_the_first_for_every_subnetwork():
         for replicate in (1, 2)
         for k in (0, 4)
     )
-    changes = changes_by_precision(table, level=LEVEL)
+    dense = table[table["rewind"] == 0].assign(method="dense", level=0)  # no subnetwork of the level
+    changes = changes_by_precision(pd.concat([table, dense]), level=LEVEL)
     assert changes.index.names == ["precision", "subnetwork", "k"]
     names = ["IMP", "random pruning"]
     assert sorted(changes.index) == [("bfloat16", name, k) for name in names for k in (0, 4)]
     assert set(changes["accuracy (points)"]) == {"-0.50 (-0.50 to -0.50)"}
     assert set(changes["L2 to the dense network (quotient)"]) == {"2.00 (2.00 to 2.00)"}
     assert set(changes["angle to the dense network (quotient)"]) == {""}
+    with pytest.raises(ValueError, match="several data sets"):
+        changes_by_precision(pd.concat([table, table.assign(dataset="cifar10")]), level=LEVEL)
 
 
 def test_without_rewinding_nothing_changes_and_the_table_is_empty():
