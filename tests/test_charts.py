@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import paper_values
+from conftest import PROJECT, paper_values
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from scipy import stats
@@ -30,126 +30,170 @@ STUDY = preset("lenet_300_100").only("stability")
 METRIC = "l2_data_order"
 
 
-@pytest.fixture
-def initial(table: pd.DataFrame) -> pd.DataFrame:
-    """The records of the dense networks and of those rewound to 0."""
-    return table[table["rewind"] == 0]
+Lines = dict[str, list[tuple[float | str, float]]]
 
 
-def with_a_low_recipe(table: pd.DataFrame) -> pd.DataFrame:
-    """The same records, and half of every value for a second recipe."""
-    return pd.concat([table, table.assign(recipe="low", value=table["value"] / 2)])
-
-
-def means(chart: Chart, panel: int = 0) -> dict[str, list[tuple[float | str, float]]]:
-    """The points of each series in the CSV's numbers."""
-    numbers = chart.numbers()
-    here = numbers[(numbers["panel"] == chart.panels[panel].title) & (numbers["y"] == chart.panels[panel].ylabel)]
-    return {
-        str(name): [
-            (row.x if isinstance(row.x, str) else round(float(row.x), 6), round(float(row.mean), 6))
-            for row in rows.itertuples()
-        ]
-        for name, rows in here.groupby("series", sort=False)
-    }
+def panels_of(chart: Chart) -> list[Lines]:
+    """For each panel, the points of its series in the CSV's numbers."""
+    found, numbers = [], chart.numbers().round(6)
+    for panel in chart.panels:
+        here = numbers[(numbers["panel"] == panel.title) & (numbers["y"] == panel.ylabel)]
+        series = here.groupby("series", sort=False)
+        found.append({str(name): list(zip(rows["x"], rows["mean"], strict=True)) for name, rows in series})
+    return found
 
 
 # What is drawn
 
+ACCURACY: Lines = {"IMP": [(100, 98.2), (80, 97.7), (64, 97.7)], "random pruning": [(80, 96.7), (64, 95.7)]}
+"""By hand: means over replicates and data orders; the dense network begins the line of tickets."""
+RELATIVE: Lines = {"IMP": [(100, 0.0), (80, -0.5), (64, -0.5)], "random pruning": [(80, -1.5), (64, -2.5)]}
+"""Less the dense network's: a point between data orders, a point a level for random pruning."""
+AT_K: Lines = {"IMP": [(0, 12.0), (20, 12.0)], "random pruning": [(0, 13.0), (20, 13.0)]}
+TICKET = [(80, 11.0), (64, 21.0)]
+HISTORY = pd.DataFrame(
+    [(100.0, "imp", 0, 98.0, 100.0), (80.0, "imp", 0, 97.0, 60.0), (80.0, "random_pruning", 0, 95.0, 70.0)],
+    columns=["percent_remaining", "method", "rewind", "test_accuracy", "fc1"],
+)
 
-RELATIVE = {"IMP": [(100, 0.0), (80, -0.5), (64, -0.5)], "random pruning": [(80, -1.5), (64, -2.5)]}
-"""Accuracies less the dense network's: a point between data orders, a point a level for random pruning."""
+
+def halves(lines: Lines) -> Lines:
+    return {name: [(x, y / 2) for x, y in line] for name, line in lines.items()}
 
 
-def test_accuracy_is_the_mean_over_replicates_and_data_orders(table: pd.DataFrame, initial: pd.DataFrame):
-    lines = {"IMP": [(100, 98.2), (80, 97.7), (64, 97.7)], "random pruning": [(80, 96.7), (64, 95.7)]}
-    assert means(charts.accuracy(initial)) == lines
-    of_both = {f"{name}, k = {k}": line for name, line in lines.items() for k in (0, 20)}
-    assert means(charts.accuracy(table)) == of_both
+def with_a_low_recipe(table: pd.DataFrame) -> pd.DataFrame:
+    """The same records, and half of every value for a second recipe."""
+    return pd.concat([table, table.assign(recipe="low", value=table["value"] / 2)], ignore_index=True)
 
 
-def test_intervals_are_students_t_over_replicates(initial: pd.DataFrame):
+def by_recipe(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(recipe): rows for recipe, rows in with_a_low_recipe(table).groupby("recipe", sort=False)}
+
+
+def tickets(table: pd.DataFrame, metric: str = "l2_pruning") -> pd.DataFrame:
+    """The distances of the first replicate's tickets to the dense network, 11 and 21, under another name."""
+    return table.query("method == 'imp' and replicate == 1 and metric == 'l2_pruning'").assign(metric=metric)
+
+
+def with_snip(table: pd.DataFrame) -> pd.DataFrame:
+    """The same records, and SNIP's reinitialised networks, as accurate as those of random pruning."""
+    return pd.concat([table.query("method == 'random_pruning'").assign(method="snip_reinit"), table])
+
+
+def paper(column: str, *values: tuple[object, str, float], metric: str = "l2_pruning") -> pd.DataFrame:
+    """Values of the paper: place on the x axis, method, value."""
+    return pd.DataFrame(values, columns=[column, "method", "value"]).assign(metric=metric, low=8.0, high=15.0)
+
+
+def beside_the_paper(table: pd.DataFrame) -> Chart:
+    theirs = paper("recipe", ("low", "imp", 9.0), ("low", "random_pruning", 14.0), ("warmup", "imp", 7.0))
+    return charts.by_recipe(with_a_low_recipe(table), level=2, rewind=0, metrics=["l2_pruning"], paper=theirs)
+
+
+DRAWN: dict[str, tuple[Callable[[pd.DataFrame], Chart], list[Lines]]] = {
+    "accuracy at one k": (lambda table: charts.accuracy(table.query("rewind == 0")), [ACCURACY]),
+    "differences to the dense network of the same replicate, where one has no level 2": (
+        lambda table: charts.accuracy(table.query("rewind == 0 and (replicate < 3 or level < 2)"), relative=True),
+        [RELATIVE],
+    ),
+    "controls, without tickets": (
+        lambda table: charts.accuracy(table.query("rewind == 0 and method != 'imp'"), relative=True),
+        [{"random pruning": RELATIVE["random pruning"]}],
+    ),
+    "recipes": (
+        lambda table: charts.accuracy_panels(by_recipe(table.query("rewind == 0"))),
+        [RELATIVE, halves(RELATIVE)],
+    ),
+    "distances": (
+        lambda table: charts.distance_panels(
+            {"a": tickets(table), "b": tickets(table.query("rewind == 20"))}, "l2_pruning"
+        ),
+        [{"IMP, k = 0": TICKET, "IMP, k = 20": TICKET}, {"IMP, k = 20": TICKET}],
+    ),
+    "recipes against k": (
+        lambda table: charts.against_k(
+            with_a_low_recipe(table), level=2, metrics=[METRIC], paper=paper("rewind", (None, "imp", 11), metric=METRIC)
+        ),
+        [lines | {"paper: IMP": [(0, 11.0)]} for lines in (AT_K, halves(AT_K))],
+    ),
+    "recipes beside the paper's": (
+        beside_the_paper,
+        [
+            {
+                "IMP": [("standard", 22.0), ("low", 11.0)],
+                "random pruning": [("standard", 23.0), ("low", 11.5)],
+                "paper: IMP": [("low", 9.0)],
+                "paper: random pruning": [("low", 14.0)],
+            }
+        ],
+    ),
+    "levels beside the paper's": (
+        lambda table: charts.by_level(
+            table,
+            rewind=0,
+            metrics=["l2_pruning", "test_accuracy"],
+            paper=paper("percent_remaining", (64, "imp", 90), (64, "dense", 1)),
+        ),
+        [
+            {"IMP": [(80, 12), (64, 22)], "random pruning": [(80, 13), (64, 23)], "paper: IMP": [(64, 90)]},
+            ACCURACY | {"IMP": ACCURACY["IMP"][1:]},
+        ],
+    ),
+    "sanity checks, of which controls are those of tickets": (
+        lambda table: charts.sanity_checks(with_snip(table.query("rewind == 0")), level=2),
+        [{"IMP": [("as it is", 97.7), ("shuffled", 95.7)], "SNIP": [("reinitialised", 95.7)]}],
+    ),
+    "a search, and what it leaves of every layer": (
+        lambda table: charts.ticket_search(HISTORY),
+        [{"IMP": [(100, 98), (80, 97)], "random pruning": [(80, 95)]}, {"fc1": [(100, 100), (80, 60)]}],
+    ),
+}
+"""What is drawn -> the chart, and the lines of its panels, computed by hand."""
+
+
+@pytest.mark.parametrize("what", DRAWN)
+def test_the_points_of_a_chart_are_those_computed_by_hand(what: str, table: pd.DataFrame):
+    chart, expected = DRAWN[what]
+    assert panels_of(chart(table)) == expected
+
+
+def test_intervals_are_students_t_over_replicates(table: pd.DataFrame):
     """By hand: replicates 98.1, 98.2 and 98.3 have a standard error of 0.1 / sqrt(3)."""
-    dense = charts.accuracy(initial).numbers().set_index(["series", "x"]).loc[("IMP", 100.0)]
+    dense = charts.accuracy(table.query("rewind == 0")).numbers().set_index(["series", "x"]).loc[("IMP", 100.0)]
     half = stats.t.ppf(0.975, 2) * 0.1 / np.sqrt(3)
-    expected = {"n": 3, "low": 98.2 - half, "high": 98.2 + half} | {f"replicate_{r}": 98 + r / 10 for r in (1, 2, 3)}
-    assert dense[list(expected)].to_dict() == pytest.approx(expected)
+    found = dense[["n", "low", "high", "replicate_1", "replicate_2", "replicate_3"]].tolist()
+    assert found == pytest.approx([3, 98.2 - half, 98.2 + half, 98.1, 98.2, 98.3])
 
 
-def test_relative_accuracies_are_differences_to_the_dense_network_of_the_same_replicate(initial: pd.DataFrame):
-    absent = (initial["replicate"] == 3) & (initial["level"] == 2)
-    assert means(charts.accuracy(initial[~absent], relative=True)) == RELATIVE
-    controls = charts.accuracy(initial[initial["method"] != "imp"], relative=True)  # needs no ticket
-    assert means(controls)["random pruning"] == RELATIVE["random pruning"]
-
-
-def test_recipes_have_panels_and_are_not_mixed_in_one(initial: pd.DataFrame):
-    both = with_a_low_recipe(initial)
-    chart = charts.accuracy_panels(dict(iter(both.groupby("recipe", sort=False))))
-    assert [panel.title for panel in chart.panels] == ["standard", "low"]
-    assert (means(chart, 0), means(chart, 1)["random pruning"]) == (RELATIVE, [(80, -0.75), (64, -1.25)])
-    left, right = draw(chart).axes
-    assert left.get_ylim() == right.get_ylim()
-    assert (left.get_ylabel(), right.get_ylabel()) == (charts.BELOW_DENSE, "")
+def test_panels_are_named_and_share_an_axis_of_accuracies_or_angles_but_not_of_l2(table: pd.DataFrame):
+    both = with_a_low_recipe(table)
+    accuracies = charts.accuracy_panels(by_recipe(table))
+    l2, angles = (charts.distance_panels({"a": tickets(table, m)}, m) for m in ("l2_pruning", "angle_pruning"))
+    shared = [(chart.share_y, [panel.title for panel in chart.panels]) for chart in (accuracies, l2, angles)]
+    assert shared == [(True, ["standard", "low"]), (False, ["a"]), (True, ["a"])]
+    against_k = charts.against_k(both, level=2, metrics=[METRIC])
+    assert [panel.title for panel in against_k.panels] == ["standard recipe", "low recipe"]
     with pytest.raises(ValueError, match="of the recipes standard, low; give each a panel"):
         charts.accuracy(both)
 
 
-def test_distances_have_panels_with_an_axis_each(table: pd.DataFrame):
-    tickets = table[(table["method"] == "imp") & (table["replicate"] == 1)]
-    chart = charts.distance_panels({"small": tickets, "large": tickets[tickets["rewind"] == 20]}, "l2_pruning")
-    assert means(chart, 0) == {f"IMP, k = {k}": [(80, 11.0), (64, 21.0)] for k in (0, 20)}
-    assert set(means(chart, 1)) == {"IMP, k = 20"}
-    assert not chart.share_y
-
-
-def test_angles_share_an_axis_that_shows_all_panels_and_0(table: pd.DataFrame):
-    low = table[(table["method"] == "imp") & (table["metric"] == "l2_pruning")].assign(metric="angle_pruning")
-    high = low.assign(value=100 + low["value"])
-    chart = charts.distance_panels({"low": low, "high": high}, "angle_pruning")
-    for width in get_args(Width):
-        limits, others = (axes.get_ylim() for axes in draw(chart, width=width).axes)
-        assert limits == others
-        assert limits[0] <= 0 < high["value"].max() < limits[1]
-
-
-def test_against_k_has_a_panel_for_each_metric_and_recipe_at_one_level(table: pd.DataFrame):
-    chart = charts.against_k(table, level=2, metrics=[METRIC, "test_accuracy"])
-    assert means(chart, 0) == {"IMP": [(0, 12), (20, 12)], "random pruning": [(0, 13), (20, 13)]}
-    assert means(chart, 1) == {"IMP": [(0, 97.7), (20, 97.7)], "random pruning": [(0, 95.7), (20, 95.7)]}
-    both = charts.against_k(with_a_low_recipe(table), level=2, metrics=[METRIC])
-    assert [(panel.title, means(both, n)["IMP"]) for n, panel in enumerate(both.panels)] == [
-        ("standard recipe", [(0, 12), (20, 12)]),
-        ("low recipe", [(0, 6), (20, 6)]),
-    ]
-
-
-def test_recipes_stand_side_by_side_beside_the_papers_values_of_the_same(table: pd.DataFrame):
-    known = [("low", "imp", 9.0), ("low", "random_pruning", 14.0), ("warmup", "imp", 7.0)]
-    paper = pd.DataFrame(known, columns=["recipe", "method", "value"]).assign(metric="l2_pruning", low=8.0, high=15.0)
-    chart = charts.by_recipe(with_a_low_recipe(table), level=2, rewind=0, metrics=["l2_pruning"], paper=paper)
-    assert means(chart) == {
-        "IMP": [("standard", 22.0), ("low", 11.0)],
-        "random pruning": [("standard", 23.0), ("low", 11.5)],
-        "paper: IMP": [("low", 9.0)],
-        "paper: random pruning": [("low", 14.0)],
-    }
-    (axes,) = draw(chart).axes
+def test_the_papers_values_stand_beside_ours_and_0_is_on_the_axis(table: pd.DataFrame):
+    (axes,) = draw(beside_the_paper(table)).axes
     (bars,) = axes.containers[-1:]
-    assert np.round(bars.lines[0].get_xydata(), 6).tolist() == [[0.85, 9.0], [1.15, 14.0]]  # beside ours
+    assert bars.lines[0].get_marker() == "D"
+    assert np.round(bars.lines[0].get_xydata(), 6).tolist() == [[0.85, 9.0], [1.15, 14.0]]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["standard", "low"]
+    assert axes.get_ylim()[0] == 0
 
 
-def test_along_the_levels_the_papers_values_stand_at_their_size(table: pd.DataFrame):
-    columns = ["metric", "method", "percent_remaining", "value", "low", "high"]
-    paper = pd.DataFrame([("l2_pruning", "imp", 64.0, 90.0, 89.0, 91.0)], columns=columns)
-    chart = charts.by_level(table, rewind=0, metrics=["l2_pruning"], paper=paper)
-    assert means(chart) == {
-        "IMP": [(80, 12), (64, 22)],
-        "random pruning": [(80, 13), (64, 23)],
-        "paper: IMP": [(64, 90)],
-    }
-    assert draw(chart).axes[0].get_ylim()[0] == 0
+def test_a_shared_axis_shows_all_panels_and_0(table: pd.DataFrame):
+    low = tickets(table, "angle_pruning")
+    chart = charts.distance_panels({"low": low, "high": low.assign(value=100 + low["value"])}, "angle_pruning")
+    for width in get_args(Width):
+        (bottom, top), (low, high) = (axes.get_ylim() for axes in draw(chart, width=width).axes)
+        assert (bottom, top) == (low, high)
+        assert bottom <= 0
+        assert top > 121
 
 
 def test_accuracy_against_stability_has_a_point_for_each_subnetwork(table: pd.DataFrame):
@@ -159,44 +203,54 @@ def test_accuracy_against_stability_has_a_point_for_each_subnetwork(table: pd.Da
     random = [(21.0 + replicate, 95.5 + replicate / 10) for replicate in (1, 2, 3)]
     np.testing.assert_allclose(sorted(drawn.tolist()), sorted(2 * imp + 2 * random))  # at each of two k
     assert chart.panels[0].looks == {"IMP": "imp", "IMP, rewound": "imp rewound", "random pruning": "random_pruning"}
-    assert sorted(means(chart)["IMP"]) == [tuple(map(float, point)) for point in imp]
+    (points,) = panels_of(chart)
+    assert sorted(points["IMP"]) == [tuple(map(float, point)) for point in imp]
 
 
-Curves = dict[str, tuple[int, tuple[float, float], tuple[float, float]]]
-PAPER: dict[tuple[str, str], Curves] = {
-    ("fig5", "resnet20"): {
-        "IMP, k = 500": (16, (100, 0), (4.7, -5.86)),  # less 91.04, where it starts
-        "IMP, k = 0": (16, (100, 0), (4.7, -8.0)),
-    },
-    ("fig8", "resnet50"): {
-        "one-shot IMP, epoch 6": (8, (100, 0), (5, -6.9)),
-        "random reinitialisation": (6, (80, -0.35), (10, -6.9)),  # less 76.1, where the one-shot curve starts
-        "iterative IMP, epoch 6": (14, (80, 0.3), (4.4, -6.6)),
-        "iterative IMP, epoch 0": (12, (80, -0.3), (6.9, -11.0)),
-    },
-    ("fig8", "inception_v3"): {
-        "one-shot IMP, epoch 8": (6, (100, 0), (10, -4.3)),
-        "random reinitialisation": (5, (70, -0.6), (10, -7.8)),
-    },
-    ("fig8", "squeezenet1_0"): {
-        "one-shot IMP, epoch 10": (6, (100, 0), (10, -30.2)),
-        "random reinitialisation": (2, (70, -3.9), (50, -54.9)),
-    },
+def paper_lines(chart: Chart) -> Lines:
+    (lines,) = panels_of(chart)
+    return {name: line for name, line in lines.items() if name.startswith("paper")}
+
+
+def test_the_papers_curves_are_differences_to_its_dense_network(table: pd.DataFrame):
+    paper = paper_values(network="resnet20", figure="fig5", recipe="standard")
+    lines = paper_lines(charts.accuracy(table, relative=True, paper=paper))
+    assert set(lines) == {"paper: IMP, k = 0", "paper: IMP, k = 500"}
+    assert (lines["paper: IMP, k = 0"][0], lines["paper: IMP, k = 0"][-1]) == ((100.0, 0.0), (4.7, -8.0))
+    assert lines["paper: IMP, k = 500"][3] == (51.8, 0.26)  # 91.3 less 91.04, where this curve starts
+    low = charts.accuracy(table, relative=True, paper=paper_values(network="resnet20", figure="fig5", recipe="low"))
+    assert paper_lines(low) == {}
+
+
+FIGURE_8 = {
+    ("resnet50", "imp_one_shot", 6): "one-shot IMP, epoch 6",
+    ("resnet50", "random_reinit_one_shot", None): "random reinitialisation",
+    ("resnet50", "imp", 6): "iterative IMP, epoch 6",
+    ("resnet50", "imp", 0): "iterative IMP, epoch 0",
+    ("inception_v3", "imp_one_shot", 8): "one-shot IMP, epoch 8",
+    ("inception_v3", "random_reinit_one_shot", None): "random reinitialisation",
+    ("squeezenet1_0", "imp_one_shot", 10): "one-shot IMP, epoch 10",
+    ("squeezenet1_0", "random_reinit_one_shot", None): "random reinitialisation",
 }
-"""Figure and network -> the curve's name -> how many points it has, its first and its last, by hand from the file."""
+"""Curves of the paper's Figure 8: network, method in the file, epoch -> the curve's name."""
+DENSE = {"resnet50": 76.1, "inception_v3": 78.1, "squeezenet1_0": 54.9}
+"""Where its one-shot curves start, at all weights."""
 
 
-@pytest.mark.parametrize(("figure", "network"), PAPER)
-def test_the_papers_curves_are_differences_to_its_dense_network(figure: str, network: str, table: pd.DataFrame):
-    paper = paper_values(figure=figure, network=network, recipe="standard")
-    lines = means(charts.accuracy(table, relative=True, paper=paper))
-    drawn = {name.removeprefix("paper: "): line for name, line in lines.items() if name.startswith("paper")}
-    assert {name: (len(line), line[0], line[-1]) for name, line in drawn.items()} == PAPER[figure, network]
-
-
-def test_a_recipe_without_values_of_the_paper_has_no_curve_of_it(table: pd.DataFrame):
-    none = paper_values(figure="fig5", network="resnet20", recipe="low")
-    assert set(means(charts.accuracy(table, relative=True, paper=none))) == set(means(charts.accuracy(table)))
+@pytest.mark.parametrize("network", DENSE)
+def test_the_papers_imagenet_curves_are_all_drawn_from_the_file(network: str, table: pd.DataFrame):
+    chart = charts.accuracy(table, relative=True, paper=paper_values(network=network, figure="fig8"))
+    file = pd.read_csv(PROJECT / "results" / "paper_values.csv")
+    file = file[(file["figure"] == "fig8") & (file["network"] == network.removesuffix("1_0"))]
+    expected = {}
+    for (own, method, epoch), name in FIGURE_8.items():
+        rewound = file["rewind"].isna() if epoch is None else file["rewind"] == epoch
+        curve = file[(file["method"] == method) & rewound].sort_values("percent_remaining", ascending=False)
+        if own == network:
+            gaps = zip(curve["percent_remaining"], curve["value"], strict=True)
+            expected[f"paper: {name}"] = [(size, round(value - DENSE[network], 6)) for size, value in gaps]
+    assert paper_lines(chart) == expected
+    assert sum(map(len, expected.values())) == len(file)
 
 
 NOTHING: dict[str, Callable[[pd.DataFrame], object]] = {
@@ -252,10 +306,11 @@ def test_the_picture_has_the_numbers_means_replicates_and_intervals(theme: Theme
     for row in numbers.itertuples():
         assert {(round(row.x, 6), round(row.low, 6)), (round(row.x, 6), round(row.high, 6))} <= edges
     assert to_hex(axes.get_facecolor()) == PAPERS[theme]
+    assert axes.xaxis_inverted()  # from 100% down
 
 
-def test_a_wide_interval_of_two_replicates_does_not_press_the_values_together(initial: pd.DataFrame):
-    two = initial[initial["replicate"] < 3]
+def test_a_wide_interval_of_two_replicates_does_not_press_the_values_together(table: pd.DataFrame):
+    two = table.query("rewind == 0 and replicate < 3")
     two = two.assign(value=two["value"] + 3.0 * (two["replicate"] == 2) * (two["method"] == "random_pruning"))
     chart = charts.accuracy(two)
     numbers, (bottom, top) = chart.numbers(), draw(chart).axes[0].get_ylim()
@@ -266,11 +321,13 @@ def test_a_wide_interval_of_two_replicates_does_not_press_the_values_together(in
     assert values.max().max() < top <= values.max().max() + span / 2 + 1e-9
 
 
-def test_where_each_replicate_is_shown_there_is_no_mean(initial: pd.DataFrame):
-    chart = charts.accuracy(initial[initial["method"] != "random_pruning"], each=True)
+def test_where_each_replicate_is_shown_there_is_no_mean(table: pd.DataFrame):
+    chart = charts.accuracy(table.query("rewind == 0 and method != 'random_pruning'"), each=True)
     (axes,) = draw(chart).axes
-    lines = sorted(sorted(line) for line in drawn_lines(axes))
-    assert lines == [[(64, 97.5 + r / 10), (80, 97.5 + r / 10), (100, 98 + r / 10)] for r in (1, 2, 3)]
+    expected = [[(64.0, 97.5 + r / 10), (80.0, 97.5 + r / 10), (100.0, 98.0 + r / 10)] for r in (1, 2, 3)]
+    assert sorted(sorted(line) for line in drawn_lines(axes)) == [
+        [tuple(np.round(p, 6)) for p in line] for line in expected
+    ]
     assert chart.reading == "Each line is one replicate."
 
 
@@ -289,7 +346,9 @@ def test_lines_of_a_single_panel_are_named_beside_it_and_apart(table: pd.DataFra
     figure = draw(charts.accuracy(table))
     figure.savefig(io.BytesIO())
     (axes,) = figure.axes
-    assert {text.get_text() for text in axes.texts} == set(means(charts.accuracy(table)))
+    assert {text.get_text() for text in axes.texts} == {
+        f"{name}, k = {k}" for name in ("IMP", "random pruning") for k in (0, 20)
+    }
     assert all(text.xyann[0] > 1 for text in axes.texts)
     heights = sorted(text.xyann[1] * axes.get_window_extent().height for text in axes.texts)
     assert all(high - low >= 9 / 72 * figure.dpi for low, high in pairwise(heights))  # at 9 points
@@ -364,28 +423,29 @@ def test_a_figure_leaves_its_pictures_numbers_and_story(
     monkeypatch.setenv("LTH_FIGURES", str(tmp_path / "figures"))
     chart = charts.accuracy(table)
     publish(chart, "accuracy", table, STUDY, note="At k = 0.")
-    kept = {file.name.removeprefix("accuracy."): file for file in (tmp_path / "figures").iterdir()}
-    pictures = {f"{theme}{width}.svg" for theme in ("light", "dark") for width in ("", ".narrow")}
-    assert set(kept) == pictures | {"csv", "json"}
-    numbers, drawn = pd.read_csv(kept["csv"]), chart.numbers()
+    ends = {f"{theme}{width}.svg" for theme in ("light", "dark") for width in ("", ".narrow")} | {"csv", "json"}
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {f"accuracy.{end}" for end in ends}
+    numbers = pd.read_csv(tmp_path / "figures/accuracy.csv", keep_default_na=False, na_values=[""])
+    drawn = chart.numbers()
+    for name in ("mean", "low", "high", "replicate_1", "replicate_3"):
+        np.testing.assert_allclose(numbers[name].to_numpy(float), drawn[name].to_numpy(float), rtol=1e-5)
     assert numbers["series"].tolist() == drawn["series"].tolist()
-    of_numbers = drawn.columns[3:]
-    np.testing.assert_allclose(numbers[of_numbers], drawn[of_numbers].astype(float), rtol=1e-5)
-    about = json.loads(kept["json"].read_text())
+    about = json.loads((tmp_path / "figures/accuracy.json").read_text())
     assert (about["profiles"], about["replicates"]) == (["paper"], 3)
     assert (about["studies"], about["axis"]) == ([STUDY.setting.name], "percent")
     assert about["caption"].startswith("Test accuracy. At k = 0. LeNet-300-100 on")
     assert about["png"] == hashlib.sha256(rendered(chart, "png")).hexdigest()
     assert about["trainings"] > 100
-    assert "random pruning, k = 20</text>" in kept["light.svg"].read_text()  # as text, not as outlines
+    text = (tmp_path / "figures/accuracy.light.svg").read_text()
+    assert "random pruning, k = 20</text>" in text  # as text, not as outlines
 
 
 def test_without_a_folder_nothing_is_written(table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("LTH_FIGURES", raising=False)
-    monkeypatch.chdir(tmp_path)
-    before = list(tmp_path.rglob("*"))
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
     publish(charts.accuracy(table), "accuracy", table, STUDY)
-    assert list(tmp_path.rglob("*")) == before
+    assert list(here.iterdir()) == []
 
 
 def test_the_same_chart_gives_the_same_bytes(table: pd.DataFrame):
@@ -394,10 +454,14 @@ def test_the_same_chart_gives_the_same_bytes(table: pd.DataFrame):
 
 
 def test_the_alternative_text_has_the_last_value_of_every_line_and_is_short(table: pd.DataFrame):
-    text = alternative(charts.accuracy(table[table["rewind"] == 0]), "LeNet-300-100")
+    text = alternative(charts.accuracy(table.query("rewind == 0")), "LeNet-300-100")
     assert text == (
         "LeNet-300-100, test accuracy against weights remaining (%). "
         "Test accuracy at 64: IMP 97.7, random pruning 95.7."
+    )
+    assert alternative(beside_the_paper(table), "ResNet-20") == (  # the paper's are left out
+        "ResNet-20, stability by recipe against recipe. "
+        "L2 to the dense network at standard: IMP 22.0, random pruning 23.0."
     )
     several = charts.against_k(with_a_low_recipe(table), level=2, metrics=[METRIC, "l2_pruning", "test_accuracy"])
     long = alternative(several, "ResNet-20")

@@ -116,17 +116,10 @@ def test_measurements_of_networks_and_precisions_live_side_by_side():
     assert resnet["measured"][1]["to one loop"] == pytest.approx(loader / loop)
 
 
-def test_the_floor_is_that_of_the_rates_of_the_device():
-    gpu.main([*BRIEFLY, "--network", "lenet_300_100"])
-    (record,) = written()
-    rates = record["rates"]
-    assert min(rates.values()) > 1e6
-    seconds = floor_seconds(SMOKE[0], *rates.values()) / SMOKE[0].iterations
-    assert record["images/s at the floor"] == pytest.approx(SMOKE[0].batch_size / seconds)
-
-
 @pytest.mark.usefixtures("no_graphs")
-def test_every_way_is_checked_and_measured_and_the_loop_for_one_network_alone(monkeypatch: pytest.MonkeyPatch):
+def test_every_way_is_measured_beside_the_floor_of_the_device_and_the_loop_for_one_network_alone(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setattr(gpu, "ways", lambda *_: ["loop", "graph"])
     gpu.main([*BRIEFLY, "--network", "resnet20", "--members", "2,1,2"])
     (record,) = written()
@@ -134,6 +127,9 @@ def test_every_way_is_checked_and_measured_and_the_loop_for_one_network_alone(mo
     assert measured == [("loop", 1), ("loader", 1), ("graph", 1), ("graph", 2)]
     assert [check["way"] for check in record["checks"]] == ["loop", "graph"]
     assert {check["tolerance"] for check in record["checks"]} == {gpu.TOLERANCE["float32"]}
+    assert min(record["rates"].values()) > 1e6
+    seconds = floor_seconds(SMOKE[1], *record["rates"].values()) / SMOKE[1].iterations
+    assert record["images/s at the floor"] == pytest.approx(SMOKE[1].batch_size / seconds)
 
 
 def test_a_row_without_a_tolerance_is_not_written():

@@ -14,7 +14,6 @@ from lth_study.data.parts import DataError
 from lth_study.networks import build
 from lth_study.report.claims import read
 from lth_study.report.effects import parse
-from lth_study.settings import Setting
 from lth_study.training.updates import learning_rate
 
 NETWORKS = ("resnet50", "inception_v3", "squeezenet1_0")
@@ -94,13 +93,11 @@ def test_claims_are_about_the_size_of_the_papers_figure_7_and_networks_that_a_st
 
 
 @every_network
-def test_profiles_differ_in_length_and_size_and_build(network: str):
+def test_profiles_differ_and_build(network: str):
     profiles = [preset(network, profile=name).setting for name in ("paper", "imagenette", "laptop", "smoke")]
     assert len({setting.digest() for setting in profiles}) == 4
-    for setting in profiles:
-        assert Setting.from_json(setting.to_json()) == setting
-        with torch.device("meta"):
-            assert build(setting).prunable()
+    with torch.device("meta"):
+        assert all(build(setting).prunable() for setting in profiles)
 
 
 # Imagenette

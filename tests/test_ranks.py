@@ -193,24 +193,19 @@ def test_a_process_that_takes_part_is_given_nothing_to_save_with_and_writes_noth
 
 
 @pytest.mark.parametrize(
-    ("processes", "changes", "message"),
+    ("processes", "changes", "workers", "message"),
     [
-        (7, {}, "batch_size: 60 cannot be shared equally by 7 processes"),
-        (600, {"batch_size": 600}, "WORLD_SIZE: 600 processes are more than 500 images to evaluate; start fe"),
+        (7, {}, 1, "batch_size: 60 cannot be shared equally by 7 processes"),
+        (600, {"batch_size": 600}, 1, "WORLD_SIZE: 600 processes are more than 500 images to evaluate; start fe"),
+        (2, {}, 3, "workers: 3 is too many; the 2 processes here train one network together"),
     ],
 )
-def test_processes_that_cannot_share_the_images_are_refused(
-    processes: int, changes: dict[str, int], message: str, monkeypatch: pytest.MonkeyPatch
+def test_processes_that_cannot_share_the_work_are_refused(
+    processes: int, changes: dict[str, int], workers: int, message: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, processes))
     with pytest.raises(SettingError, match=message):
-        run(STUDY.updated(**changes), workers=1)
-
-
-def test_further_workers_beside_processes_that_train_together_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lth_study.ranks.rank_and_count", lambda: (0, 2))
-    with pytest.raises(SettingError, match="workers: 3 is too many; the 2 processes here train one network together"):
-        train_missing(STUDY, store_folder(), workers=3)
+        run(STUDY.updated(**changes), workers=workers)
 
 
 def test_a_count_of_processes_that_nothing_has_started_is_refused(monkeypatch: pytest.MonkeyPatch):
