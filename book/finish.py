@@ -71,10 +71,10 @@ def mark_numbers(table: str) -> str:
     return ROW.sub(lambda row: mark(row[0], heads=True), head) + start + body
 
 
-def finish_pages(html: Path, notebooks: Mapping[str, str], figures: Mapping[str, str]) -> None:
+def finish_pages(html: Path, notebooks: Mapping[str, str], figures: Mapping[tuple[str, str], str]) -> None:
     """Mend every page below a folder. `notebooks` gives the notebook of a page that has another name.
 
-    `figures` are what pages of notebooks show in place of the pictures in the notebooks, by their checksums: pictures
+    `figures` are what pages of notebooks show in place of the pictures in the notebooks, by page and checksum: pictures
     for both themes and two widths.
 
     Every head of a table says whether it heads a column or a row, and an empty one is no head. Terms show what the
@@ -87,9 +87,6 @@ def finish_pages(html: Path, notebooks: Mapping[str, str], figures: Mapping[str,
     def in_repository(found: re.Match[str]) -> str:
         before, name = found.groups()
         return f"{before}notebooks/{notebooks.get(name, name)}"
-
-    def in_both_themes(found: re.Match[str]) -> str:
-        return figures.get(found[1], found[0])
 
     index = html / "searchindex.js"
     found = json.loads(index.read_text().removeprefix("Search.setIndex(").removesuffix(")"))
@@ -108,6 +105,10 @@ def finish_pages(html: Path, notebooks: Mapping[str, str], figures: Mapping[str,
         text = re.sub(r"<th\b([^>]*)>((?:\s|<p></p>)*)</th>", r"<td\1>\2</td>", text)
         text = re.sub(r"<script\b[^>]*>[^<]*THEBE_JS_URL[^<]*</script>|<script\b[^>]*thebe[^>]*></script>", "", text)
         text = re.sub(r"(/HEAD(?:\?urlpath=lab/tree)?/)book/executed/(\w+)", in_repository, text)
-        text = re.sub(r'<img\b[^>]*_images/(\w+)\.png"[^>]*>', in_both_themes, text)
+        text = re.sub(
+            r'<img\b[^>]*_images/(\w+)\.png"[^>]*>',
+            lambda found, page=file.stem: figures.get((page, found[1]), found[0]),
+            text,
+        )
         text = text.replace('<div class="math ', '<div tabindex="0" class="math ')
         file.write_text(text.replace("<summary><span", '<summary aria-label="Pages of this chapter"><span'))

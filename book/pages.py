@@ -113,13 +113,15 @@ def downloads(name: str) -> list[str]:
     ]
 
 
-def published() -> dict[str, str]:
-    """What a notebook's page shows of every figure, by the checksum of its picture in the notebook."""
+def published() -> dict[tuple[str, str], str]:
+    """What a notebook's page shows of every figure, by the page and the checksum of its picture in the notebook."""
     shown = {}
     for file in FIGURES.glob("*.json"):
         about, name = json.loads(file.read_text()), file.stem
         links = f"<p>{' · '.join(downloads(name))}</p>"
-        shown[about["png"]] = f'<div class="pictures">{"".join(pictures(name, about["alt"]))}{links}</div>'
+        shown[about["page"], about["png"]] = (
+            f'<div class="pictures">{"".join(pictures(name, about["alt"]))}{links}</div>'
+        )
     return shown
 
 

@@ -119,7 +119,7 @@ def test_one_picture_of_every_figure_is_shown_with_text_to_read(name: str, page:
     least = 11 if page.viewport_size["width"] > 600 else 9
     figures = page.evaluate(
         """async () => {
-            const shown = [...document.querySelectorAll('figure img.picture')].filter(i => i.offsetWidth > 0);
+            const shown = [...document.querySelectorAll('img.picture')].filter(i => i.offsetWidth > 0);
             await Promise.all(shown.map(i => { i.loading = 'eager'; return i.decode(); }));
             return [...document.querySelectorAll('figure:has(.pictures), .cell_output .pictures')]
             .filter(f => f.offsetParent !== null)
