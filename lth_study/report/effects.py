@@ -62,17 +62,22 @@ class Sample:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of a sample and its interval. With `ratio`, the mean is the geometric mean of quotients."""
+    """The mean of a sample and its interval. With `ratio`, the mean is the geometric mean of quotients.
+
+    Its text names the confidence where it is not the usual one.
+    """
 
     mean: float
     low: float
     high: float
     ratio: bool = False
+    confidence: float = 1 - SIGNIFICANCE
 
     def __str__(self) -> str:
         style = "{:.2f}" if self.ratio else "{:+.2f}"
         mean, low, high = (style.format(value) for value in (self.mean, self.low, self.high))
-        return f"{mean} ({low} to {high})"
+        named = "" if self.confidence == 1 - SIGNIFICANCE else f"{self.confidence:.0%}: "
+        return f"{mean} ({named}{low} to {high})"
 
 
 def parse(effect: str) -> list[Term]:
@@ -134,7 +139,7 @@ def estimate(values: pd.Series, *, ratio: bool = False, confidence: float = 1 - 
     mean, error = float(values.mean()), float(stats.sem(values))
     low, high = stats.t.interval(confidence, len(values) - 1, mean, error) if error else (mean, mean)
     unit = math.exp if ratio else float
-    return Estimate(unit(mean), unit(low), unit(high), ratio)
+    return Estimate(unit(mean), unit(low), unit(high), ratio, confidence)
 
 
 def one_sided(values: pd.Series, bound: float) -> float:
@@ -188,8 +193,6 @@ def judge(
         inside = min(1.0, scale * max(one_sided(one, bound) for one, bound in sides))
         outside = min(1.0, scale * min(one_sided(-one, -bound) for one, bound in sides))
         shown = str(estimate(values, ratio=ratio, confidence=1 - SIGNIFICANCE * 2 / scale))
-        if scale == 1:
-            shown = shown.replace("(", "(90%: ")
     if inside < SIGNIFICANCE:
         return "supported", inside, shown
     return ("contradicted" if outside < SIGNIFICANCE else "undecided"), min(inside, outside), shown
