@@ -92,14 +92,7 @@ def publish(
     else:
         made = [caption(table, setting) for table, setting in zip(tables, settings, strict=True)]
     text = " ".join([f"{chart.title}.", *([note] if note else []), *made, chart.reading])
-    about = _about(chart, tables, studies) if os.environ.get("LTH_FIGURES") else {}  # the hours take seconds
-    show(chart, name, text, alternative(chart, NETWORK_NAMES[settings[0].network]), **about)
-
-
-def _about(chart: Chart, tables: Sequence[pd.DataFrame], studies: Sequence[Study]) -> dict[str, Any]:
-    """What the book says about a chart of recorded studies."""
-    settings = [study.setting for study in studies]
-    return {
+    about = {
         "axis": chart.axis,
         "drawn": list(dict.fromkeys(panel.ylabel for panel in chart.panels)),
         "studies": list(dict.fromkeys(setting.name for setting in settings)),
@@ -109,6 +102,7 @@ def _about(chart: Chart, tables: Sequence[pd.DataFrame], studies: Sequence[Study
         "hours": hours_to_train(*studies),
         "trainings": len({(s.setting.name, t) for s in studies for t in plan.trainings(s)}),
     }
+    show(chart, name, text, alternative(chart, NETWORK_NAMES[settings[0].network]), **about)
 
 
 def alternative(chart: Chart, subject: str) -> str:
