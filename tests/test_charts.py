@@ -414,6 +414,20 @@ def test_a_value_that_was_summarised_before_has_its_own_band_and_ratios_a_line_a
     assert chart.numbers()[["mean", "low", "high"]].to_numpy().tolist() == [[0.5, 0.25, 1], [4, 2, 8]]
 
 
+@pytest.mark.parametrize(
+    ("ks", "rotation"), [((0, 25, 100, 200, 500), 0), ((0, 100, 500, 1_000, 5_000, 20_000), 45)], ids=["short", "long"]
+)
+def test_names_of_places_that_do_not_fit_side_by_side_are_slanted(ks: tuple[int, ...], rotation: int):
+    table = pd.DataFrame({"series": "IMP", "x": ks, "replicate": 1, "value": 1.0})
+    figure = draw(Chart("Stability", (Panel("", "L2", table, {"IMP": "imp"}),) * 3, "k", "k"))
+    figure.canvas.draw()
+    labels = figure.axes[0].get_xticklabels()
+    assert {label.get_rotation() for label in labels} == {rotation}
+    if not rotation:
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
 # What is kept
 
 

@@ -111,7 +111,7 @@ def _draw_panel(axes: Axes, chart: Chart, panel: Panel, theme: Theme) -> None:
         names = [f"{x:,}" if isinstance(x, int) else str(x) for x in places]
         axes.set_xticks(list(places.values()), names)
         axes.set_xlim(-0.4, len(places) - 0.6)
-        if len(names) > 6:
+        if sum(map(len, names)) > 60 / min(3, len(chart.panels)):  # characters that fit side by side under a panel
             axes.tick_params("x", labelrotation=45)
 
 
