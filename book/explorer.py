@@ -31,9 +31,10 @@ from lth_study.report import METHOD_NAMES, METRIC_NAMES, NETWORK_NAMES, caption
 from lth_study.report.charts import PERCENT, REWIND, line_look, line_name
 from lth_study.report.effects import SIGNIFICANCE, estimate
 from lth_study.report.looks import INKS, PAPERS, TICKS, Theme, dash_of, look_of
-from lth_study.settings import IMAGENET_NETWORKS, Setting
+from lth_study.settings import IMAGENET_NETWORKS, RECORDS_ONLY, Setting
 
 FOLDER = Path("book/_static/explorer")
+_NOT_READ = " Nothing reads these images any more: the command tells how they were trained on."
 PANELS = {
     "accuracy": {
         "test_accuracy": METRIC_NAMES["test_accuracy"],
@@ -132,7 +133,7 @@ def recorded(setting: Setting) -> dict[str, Any] | None:
         "recipe": setting.recipe,
         "scale": setting.profile,
         **dict(zip(("data", "images", "command"), _data(setting), strict=True)),
-        "about": caption(traced, setting),
+        "about": caption(traced, setting) + (_NOT_READ if setting.dataset == RECORDS_ONLY else ""),
         "series": series(table),
         "first": {
             "k": sorted(accuracies["rewind"].value_counts().index[:2].tolist()),

@@ -9,7 +9,7 @@ from typing import Any
 from lth_study.extents import FOLDER, Extent, Study
 from lth_study.plan import trainings
 from lth_study.presets import changes, preset
-from lth_study.settings import OWN_FOLDER, SettingError
+from lth_study.settings import OWN_FOLDER, RECORDS_ONLY, SettingError
 from lth_study.store import Training
 
 _PLACEHOLDER = f"{FOLDER}PATH/"
@@ -22,10 +22,11 @@ def how_to_make(study: Study, absent: Collection[Training]) -> str:
     """The message of `MissingRecords`: how many trainings are absent, three of them, and how to train them."""
     examples = "; ".join(map(str, list(absent)[:3])) + ("; ..." if len(absent) > 3 else "")
     command = command_for(study)
-    return (
-        f"{len(absent)} of {len(trainings(study))} trainings of {study.setting.name} are not recorded: {examples}. "
-        f"Train them by passing missing='train'{f', or in a terminal with: {command}' if command else ''}"
-    )
+    how = f"Train them by passing missing='train'{f', or in a terminal with: {command}' if command else ''}"
+    if study.setting.dataset == RECORDS_ONLY:
+        how = "Nothing reads these images any more; to train, choose dataset='cifar10'"
+    missing = f"{len(absent)} of {len(trainings(study))} trainings of {study.setting.name} are not recorded"
+    return f"{missing}: {examples}. {how}"
 
 
 def command_for(study: Study, figure: str | None = None) -> str | None:

@@ -17,6 +17,8 @@ from lth_study.checked import Checked
 from lth_study.checked import SettingError as SettingError
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "imagenette", "imagenet", "mnist_embedded")
+RECORDS_ONLY = "cifar10_jpeg"
+"""CIFAR-10 stored as JPEG images. Its records stand; nothing reads its images any more."""
 OWN_FOLDER = re.compile(r"[\w.-]+@[0-9a-f]{16}")
 """A user's own folder of images as a data set: the folder's name and the fingerprint of its images, not its path."""
 

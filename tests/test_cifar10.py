@@ -1,17 +1,14 @@
-"""CIFAR-10 from either layout, against files made here; and images in colour, reduced, cropped and mirrored."""
+"""CIFAR-10 from its batches, against files made here; and images in colour, and reduced."""
 
-import errno
 import hashlib
 import importlib
 import itertools
-import os
 import pickle
 import pickletools
 import shutil
 import struct
 import sys
 import tarfile
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from lth_study import DataError, data
@@ -31,9 +27,6 @@ from lth_study.networks import build
 from lth_study.presets import preset
 from lth_study.store import StudyStore
 from lth_study.trainings import Trainings
-
-CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-COUNTS = {"train": 2, "test": 1}
 
 Content = Counter[tuple[bytes, int]]
 
@@ -47,143 +40,7 @@ def content(*splits: Split) -> Content:
     )
 
 
-def picture(part: str, label: int, position: int) -> np.ndarray:
-    """A picture like no other, [32, 32, 3]."""
-    return np.random.default_rng([part == "test", label, position]).integers(0, 256, (32, 32, 3), np.uint8)
-
-
-def expected(part: str) -> Content:
-    return Counter(
-        (picture(part, label, position).transpose(2, 0, 1).tobytes(), label)
-        for label in range(10)
-        for position in range(COUNTS[part])
-    )
-
-
-# A folder of images
-
-
-@pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """CIFAR-10 as a folder of images, with two training images and one test image of each class."""
-    monkeypatch.setattr(cifar10, "COUNTS", COUNTS)
-    folder = data.data_root() / "cifar10"
-    for part, count in COUNTS.items():
-        for label, name in enumerate(CLASSES):
-            (folder / part / name).mkdir(parents=True)
-            for position in range(count):
-                Image.fromarray(picture(part, label, position)).save(folder / part / name / f"{position:04}.png")
-    return folder
-
-
-def test_a_folder_of_images_is_read_with_every_label_that_of_its_class(folder):
-    dataset = data.load("cifar10_jpeg", color=True)
-    assert dataset.name == "cifar10_jpeg"
-    assert content(dataset.train, dataset.validation) == expected("train")
-    assert content(dataset.test) == expected("test")
-    for part in (dataset.train, dataset.test):
-        assert (part.images.dtype, part.labels.dtype) == (torch.uint8, torch.int64)
-        assert part.images.shape == (len(part), 3, 32, 32)
-
-
-def test_images_are_decoded_once_and_again_where_one_or_the_cache_has_changed(folder: Path):
-    first = data.load("cifar10_jpeg", color=True)
-    (cache,) = folder.glob(".decoded-*")
-    whole, made = cache.read_bytes(), cache.stat().st_mtime_ns
-    (folder / "train" / "frog" / ".DS_Store").write_bytes(b"no image")  # hidden files are none
-    assert data.load("cifar10_jpeg", color=True).fingerprint() == first.fingerprint()
-    assert cache.stat().st_mtime_ns == made
-    cache.write_bytes(whole[:-1])
-    assert data.load("cifar10_jpeg", color=True).fingerprint() == first.fingerprint()
-    assert cache.read_bytes() == whole
-    file = folder / "train" / "cat" / "0001.png"
-    before = file.stat()
-    Image.fromarray(picture("train", 99, 0)).save(file)
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert content(data.load("cifar10_jpeg", color=True).train) - content(first.train) == Counter(
-        [(picture("train", 99, 0).transpose(2, 0, 1).tobytes(), CLASSES.index("cat"))]
-    )
-
-
-def test_a_folder_that_cannot_be_written_is_decoded_every_time(folder, monkeypatch):
-    def full(descriptor: int) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        first = data.load("cifar10_jpeg", color=True)
-    assert content(first.train) == expected("train")
-    assert [file.name for file in folder.glob(".*")] == []
-    assert data.load("cifar10_jpeg", color=True).fingerprint() == first.fingerprint()
-
-
-def test_grey_and_transparent_images_are_read_as_colour(folder):
-    Image.fromarray(picture("train", 0, 0)).convert("L").save(folder / "train" / "airplane" / "0000.png")
-    Image.fromarray(picture("train", 0, 1)).convert("RGBA").save(folder / "train" / "airplane" / "0001.png")
-    planes = data.load("cifar10_jpeg", color=True).train
-    planes = Split(planes.images[planes.labels == 0], planes.labels[planes.labels == 0])
-    assert content(planes) & expected("train") == Counter([(picture("train", 0, 1).transpose(2, 0, 1).tobytes(), 0)])
-    assert sum(bool((image == image[0]).all()) for image in planes.images) == 1
-
-
-def a_folder_for_a_horse(folder: Path) -> None:
-    (folder / "train/horse/0001.png").unlink()
-    (folder / "train/horse/0001.png").mkdir()
-
-
-def png_chunk(kind: bytes, body: bytes) -> bytes:
-    return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
-
-
-def huge_png() -> bytes:
-    """The head of an image that would take terabytes."""
-    size = (1_000_000).to_bytes(4, "big")
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", size + size + bytes([8, 2, 0, 0, 0])) + png_chunk(b"IDAT", b"")
-
-
-DAMAGES: list[Callable[[bytes], bytes]] = [
-    lambda whole: b"",
-    lambda whole: b"<html>not found</html>",
-    lambda whole: whole[: len(whole) // 2],
-    lambda whole: whole[:8] + png_chunk(b"IHDR", bytes(3)) + whole[33:],
-    lambda whole: whole[:100] + bytes([whole[100] ^ 1]) + whole[101:],
-    lambda whole: huge_png(),
-]
-
-
-def damage(folder: Path) -> None:
-    """Each of six images in another way."""
-    for name, spoil in zip(CLASSES, DAMAGES, strict=False):
-        file = folder / "train" / name / "0001.png"
-        file.write_bytes(spoil(file.read_bytes()))
-
-
-FAULTS: list[tuple[Callable[[Path], object], str]] = [
-    (lambda folder: shutil.rmtree(folder / "train/bird"), r"\n  train/bird: no images of this class$"),
-    (lambda folder: (folder / "test").rename(folder / "tset"), "".join(rf"\n  test/{n}: no .*" for n in CLASSES)),
-    (
-        lambda folder: (folder / "train/cat/0001.png").rename(folder / "train/dog/moved.png"),
-        r"\n  train/cat: 1 images of this class; expected 2\n  train/dog: 3 images of this class; expected 2$",
-    ),
-    (
-        lambda folder: Image.new("RGB", (31, 32)).save(folder / "test/horse/0000.png"),
-        r"\n  test/horse/0000.png: 31x32 pixels; CIFAR-10's images are 32x32$",
-    ),
-    (a_folder_for_a_horse, r"\n  train/horse/0001.png: not a readable image \(.*directory.*\)$"),
-    (damage, "".join(rf"\n  train/{n}/0001.png: not a readable image \(.+\)" for n in CLASSES[: len(DAMAGES)]) + "$"),
-]
-
-
-@pytest.mark.parametrize(("spoil", "message"), FAULTS)
-def test_a_folder_with_a_fault_is_refused_by_the_folder_and_the_file(
-    folder: Path, spoil: Callable[[Path], object], message: str
-):
-    spoil(folder)
-    with pytest.raises(DataError, match=f"{folder} is not as expected.*{message}"):
-        data.load("cifar10_jpeg", color=True)
-
-
-# The original batches
+# The batches
 
 FILES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 FINGERPRINT = "0d72915b1c52998f"
@@ -356,7 +213,7 @@ def test_the_real_batches_are_read_as_they_disassemble_and_are_what_networks_are
 
 def test_5000_training_images_of_all_classes_are_held_out_none_is_lost_and_they_are_always_the_same():
     numbered = Split(torch.arange(50_000), torch.arange(50_000) % 10)  # images of one number each
-    dataset = cifar10._hold_out("cifar10", numbered, Split(torch.arange(3), torch.arange(3)))
+    dataset = cifar10._hold_out(numbered, Split(torch.arange(3), torch.arange(3)))
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (45_000, 5_000, 3)
     assert torch.equal(torch.cat([dataset.train.images, dataset.validation.images]).sort().values, torch.arange(50_000))
     assert all(400 < count < 600 for count in dataset.validation.labels.bincount().tolist())
@@ -368,18 +225,22 @@ def test_5000_training_images_of_all_classes_are_held_out_none_is_lost_and_they_
 # Which data set is used
 
 
-def test_the_batches_and_the_folder_of_images_are_used_without_a_warning_or_a_download(batches, folder, monkeypatch):
+def test_the_batches_are_used_without_a_warning_or_a_download(batches, monkeypatch):
     monkeypatch.delattr(data, "_download")
-    assert [data.resolve(name) for name in ("cifar10", "cifar10_jpeg")] == ["cifar10", "cifar10_jpeg"]
+    assert data.resolve("cifar10") == "cifar10"
 
 
-@pytest.mark.parametrize(("name", "other"), [("cifar10", "folder"), ("cifar10_jpeg", "batches")])
-def test_neither_stands_in_for_the_other_but_the_embedded_images_do(name: str, other: str, request):
-    request.getfixturevalue(other)
-    with pytest.warns(UserWarning, match="CIFAR-10 .* recorded as 'mnist_embedded'"):
-        assert data.resolve(name) == "mnist_embedded"
-    with pytest.raises(DataError, match=r"data_batch_1 is missing|train/airplane: no images of this class"):
-        data.load(name, color=True)
+def test_without_them_the_embedded_images_stand_in_and_it_is_said():
+    with pytest.warns(UserWarning, match="CIFAR-10 is .* recorded as 'mnist_embedded'"):
+        assert data.resolve("cifar10") == "mnist_embedded"
+    with pytest.raises(DataError, match=r"data_batch_1 is missing"):
+        data.load("cifar10", color=True)
+
+
+@pytest.mark.parametrize("use", [data.resolve, data.load])
+def test_jpeg_images_have_records_alone(use: Callable[[str], object]):
+    with pytest.raises(DataError, match="'cifar10_jpeg' has records and is no longer read; to train, choose 'cifar10'"):
+        use("cifar10_jpeg")
 
 
 @pytest.mark.filterwarnings("ignore:.*filter extracted tar:DeprecationWarning")  # torchvision's, from Python 3.12 on
@@ -395,13 +256,11 @@ def test_an_archive_is_unpacked_and_read_without_torchvisions_class(batches: Pat
     check_made(data.load("cifar10", color=True))
 
 
-def test_a_lenet_is_refused_colour_images(folder, tmp_path):
-    with pytest.raises(DataError, match=r"CIFAR-10 \(JPEG\) has colour images"):
-        data.load("cifar10_jpeg")
+def test_a_lenet_is_refused_colour_images(batches, tmp_path):
+    with pytest.raises(DataError, match="CIFAR-10 has colour images"):
+        data.load("cifar10")
     with pytest.raises(DataError, match="colour"):
-        Trainings(
-            StudyStore(tmp_path, preset("lenet_300_100", profile="smoke").setting.updated(dataset="cifar10_jpeg"))
-        )
+        Trainings(StudyStore(tmp_path, preset("lenet_300_100", profile="smoke").setting.updated(dataset="cifar10")))
 
 
 # Colour and size
@@ -441,8 +300,8 @@ def test_digits_in_colour_are_framed_repeated_and_reduced(digits, size):
         assert torch.equal(part.labels, grey.labels)
 
 
-def test_colour_images_are_reduced_channel_by_channel(folder):
-    whole, reduced = (data.load("cifar10_jpeg", color=True, size=size) for size in (None, 16))
-    assert reduced.train.images.shape == (20, 3, 16, 16)
-    assert np.array_equal(reduced.train.images.numpy(), block_averages(whole.train.images.numpy(), 2))
-    assert torch.equal(reduced.train.labels, whole.train.labels)
+def test_colour_images_are_reduced_channel_by_channel(batches):
+    whole, reduced = (data.load("cifar10", color=True, size=size) for size in (None, 16))
+    assert reduced.test.images.shape == (20, 3, 16, 16)
+    assert np.array_equal(reduced.test.images.numpy(), block_averages(whole.test.images.numpy(), 2))
+    assert torch.equal(reduced.test.labels, whole.test.labels)

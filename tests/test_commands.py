@@ -12,8 +12,8 @@ from lth_study.plan import barriers, distances, trainings
 PAPER = preset("lenet_300_100")
 SMOKE = preset("lenet_300_100", profile="smoke")
 STABILITY = SMOKE.only("stability")
-LAPTOP = preset("resnet20", profile="laptop").updated(dataset="cifar10_jpeg")
-RESNET20 = preset("resnet20").updated(dataset="cifar10_jpeg", precision="bfloat16")
+LAPTOP = preset("resnet20", profile="laptop").updated(dataset="mnist_embedded")
+RESNET20 = preset("resnet20").updated(dataset="mnist_embedded", precision="bfloat16")
 RESNET50 = preset("resnet50", profile="laptop")
 GLOBAL = {"pruning_scope": "global", "output_pruning_rate": None}
 SHORT = {"iterations": 900, "drops": (600,)}
@@ -102,6 +102,11 @@ def test_the_message_counts_what_is_missing_and_gives_the_command():
     assert message.startswith(f"{len(plan) - 4} of {len(plan)} trainings")
     assert f"{plan[4]}; {plan[5]}; {plan[6]}; ..." in message
     assert message.endswith("in a terminal with: lth run lenet_300_100 --recipe standard --profile smoke")
+
+
+def test_the_message_proposes_other_images_where_nothing_reads_them_any_more():
+    study = LAPTOP.updated(dataset="cifar10_jpeg")
+    assert how_to_make(study, trainings(study)).endswith("to train, choose dataset='cifar10'")
 
 
 @pytest.mark.parametrize("label", ["recipe", "profile"])

@@ -81,7 +81,7 @@ def test_without_mnist_its_stand_in_is_used_with_a_warning_that_names_both(tmp_p
 
 @pytest.mark.parametrize("ask", [data.resolve, data.load])
 def test_an_unknown_data_set_is_refused_with_the_known_ones_listed(ask):
-    known = "mnist, fashion_mnist, cifar10, cifar10_jpeg, imagenette, imagenet, mnist_embedded"
+    known = "mnist, fashion_mnist, cifar10, imagenette, imagenet, mnist_embedded"
     with pytest.raises(DataError, match=f"'mnits'; known: {known}"):
         ask("mnits")
 

@@ -1,16 +1,9 @@
-"""The ImageNet networks' presets against the paper, their claims, and Imagenette's folder of images."""
-
-from pathlib import Path
+"""The ImageNet networks' presets against the paper, and their claims."""
 
 import pytest
 import torch
-from doubles import write_imagenette
-from PIL import Image
 
-from lth_study import data, preset
-from lth_study.data.image_folders import IMAGENETTE as CLASSES
-from lth_study.data.image_folders import load_imagenette
-from lth_study.data.parts import DataError
+from lth_study import preset
 from lth_study.networks import build
 from lth_study.report.claims import read
 from lth_study.report.effects import parse
@@ -98,54 +91,3 @@ def test_profiles_differ_and_build(network: str):
     assert len({setting.digest() for setting in profiles}) == 4
     with torch.device("meta"):
         assert all(build(setting).prunable() for setting in profiles)
-
-
-# Imagenette
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_imagenette(tmp_path)
-    return tmp_path
-
-
-def test_images_are_scaled_to_the_size_and_cut_to_the_square_in_the_middle(folder: Path):
-    images = load_imagenette(folder, 10)
-    assert (len(images.train), len(images.validation), len(images.test)) == (19, 1, 20)
-    assert images.test.images.shape == (20, 3, 10, 10)
-    for square, label in zip(images.test.images, images.test.labels.tolist(), strict=True):
-        assert set(square[0].flatten().tolist()) == {20 * label}
-        assert set(square[1].flatten().tolist()) == {100}
-    everything = torch.cat([images.train.labels, images.validation.labels]).sort().values.tolist()
-    assert everything == [label for label in range(10) for _ in range(2)]
-
-
-def test_squares_are_kept_for_each_size_and_made_again_when_an_image_changes(folder: Path):
-    first = load_imagenette(folder, 10)
-    assert load_imagenette(folder, 12).test.size == 12
-    assert load_imagenette(folder, 10).fingerprint() == first.fingerprint()
-    assert len(list((folder / "imagenette").glob(".decoded-*"))) == 2
-    Image.new("RGB", (40, 21), "black").save(folder / "imagenette" / "val" / CLASSES[0] / "0.png")
-    assert load_imagenette(folder, 10).fingerprint() != first.fingerprint()
-
-
-def test_everything_wrong_with_the_folder_is_listed(folder: Path):
-    root = folder / "imagenette"
-    whole = (root / "train" / CLASSES[1] / "0.png").read_bytes()
-    (root / "train" / CLASSES[1] / "0.png").write_bytes(whole[: len(whole) // 2])
-    (root / "val" / CLASSES[2] / "1.png").write_text("no image")
-    damaged = [rf"\n  {name}.png: not a readable image .*" for name in (f"train/{CLASSES[1]}/0", f"val/{CLASSES[2]}/1")]
-    with pytest.raises(DataError, match="".join(damaged)):
-        load_imagenette(folder, 10)
-    assert list(root.glob(".decoded*")) == []
-    for file in (root / "val" / CLASSES[3]).iterdir():
-        file.unlink()
-    (root / "train" / "n99999999").mkdir()
-    problems = rf"train/n99999999: not one of the 10 classes\n  val/{CLASSES[3]}: no images of this class"
-    with pytest.raises(DataError, match=problems):
-        load_imagenette(folder, 10)
-
-
-def test_without_imagenette_the_embedded_images_stand_in_and_it_is_said():
-    with pytest.warns(UserWarning, match="Imagenette is not in .* and cannot be downloaded"):
-        assert data.resolve("imagenette") == "mnist_embedded"

@@ -161,7 +161,6 @@ def _dense_networks() -> Part:
     base = preset("resnet20", profile="tenth").only("stability").updated(levels=0, rewinds=(0,), orders=1)
     changes: list[Settings] = [
         {},
-        {"dataset": "cifar10_jpeg"},
         {"precision": "bfloat16"},
         {"batch_norm_scale": "one"},
         {"weight_decay_on": "convolutions"},

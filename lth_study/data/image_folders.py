@@ -22,7 +22,7 @@ IMAGENETTE = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "
               "n03445777", "n03888257")  # fmt: skip
 """WordNet identifiers of Imagenette's classes. They name the folders; a label is a position in this list."""
 IMAGENETTE_FOLDERS = ("imagenette", "imagenette2", "imagenette2-320", "imagenette2-160")
-IMAGENET_PARTS: Mapping[str, int | None] = {"train": None, "val": None}
+IMAGENET_PARTS = ("train", "val")
 HELD_OUT = 0.05
 """The fraction of the training images that is held out for validation."""
 _SHOWN = 10
@@ -44,7 +44,7 @@ def load_imagenette(root: Path, size: int) -> Dataset:
     folder = find_imagenette(root)
     if folder is None:
         raise DataError(f"no folder {' or '.join(IMAGENETTE_FOLDERS)} with images in {root} (see LTH_DATA)")
-    train, test = decoded_once(folder, list_images(folder, IMAGENETTE), lambda file: square(file, size), f"-{size}")
+    train, test = decoded_once(folder, list_images(folder, IMAGENETTE), size)
     training, validation = (train.of(part) for part in hold_out(len(train), kept_of(len(train))))
     return Dataset("imagenette", training, validation, test)
 
@@ -54,30 +54,25 @@ def kept_of(examples: int) -> int:
     return examples - max(1, round(HELD_OUT * examples))
 
 
-def list_images(
-    folder: Path, classes: Sequence[str], parts: Mapping[str, int | None] = IMAGENET_PARTS
-) -> dict[str, list[tuple[Path, int]]]:
-    """The images of every part with their labels: the positions of their folders in `classes`. `parts` gives the
-    expected images of a class in each part, or None. One `DataError` lists all faults."""
-    listing, problems = found_images(folder, classes, parts)
+def list_images(folder: Path, classes: Sequence[str]) -> dict[str, list[tuple[Path, int]]]:
+    """The images of `train` and `val` with their labels: the positions of their folders in `classes`. One `DataError`
+    lists all faults."""
+    listing, problems = found_images(folder, classes, IMAGENET_PARTS)
     refuse(folder, listing, problems)
     return listing
 
 
 def found_images(
-    folder: Path, classes: Sequence[str], parts: Mapping[str, int | None]
+    folder: Path, classes: Sequence[str], parts: Iterable[str]
 ) -> tuple[dict[str, list[tuple[Path, int]]], list[str]]:
-    """What `list_images` returns, and all that is wrong with it."""
+    """The images of these parts, as `list_images` returns them, and all that is wrong with the folder."""
     listing: dict[str, list[tuple[Path, int]]] = {part: [] for part in parts}
     problems = []
     for part, files in listing.items():
         for label, name in enumerate(classes):
             found = sorted((folder / part / name).glob("[!.]*"))
-            expected = parts[part] or len(found)
             if not found:
                 problems.append(f"{part}/{name}: no images of this class")
-            elif len(found) != expected:
-                problems.append(f"{part}/{name}: {len(found):,} images of this class; expected {expected:,}")
             files += [(file, label) for file in found]
         others = [path for path in sorted((folder / part).glob("[!.]*")) if path.name not in classes]
         problems += [f"{path.relative_to(folder)}: not one of the {len(classes):,} classes" for path in others]
@@ -112,18 +107,19 @@ def read_images(
     return made, problems
 
 
-def decoded_once(folder: Path, listing: Listing, decode: Callable[[Path], Tensor], kind: str = "") -> list[Split]:
-    """The parts of a folder of images. The first call decodes each image and caches all in the folder, under `kind`.
+def decoded_once(folder: Path, listing: Listing, size: int) -> list[Split]:
+    """The parts of a folder of images, as squares of `size` pixels. The first call caches the squares in the folder.
 
     The cache is valid until a file is added, removed or changed.
     """
-    cache = folder / f".decoded{kind}-{listing_digest(folder, listing)}.safetensors"
+    cache = folder / f".decoded-{size}-{listing_digest(folder, listing)}.safetensors"
     try:
         state, _ = read_state(cache)
     except StoreError:
-        state = {part: torch.stack(images) for part, images in for_each_image(folder, listing, decode).items()}
+        squares = for_each_image(folder, listing, lambda file: square(file, size))
+        state = {part: torch.stack(images) for part, images in squares.items()}
         with suppress(StoreError, OSError):  # a read-only folder is decoded again next time
-            for outdated in folder.glob(f".decoded{kind}-*.safetensors"):
+            for outdated in folder.glob(f".decoded-{size}-*.safetensors"):
                 outdated.unlink()
             write_state(cache, state)
     return [Split(state[part], torch.tensor([label for _, label in files])) for part, files in listing.items()]

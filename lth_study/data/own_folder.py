@@ -25,7 +25,6 @@ from lth_study.data.image_folders import (
     pixels,
     read_images,
     refuse,
-    square,
 )
 from lth_study.data.parts import DataError, Dataset, hold_out
 from lth_study.files import StoreError, write_atomic
@@ -64,7 +63,7 @@ def load(name: str, size: int) -> Dataset:
     found = _checked(folder)
     if found.name != name:
         raise DataError(f"{folder} has changed: it was {name} and is {found.name}; give it again as 'folder:{folder}'")
-    train, *others = decoded_once(folder, found.listing, lambda file: square(file, size), f"-{size}")
+    train, *others = decoded_once(folder, found.listing, size)
     if len(others) == 1:
         kept, held = hold_out(len(train), kept_of(len(train)))
         train, others = train.of(kept), [train.of(held), *others]
@@ -90,7 +89,7 @@ def _checked(folder: Path, batch_size: int = 1) -> OwnFolder:
         raise DataError(f"dataset: {folder} is not a folder; expected one with images in {layout}")
     parts = [part for part in PARTS if (folder / part).is_dir()]
     classes = sorted({path.name for part in parts for path in (folder / part).glob("[!.]*") if path.is_dir()})
-    listing, problems = found_images(folder, classes, dict.fromkeys(parts))
+    listing, problems = found_images(folder, classes, parts)
     if len(parts) < 2 or "train" not in parts:
         problems.insert(0, f"{' and '.join(parts) or 'no part'} is there; expected train and val or test")
     if len(classes) < 2:

@@ -36,10 +36,10 @@ from lth_study.report.effects import (
     placed,
     sample,
 )
-from lth_study.settings import Setting, SettingError
+from lth_study.settings import RECORDS_ONLY, Setting, SettingError
 
 TESTS = ("superior", "not inferior", "equivalent", "signs")
-_EARLIER = {"cifar10": "cifar10_jpeg"}
+_EARLIER = {"cifar10": RECORDS_ONLY}
 """Data set -> an earlier copy of it. Until the original is recorded, the copy's records give exploratory verdicts."""
 
 

@@ -14,14 +14,18 @@ from lth_study.records import traced
 from lth_study.report import accuracies, mean_and_range
 from lth_study.report.effects import Place, Sample, Term, estimate, placed, sample
 from lth_study.runner import run
+from lth_study.settings import RECORDS_ONLY
 
 Variants = Mapping[str, pd.DataFrame]
 """Description of a change -> records from `recorded`. The others change one setting of the first variant."""
 
 
 def recorded(study: Study, **options: Any) -> pd.DataFrame:
-    """The records of a study that exist. With missing="train", trains the others. `run` has the `options`."""
-    if options["missing"] == "train":
+    """The records of a study that exist. With missing="train", trains the others where there are images to train on.
+
+    `run` has the `options`.
+    """
+    if options["missing"] == "train" and study.setting.dataset != RECORDS_ONLY:
         return run(study, **options)
     return plan.select(traced(study.setting), study)
 
@@ -72,8 +76,7 @@ def dense_changes_in_words(variants: Variants) -> str:
 
 
 def _differences(variants: Variants) -> dict[str, Sample]:
-    """Each other variant's test accuracy less the first one's, pair by pair. There are no pairs if a stand-in for the
-    images makes both variants the same study."""
+    """Each other variant's test accuracy less the first one's, pair by pair."""
     first, *others = variants
 
     def study(changes: Mapping[str, Any]) -> Mapping[Place, pd.DataFrame]:
@@ -83,8 +86,6 @@ def _differences(variants: Variants) -> dict[str, Sample]:
     for change in others:
         terms = [Term(1, "dense", 0, (("variant", change),)), Term(-1, "dense", 0, (("variant", first),))]
         found[change] = sample(study, terms, "test_accuracy", (0,))
-        if not set(variants[change]["digest"]).isdisjoint(variants[first]["digest"]):
-            found[change] = found[change].first(0)
     return found
 
 
