@@ -133,7 +133,9 @@ def _encoded(state: Any, mask: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
             return {"tensor": key, "bits": list(tensor.shape)}
         for name in (*path[-1:], *mask):
             kept = mask.get(name)
-            if kept is not None and kept.shape == tensor.shape and not bool(_raw(tensor)[~kept].any()):
+            if kept is None or kept.shape != tensor.shape or tensor.element_size() not in _INTEGERS:
+                continue
+            if not bool(_raw(tensor)[~kept].any()):
                 tensors[key] = _raw(tensor)[kept].view(tensor.dtype)
                 return {"tensor": key, "mask": name}
         tensors[key] = tensor

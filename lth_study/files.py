@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -74,21 +73,15 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a temporary file and rename it to `path`: readers see the old file or the whole new one, never a part."""
+    from lth_core import states
+
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StoreError(
-                f"cannot write {path}: {error.strerror}. Finished results are kept; remove the cause and run again"
-            ) from None
-        raise
+        states.write_atomic(path, content)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}. Finished results are kept; remove the cause and run again"
+        ) from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

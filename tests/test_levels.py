@@ -305,5 +305,7 @@ def test_other_values_are_refused(value: object, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^a/x: a file cannot keep a {type(value).__name__}"):
         write_state(tmp_path / "state", {"a": {"x": value}})
     with pytest.raises(ValueError, match=r"state: tensors of torch.complex128 cannot be written; convert them"):
-        write_state(tmp_path / "state", {"a": torch.zeros(2, dtype=torch.complex128)})
+        write_state(
+            tmp_path / "state", {"a": torch.zeros(2, dtype=torch.complex128)}, {"a": torch.tensor([True, False])}
+        )
     assert list(tmp_path.iterdir()) == [tmp_path / "data"]
