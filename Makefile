@@ -58,7 +58,7 @@ study: $(INSTALLED)  ## train what is missing (NETWORK= RECIPE= PROFILE= REPLICA
 	$(BIN)/lth run $(NETWORK) --recipe $(RECIPE) --profile $(PROFILE) \
 	    $(if $(REPLICATES),--replicates $(REPLICATES)) $(if $(TIME_LIMIT),--time-limit $(TIME_LIMIT))
 
-paper: $(INSTALLED) $(FLOW)/.installed  ## train the whole paper and build the book (PLAN= FOLDER= WORKERS=networks of a unit)
+paper: $(INSTALLED) $(FLOW)/.installed  ## train what an agenda lacks, the laptop's by default, and build the book (PLAN= FOLDER= WORKERS=networks of a unit)
 	$(FLOW)/bin/snakemake --profile workflow/profiles/local --config 'plan=$(PLAN)' 'folder=$(FOLDER)' workers=$(WORKERS)
 
 test-cluster: $(INSTALLED) $(FLOW)/.installed  ## run the workflow on a Slurm of its own, preempt it, kill a node (needs Slurm)

@@ -34,7 +34,7 @@ from lth_study.report.looks import INKS, PAPERS, TICKS, Theme, dash_of, look_of
 from lth_study.settings import IMAGENET_NETWORKS, RECORDS_ONLY, Setting
 
 FOLDER = Path("book/_static/explorer")
-_NOT_READ = " Nothing reads these images any more: the command tells how they were trained on."
+_NOT_READ = " These images are no longer read: the command shows the recorded settings and trains nothing."
 PANELS = {
     "accuracy": {
         "test_accuracy": METRIC_NAMES["test_accuracy"],

@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning with rewinding (the paper's Algorithm 1), one-shot pruning, and the two controls.
+"""Iterative magnitude pruning with rewinding (the paper's Algorithm 1), and one-shot pruning.
 
 Nothing here knows a network, a data set or an optimiser. Training is a function that you pass:
 
