@@ -260,9 +260,10 @@ class Book:
         _, *others = pictures(name, about["alt"])  # Sphinx makes the first one
         scale = ", ".join(about["profiles"])
         badge = "the paper's scale" if scale == "paper" else f"scale: {scale}"
-        cost = f"To train everything again means {_cost(about['trainings'], about['hours'])}."
+        cost = _cost(about["trainings"], about["hours"])
+        again = f"To train everything again means {cost}."
         if any(f"-{RECORDS_ONLY}-" in study for study in about["studies"]):
-            cost = f"Some of its images are no longer read. By recorded speeds it took {_cost(about['trainings'], about['hours'])}."
+            again = f"Some of its images are no longer read. By recorded speeds it took {cost}."
         studies = about["studies"] if len(about["studies"]) == 1 else []  # the explorer shows one study at a time
         metrics = {title: metric for metric, title in METRIC_NAMES.items() if metric != "test_accuracy"}
         view = {"x": "k" if about["axis"] == "k" else "percent"}
@@ -296,7 +297,7 @@ class Book:
 ```
 
 :::{{dropdown}} Draw it again, or with other parameters
-Reading the records takes seconds. {cost}
+Reading the records takes seconds. {again}
 [Run it yourself](../rerun.md) has the parameters.
 
 ```bash
@@ -321,7 +322,8 @@ Reading the records takes seconds. {cost}
             f'<p class="legend"><strong>Claims at a glance:</strong> {signs}, ° exploratory</p>\n'
             '<div class="matrix" tabindex="0" role="region" aria-label="Verdicts by network and scale">'
             f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n\n"
-            f"{MARKS} An empty cell: no claim is fixed there. Of ImageNet's networks, the last three columns are this study's own questions.\n"
+            f"{MARKS} An empty cell: no claim is fixed there. The last three columns of ImageNet's networks are this "
+            "study's own questions.\n"
         )
 
     def _cell(self, place: str, ends: Sequence[str]) -> str:
@@ -370,14 +372,11 @@ def readme_results() -> str:
     stable = "vgg19-standard-laptop-rewinding-stabilises-to-data-order"
     claim = book.judged.loc[stable]
     verdict = claim["verdict"] + (", exploratory" if claim["exploratory"] else "")
+    gained = "accuracy gained from pruning to pruning"
     what = "VGG-19: what rewinding adds in stability to data order, beyond random subnetworks"
     rows = [
-        ("ResNet-20, reset: accuracy gained from pruning to pruning", f"{reset} points", "the paper's, JPEG images"),
-        (
-            "ResNet-20, rewound: accuracy gained from pruning to pruning",
-            f"{rewound} points",
-            "the paper's, JPEG images",
-        ),
+        (f"ResNet-20, reset: {gained}", f"{reset} points", "the paper's, JPEG images"),
+        (f"ResNet-20, rewound: {gained}", f"{rewound} points", "the paper's, JPEG images"),
         (what, f"{book.here(stable)} times, {verdict}", "laptop, JPEG images"),
     ]
     table = ["| what | seen here | scale |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]

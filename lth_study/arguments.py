@@ -13,9 +13,7 @@ UNFINISHED = 3
 Network = Annotated[str, typer.Argument(help="Network, e.g. lenet_300_100.")]
 Recipe = Annotated[str, typer.Option(help="Training recipe, e.g. standard, low or warmup.")]
 Profile = Annotated[str, typer.Option(help="Scale: smoke, laptop (hours on a core), tenth, imagenette or paper.")]
-Figure = Annotated[
-    str | None, typer.Option(help="Only the trainings of stability, accuracy, levels or extreme. Default: all.")
-]
+Figure = Annotated[str | None, typer.Option(help="Only this part: stability, accuracy, levels or extreme.")]
 Rewinds = Annotated[str | None, typer.Option(help="Rewinding iterations, e.g. 0,500.")]
 Levels = Annotated[int | None, typer.Option(help="Number of prunings.")]
 Replicates = Annotated[str | None, typer.Option(help="Number of replicates (3), or their seeds (1,4,5).")]
