@@ -31,7 +31,7 @@ def copy_of_book(folder: Path) -> Path:
     built = shutil.ignore_patterns("executed", "executed.part", "mathjax", "__pycache__")
     shutil.copytree(ROOT / "book", folder / "book", ignore=built)
     for package in ("lth_core", "lth_study"):
-        shutil.copytree(ROOT / package, folder / package, ignore=built)  # chapters quote it, and the README
+        shutil.copytree(ROOT / package, folder / package, ignore=built)  # chapters quote it
     shutil.copytree(ROOT / "results", folder / "results")
     shutil.copyfile(ROOT / "README.md", folder / "README.md")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
