@@ -56,21 +56,27 @@ def test_a_verdict_follows_from_the_interval(
 
 
 @pytest.mark.parametrize(
-    ("mean", "test", "low", "high", "sides", "t"),
+    ("mean", "test", "low", "high", "t"),
     [
-        (2.0, "superior", 0.0, None, 2, 2.0),
-        (-2.0, "superior", 0.0, None, 2, 2.0),
-        (1.0, "not inferior", -0.2, None, 1, 1.2),
-        (0.5, "equivalent", -2.0, 3.0, 1, 2.5),
-        (0.5, "equivalent", -2.0, 1.5, 1, 1.0),
+        (2.0, "superior", 0.0, None, 2.0),
+        (-2.0, "superior", 0.0, None, 2.0),
+        (1.0, "not inferior", -0.2, None, 1.2),
+        (0.5, "equivalent", -2.0, 3.0, 2.5),
+        (0.5, "equivalent", -2.0, 1.5, 1.0),
     ],
 )
-def test_the_p_value_is_two_sided_for_what_is_superior_and_the_larger_of_two_for_what_is_equivalent(
-    mean: float, test: str, low: float, high: float | None, sides: int, t: float
+def test_the_p_value_is_two_sided_and_by_the_nearest_bound(
+    mean: float, test: str, low: float, high: float | None, t: float
 ):
     """By Student's t with two degrees of freedom; `t` is the distance to the nearest bound, over the deviation of 1."""
     t *= math.sqrt(3)
-    assert judge(around(mean), test, low, high)[1] == pytest.approx(sides * (0.5 - t / (2 * math.sqrt(2 + t * t))))
+    assert judge(around(mean), test, low, high)[1] == pytest.approx(2 * (0.5 - t / (2 * math.sqrt(2 + t * t))))
+
+
+@pytest.mark.parametrize("test", ["superior", "not inferior"])
+def test_two_replicates_decide_nothing_even_if_they_agree(test: str):
+    assert judge(pd.Series([5.0, 5.0]), test, 0.0) == ("undecided", 1.0, judge(pd.Series([5.0, 5.0]), test, 0.0)[2])
+    assert judge(pd.Series([5.0, 5.0, 5.0]), test, 0.0)[0] == "supported"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +91,8 @@ def test_signs_are_counted_by_the_binomial_test(beyond: int, count: int, verdict
     assert shown.startswith(f"{beyond} of {count} (")
     if (beyond, count) == (8, 9):
         assert p == pytest.approx(20 / 512)
+    ties = pd.concat([values, pd.Series([0.0] * 5)])  # neither for nor against
+    assert judge(ties, "signs", 0.0)[:2] == (found, p)
 
 
 def test_the_committed_table_names_settings_and_levels_that_exist_and_rows_of_a_claim_differ_in_measure_alone():
@@ -213,6 +221,8 @@ def test_replicates_finished_before_the_claim_was_fixed_are_exploratory_and_miss
     table = verdicts({})
     assert table["note"].tolist() == ["exploratory; 2 of 3 replicates"]
     assert counts(table).loc[("the paper's claims", "exploratory")].sum() == 1
+    fixed_early = verdicts({"fixed": "2026-10-01T00:00Z"})
+    assert counts(fixed_early).loc[("the paper's claims", "unfinished")].sum() == 1
 
 
 def test_more_replicates_than_were_fixed_do_not_count():
@@ -221,11 +231,13 @@ def test_more_replicates_than_were_fixed_do_not_count():
     assert (found["n"], found["here"].split(" (")[0]) == (3, "+0.13")
 
 
-def test_until_the_original_images_are_recorded_their_jpeg_copy_is_judged_as_exploratory():
+def test_as_long_as_the_jpeg_copy_has_more_replicates_it_is_judged_as_exploratory():
     asked = {}, {"claim": "b", "effect": "dense - dense{dataset=cifar10_jpeg}"}
     write_records(GOOD, SETTING.updated(dataset="cifar10_jpeg"))
     table = verdicts(*asked)
     assert (table.loc["a", "note"], table.loc["b", "verdict"]) == ("exploratory: CIFAR-10 (JPEG)", "not run")
+    write_records({name: sample[:2] for name, sample in GOOD.items()})
+    assert verdicts({}).loc["a", ["note", "n"]].tolist() == ["exploratory: CIFAR-10 (JPEG)", 3]
     write_records({name: [v + 1 for v in sample] for name, sample in GOOD.items()})
     table = verdicts(*asked)
     assert (table.loc["a", "note"], table.loc["b", "here"]) == ("", "+1.00 (+1.00 to +1.00)")
@@ -233,7 +245,7 @@ def test_until_the_original_images_are_recorded_their_jpeg_copy_is_judged_as_exp
 
 @pytest.mark.parametrize(
     ("replicates", "note", "verdict"),
-    [([2], "2 of 3 replicates; 1 dropped", "supported"), ([1, 2, 3], "3 dropped", "not run")],
+    [([2], "2 of 3 replicates; 1 dropped", "undecided"), ([1, 2, 3], "3 dropped", "not run")],
 )
 def test_replicates_of_several_kinds_of_processor_are_dropped_and_said(replicates: list[int], note: str, verdict: str):
     write_records(GOOD)
@@ -242,6 +254,23 @@ def test_replicates_of_several_kinds_of_processor_are_dropped_and_said(replicate
     write(results_folder(), SETTING, found, made)
     shown = verdicts({}).loc["a", ["note", "verdict", "recorded_on"]].tolist()
     assert shown == [f"{note}: several kinds of processor", verdict, "cifar10"]
+
+
+def test_a_control_that_is_not_recorded_and_a_training_that_diverged_are_said():
+    write_records({place: sample for place, sample in GOOD.items() if place[0] != "random_pruning"})
+    assert verdicts({"control": "random_pruning"})["note"].tolist() == ["its control is not recorded"]
+    found, made = read_records(results_folder(), SETTING)
+    ticket = (found["method"] == "imp") & (found["level"] == 2) & (found["metric"] == "test_accuracy")
+    for gone, said in (([3], ["undecided", "2 of 3 replicates; 1 diverged"]), ([2, 3], ["not run", "2 diverged"])):
+        lost = ticket & found["replicate"].isin(gone)
+        write(results_folder(), SETTING, found.assign(metric=found["metric"].where(~lost, "diverged")), made)
+        assert verdicts({}).loc["a", ["verdict", "note"]].tolist() == said
+
+
+def test_fewer_than_six_replicates_cannot_be_counted_by_signs():
+    write_claims({"test": "signs", "replicates": "5"})
+    with pytest.raises(ValueError, match="line 2: 5 replicates never decide by signs; expected 6 or more"):
+        read()
 
 
 @pytest.mark.parametrize(

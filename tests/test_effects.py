@@ -105,6 +105,16 @@ def test_a_replicate_of_several_kinds_of_processor_is_dropped_and_counted():
     assert (set(elsewhere.values.index), elsewhere.dropped) == ({1, 2, 4}, 1)
 
 
+def test_replicates_that_a_diverged_training_leaves_without_a_value_are_counted():
+    """Replicate 3 diverged a level before, 4 as a dense network, 5 after all levels of the effect."""
+    places = (("imp", 0, 3, 2), ("dense", 0, 4, 0), ("imp", 0, 5, 4))
+    lost = table([("diverged", method, k, replicate, level, 7.0) for method, k, replicate, level in places])
+    whole = table([("test_accuracy", "dense", 0, 5, 0, 80.0), ("test_accuracy", "imp", 0, 5, 3, 81.0)])
+    found = sample(study(table(ACCURACIES), lost, whole), "imp@0 - dense", "test_accuracy", (3,))
+    assert (found.values.to_dict(), found.diverged) == ({1: -8.0, 2: -5.0, 5: 1.0}, 2)
+    assert sample(study(table(ACCURACIES), lost), "imp@5 - dense", "test_accuracy", (3,)).diverged == 1
+
+
 def test_a_sample_knows_when_the_first_of_its_trainings_was_finished():
     late = table([("test_accuracy", "imp", 0, 1, 3, 70.0)], finished="2026-12-24T00:00Z")
     early = table([("test_accuracy", "dense", 0, 1, 0, 80.0)], finished="2026-11-01T00:00Z")

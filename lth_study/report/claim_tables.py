@@ -30,9 +30,11 @@ def readable(table: pd.DataFrame) -> Marked:
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """How many claims have each verdict: by who made them. Exploratory ones stand apart."""
+    """How many claims have each verdict: by who made them. Exploratory and unfinished ones stand apart."""
     about = table["about"].map(ABOUT)
-    kind = table["note"].str.contains("exploratory").map({True: "exploratory", False: "as fixed"})
+    kind = table["note"].map(
+        lambda note: "exploratory" if "exploratory" in note else "unfinished" if " replicates" in note else "as fixed"
+    )
     found = pd.crosstab([about.rename("about"), kind.rename("judged")], table["verdict"])
     return found.reindex(columns=list(SIGNS), fill_value=0)
 

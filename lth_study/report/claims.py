@@ -8,8 +8,9 @@ A row is one claim in one measure. `test` says how it is judged, at 5%, over rep
 - signs: more replicates lie beyond the bound than chance would put there, by the binomial test. This test is for
   samples with two humps: their mean says nothing.
 
-A claim with a `control` cannot fail if the control passes the same test in the tickets' place. `effects` computes what
-is tested. Notebooks show verdicts through `claim_tables`; `agenda` asks what a claim needs.
+A claim with a `control` cannot fail if the control passes the same test in the tickets' place. A note says where the
+control is not recorded. `effects` computes what is tested. Notebooks show verdicts through `claim_tables`; `agenda`
+asks what a claim needs.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from lth_study.presets import preset
 from lth_study.report import METRIC_NAMES
 from lth_study.report.effects import (
     DISTANCES,
+    SIGNIFICANCE,
     Place,
     Sample,
-    Tables,
     judge,
     parse,
     placed,
@@ -40,7 +41,7 @@ from lth_study.settings import RECORDS_ONLY, Setting, SettingError
 
 TESTS = ("superior", "not inferior", "equivalent", "signs")
 _EARLIER = {"cifar10": RECORDS_ONLY}
-"""Data set -> an earlier copy of it. Until the original is recorded, the copy's records give exploratory verdicts."""
+"""Data set -> an earlier copy of it. As long as it has more of a claim's replicates, it gives exploratory verdicts."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class Claim:
     def ratio(self) -> bool:
         """Whether the effect is a quotient."""
         return self.measure in DISTANCES
+
+    @property
+    def effect_of_control(self) -> str:
+        """The effect with the control in the tickets' place; "" if the claim has no control."""
+        return self.effect.replace("imp@", f"{self.control}@") if self.control else ""
 
     @property
     def at(self) -> Sequence[int]:
@@ -113,6 +119,8 @@ def read() -> list[Claim]:
                 f"claims.csv, line {line}: test {claim.test!r} with low={claim.low} and high={claim.high}; expected "
                 f"one of {', '.join(TESTS)}, with both bounds for 'equivalent' and one for the others"
             )
+        if claim.test == "signs" and stats.binomtest(count := int(claim.replicates), count).pvalue >= SIGNIFICANCE:
+            raise ValueError(f"claims.csv, line {line}: {count} replicates never decide by signs; expected 6 or more")
         parse(claim.effect)
         claims.append(claim)
     return claims
@@ -148,7 +156,7 @@ def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
 
 
 def _finding(claim: Claim, cache: dict[str, Mapping[Place, pd.DataFrame]]) -> Finding:
-    dropped = 0
+    count, usable, notes = int(claim.replicates), list[tuple[str, Sample, Sample | None]](), dict[str, None]()
     for dataset in (claim.dataset, _EARLIER.get(claim.dataset)):
         if dataset is None or (dataset != claim.dataset and "dataset=" in claim.effect):
             break
@@ -159,30 +167,31 @@ def _finding(claim: Claim, cache: dict[str, Mapping[Place, pd.DataFrame]]) -> Fi
                 cache[setting.name] = placed(records.traced(setting))
             return cache[setting.name]
 
-        found = sample(study, claim.effect, claim.measure, claim.at)
+        found, control = (
+            sample(study, effect, claim.measure, claim.at).first(count) if effect else None
+            for effect in (claim.effect, claim.effect_of_control)
+        )
+        notes |= dict.fromkeys(_lacking(found))
         if len(found.values) >= 2:
-            return _judged(claim, dataset, found.first(int(claim.replicates)), _of_control(claim, study))
-        dropped = max(dropped, found.dropped)
-    return Finding("not run", dataset=claim.dataset, notes=(_dropped(dropped),) if dropped else ())
+            usable.append((dataset, found, control))
+    if usable:
+        return _judged(claim, *max(usable, key=lambda each: len(each[1].values)))  # of two alike, the original
+    return Finding("not run", dataset=claim.dataset, notes=tuple(notes))
 
 
-def _dropped(count: int) -> str:
-    return f"{count} dropped: several kinds of processor"
-
-
-def _of_control(claim: Claim, study: Tables) -> Sample | None:
-    """The claim's effect with its control in the tickets' place; None if it has no control."""
-    if not claim.control:
-        return None
-    return sample(study, claim.effect.replace("imp@", f"{claim.control}@"), claim.measure, claim.at)
+def _lacking(found: Sample) -> list[str]:
+    """Notes on the replicates that have no value."""
+    dropped = [f"{found.dropped} dropped: several kinds of processor"] if found.dropped else []
+    return dropped + ([f"{found.diverged} diverged"] if found.diverged else [])
 
 
 def _judged(claim: Claim, dataset: str, found: Sample, control: Sample | None) -> Finding:
     rule = (claim.test, claim.low, claim.high)
     verdict, p, shown = judge(found.values, *rule, ratio=claim.ratio)
-    passes = control is not None and len(control.values) >= 2 and judge(control.values, *rule, ratio=claim.ratio)[0]
-    if verdict == passes == "supported":
-        verdict = "cannot fail here"
+    lacking = control is not None and len(control.values) < 2
+    if verdict == "supported" and control is not None and not lacking:
+        passes = judge(control.values, *rule, ratio=claim.ratio)[0] == "supported"
+        verdict = "cannot fail here" if passes else verdict
     count = len(found.values)
     notes = []
     if dataset != claim.dataset:
@@ -191,8 +200,7 @@ def _judged(claim: Claim, dataset: str, found: Sample, control: Sample | None) -
         notes.append("exploratory")
     if count < int(claim.replicates):
         notes.append(f"{count} of {claim.replicates} replicates")
-    if found.dropped:
-        notes.append(_dropped(found.dropped))
+    notes += [*_lacking(found), *(["its control is not recorded"] if lacking else [])]
     shown = shown if "-" in claim.effect + claim.levels else shown.replace("+", "")  # no sign: not a change
     return Finding(verdict, p, shown, count, dataset, tuple(notes))
 
@@ -230,7 +238,8 @@ def _p_of_all(findings: Sequence[Finding]) -> float:
     verdicts = {finding.verdict for finding in findings}
     if "not run" in verdicts:
         return math.nan
-    return 1.0 if {"supported", "contradicted"} <= verdicts else max(finding.p for finding in findings)
+    apart = "contradicted" in verdicts and not verdicts.isdisjoint({"supported", "cannot fail here"})
+    return 1.0 if apart else max(finding.p for finding in findings)
 
 
 _SHORT = {name: title.split(" ")[0] for name, title in METRIC_NAMES.items()}

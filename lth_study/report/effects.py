@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,16 +48,18 @@ class Sample:
     """An effect in every replicate.
 
     `values` and `finished` are indexed by replicate. `finished` is when a replicate's first training was done.
-    `dropped` counts the replicates that several kinds of processor trained: these are not compared.
+    `dropped` counts the replicates that several kinds of processor trained: these are not compared. `diverged` counts
+    those that a diverged training leaves without a value.
     """
 
     values: pd.Series
     finished: pd.Series
     dropped: int = 0
+    diverged: int = 0
 
     def first(self, count: int) -> Sample:
         """The replicates with the `count` smallest seeds."""
-        return Sample(self.values.head(count), self.finished.head(count), self.dropped)
+        return replace(self, values=self.values.head(count), finished=self.finished.head(count))
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,16 @@ def sample(study: Tables, effect: str | Sequence[Term], measure: str, levels: Se
     """
     terms = parse(effect) if isinstance(effect, str) else list(effect)
     logarithm = measure in DISTANCES
-    per_level, made = [], []
+    per_level, made, diverged = [], [], set[int]()
     for level in levels:
         total: pd.Series | float = 0.0
         for term in terms:
-            where = (0, 0) if term.method == "dense" else (term.rewind, level)
-            rows = study(dict(term.changes)).get((measure, term.method, *where), _NOTHING)
+            tables, where = study(dict(term.changes)), (0, 0) if term.method == "dense" else (term.rewind, level)
+            rows = tables.get((measure, term.method, *where), _NOTHING)
             made.append(rows)
+            for above in range(1, where[1] + 1):  # a level builds on those before it
+                diverged |= set(tables.get(("diverged", term.method, where[0], above), _NOTHING)["replicate"])
+            diverged |= set(tables.get(("diverged", "dense", 0, 0), _NOTHING)["replicate"])
             values = rows.groupby("replicate")["value"].mean()
             total = total + term.sign * (np.log(values) if logarithm else values)
         per_level.append(total)
@@ -126,7 +131,8 @@ def sample(study: Tables, effect: str | Sequence[Term], measure: str, levels: Se
     by = pd.concat(made).groupby("replicate")
     kinds = by["device"].agg(lambda names: len(set(" and ".join(names).split(" and "))))
     alike = kinds.reindex(table.index).eq(1)
-    return Sample(values[alike].astype(float), by["finished"].min().reindex(table.index[alike]), int((~alike).sum()))
+    finished, lost = by["finished"].min().reindex(table.index[alike]), diverged - set(table.index)
+    return Sample(values[alike].astype(float), finished, int((~alike).sum()), len(lost))
 
 
 def estimate(values: pd.Series, *, ratio: bool = False, confidence: float = 1 - SIGNIFICANCE) -> Estimate | None:
@@ -178,14 +184,16 @@ def judge(
     """The verdict on a sample of two or more replicates, the p-value of the decision, and the effect as text.
 
     `low` and `high` are bounds in the unit of the effect. With `ratio`, values are logarithms of quotients, and bounds
-    are quotients.
+    are quotients. Either decision is possible, so the smaller of two one-sided p-values is doubled. Two replicates
+    decide nothing: where they happen to agree, there is no spread to judge by.
     """
     unit = math.log if ratio else float
     sides = [(sign * values, sign * unit(bound)) for sign, bound in ((1, low), (-1, high)) if bound is not None]
     if test == "signs":
-        beyond = int((sides[0][0] > sides[0][1]).sum())
-        p = float(stats.binomtest(beyond, len(values)).pvalue)
-        inside, outside = (p, 1.0) if 2 * beyond > len(values) else (1.0, p)
+        (one, bound), *_ = sides
+        beyond, untied = int((one > bound).sum()), int((one != bound).sum())
+        p = float(stats.binomtest(beyond, untied).pvalue) if untied else 1.0
+        inside, outside = (p, 1.0) if 2 * beyond > untied else (1.0, p)
         each = ", ".join(f"{math.exp(value):.2f}" if ratio else f"{value:+.1f}" for value in sorted(values))
         shown = f"{beyond} of {len(values)} ({each})"
     else:
@@ -193,6 +201,7 @@ def judge(
         inside = min(1.0, scale * max(one_sided(one, bound) for one, bound in sides))
         outside = min(1.0, scale * min(one_sided(-one, -bound) for one, bound in sides))
         shown = str(estimate(values, ratio=ratio, confidence=1 - SIGNIFICANCE * 2 / scale))
-    if inside < SIGNIFICANCE:
-        return "supported", inside, shown
-    return ("contradicted" if outside < SIGNIFICANCE else "undecided"), min(inside, outside), shown
+    if len(values) < 3:
+        return "undecided", 1.0, shown
+    verdict = "supported" if inside < SIGNIFICANCE else "contradicted" if outside < SIGNIFICANCE else "undecided"
+    return verdict, min(1.0, min(inside, outside) * (2 if test in ("not inferior", "equivalent") else 1)), shown
