@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlencode
@@ -124,7 +124,9 @@ def recorded(setting: Setting) -> dict[str, Any] | None:
         return None
     point = ["method", "rewind", "level", "density", "metric"]
     by = rows.groupby([*point, "replicate"], sort=False)
-    table = by.agg(value=("value", "mean"), device=("device", _together)).reset_index()
+    table = by.agg(
+        value=("value", "mean"), device=("device", lambda devices: " and ".join(records.kinds(devices)))
+    ).reset_index()
     accuracies = table[(table["metric"] == "test_accuracy") & (table["method"] != "dense")]
     metrics = set(table["metric"])
     return {
@@ -155,10 +157,6 @@ def recorded(setting: Setting) -> dict[str, Any] | None:
             for (method, k, level, density, metric, device), own in table.groupby([*point, "device"], sort=False)
         ],
     }
-
-
-def _together(devices: Iterable[str]) -> str:
-    return " and ".join(sorted(set(" and ".join(devices).split(" and "))))
 
 
 def _fullest(rows: pd.DataFrame) -> int:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -155,6 +155,11 @@ def traced(setting: Setting, store: Path | None = None) -> pd.DataFrame:
     devices = by["device"].agg(lambda names: " and ".join(sorted(set(names))))
     values = values.assign(device=devices.to_numpy(), finished=by["finished"].min().to_numpy())
     return values.drop(columns="row")
+
+
+def kinds(devices: Iterable[str]) -> list[str]:
+    """The kinds of processor that the column `device` of traced records names, each once, in order."""
+    return sorted({kind for device in devices for kind in device.split(" and ")})
 
 
 def _union(first: pd.DataFrame, second: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:

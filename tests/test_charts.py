@@ -454,6 +454,22 @@ def test_a_figure_leaves_its_pictures_numbers_and_story(
     assert "random pruning, k = 20</text>" in text  # as text, not as outlines
 
 
+def test_a_caption_counts_distances_between_networks_of_two_kinds_of_processor(
+    table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LTH_FIGURES", str(tmp_path))
+    apart = (table["metric"] == METRIC) & (table["replicate"] == 1) & (table["level"] == 2)
+    mixed = table.assign(device=table["device"].where(~apart, "AMD EPYC (AVX2) and Intel Xeon (AVX512)"))
+    for name, chart in (
+        ("distances", charts.against_k(mixed, level=2, metrics=[METRIC])),
+        ("accuracies", charts.accuracy(mixed)),
+    ):
+        publish(chart, name, mixed, STUDY)
+    captions = [json.loads((tmp_path / f"{name}.json").read_text())["caption"] for name in ("distances", "accuracies")]
+    said = f"{apart.sum()} of the distances are between networks of two kinds of processor."
+    assert [said in caption for caption in captions] == [True, False]
+
+
 def test_without_a_folder_nothing_is_written(table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("LTH_FIGURES", raising=False)
     (here := tmp_path / "here").mkdir()
@@ -477,6 +493,12 @@ def test_the_alternative_text_has_the_last_value_of_every_line_and_is_short(tabl
         "ResNet-20, stability by recipe against recipe. "
         "L2 to the dense network at standard: IMP 22.0, random pruning 23.0."
     )
+    points = alternative(charts.accuracy_against(table, level=2, metric="l2_pruning"), "ResNet-20")
+    assert points == "ResNet-20, accuracy against stability."  # points of replicates have no last value
+    uneven = table.query("rewind == 0 and (method != 'random_pruning' or level < 2)")
+    assert alternative(charts.accuracy(uneven), "LeNet").endswith("at 64: IMP 97.7, random pruning 96.7 (at 80).")
+    late = alternative(charts.against_k(table.replace({"rewind": {20: 20_000}}), level=2, metrics=[METRIC]), "LeNet")
+    assert "at 20,000: IMP" in late
     several = charts.against_k(with_a_low_recipe(table), level=2, metrics=[METRIC, "l2_pruning", "test_accuracy"])
     long = alternative(several, "ResNet-20")
     assert "Standard recipe, L2 between data orders at 20: IMP 12.0, random pruning 13.0." in long

@@ -16,7 +16,7 @@ import pandas as pd
 from lth_study.data import title
 from lth_study.methods import TABLE
 from lth_study.presets import changes
-from lth_study.records import results_file
+from lth_study.records import kinds, results_file
 from lth_study.settings import Setting, SettingError
 
 METHOD_NAMES = {"dense": "dense network"} | {name: method.title for name, method in TABLE.items()}
@@ -145,7 +145,7 @@ def caption(records: pd.DataFrame, *settings: Setting) -> str:
     if not len(records):
         return "Nothing is recorded yet."
     dataset = one_dataset(records)
-    devices = ", ".join(sorted(set(" and ".join(records["device"].unique()).split(" and "))))
+    devices = ", ".join(kinds(records["device"].unique()))
     first, recipes = settings[0], [setting.recipe for setting in settings]
     width = f" of {first.width:g} times the width" if first.width != 1 else ""
     size = f" reduced to {first.image_size} pixels" if first.image_size is not None else ""

@@ -59,13 +59,16 @@ class Chart:
         """How to read the marks."""
         replicates = max(panel.table["replicate"].nunique() for panel in self.panels)
         if self.axis == "number":
-            marks = "Each point is one replicate."
+            marks = "Each point is one replicate of a method at one k."
+        elif self.axis == "category":
+            marks = "Marker: mean. Bar: its 95% interval over replicates (Student's t)."
+            marks = marks if replicates > 1 else "Each marker is one replicate."
         elif self.each or replicates < 2:
             marks = "Each line is one replicate."
         else:
             marks = "Line: mean. Band or bar: its 95% interval over replicates (Student's t). Thin: replicates."
         theirs = [panel.paper for panel in self.panels if panel.paper is not None and len(panel.paper)]
-        return marks + (" Black, dashed or diamonds: the paper, at its own scale." if theirs else "")
+        return marks + (" Without colour, dashed or diamonds: the paper, at its own scale." if theirs else "")
 
     def numbers(self) -> pd.DataFrame:
         """What is drawn: a row for each point of each series, with mean, 95% interval and every replicate's value.

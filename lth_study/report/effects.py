@@ -21,6 +21,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from lth_study.methods import TABLE
+from lth_study.records import kinds
 
 DISTANCES = ("l2_data_order", "angle_data_order", "l2_pruning", "angle_pruning")
 SIGNIFICANCE = 0.05
@@ -129,8 +130,7 @@ def sample(study: Tables, effect: str | Sequence[Term], measure: str, levels: Se
     table = pd.concat(per_level, axis=1).dropna()
     values = table.iloc[:, 0] if len(levels) == 1 else table.apply(lambda row: _slope(levels, row), axis=1)
     by = pd.concat(made).groupby("replicate")
-    kinds = by["device"].agg(lambda names: len(set(" and ".join(names).split(" and "))))
-    alike = kinds.reindex(table.index).eq(1)
+    alike = by["device"].agg(lambda devices: len(kinds(devices))).reindex(table.index).eq(1)
     finished, lost = by["finished"].min().reindex(table.index[alike]), diverged - set(table.index)
     return Sample(values[alike].astype(float), finished, int((~alike).sum()), len(lost))
 

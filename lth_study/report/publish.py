@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Sequence
 from itertools import product
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,7 +28,8 @@ from lth_study import plan
 from lth_study.costs.hours import hours_to_train
 from lth_study.extents import Study
 from lth_study.files import write_atomic
-from lth_study.report import NETWORK_NAMES, caption
+from lth_study.records import kinds
+from lth_study.report import METRIC_NAMES, NETWORK_NAMES, caption
 from lth_study.report.chart import Chart, PixelMaps
 from lth_study.report.drawing import rendered
 from lth_study.report.looks import Theme, Width
@@ -91,28 +92,38 @@ def publish(
         made = [caption(tables[0], *settings)]
     else:
         made = [caption(table, setting) for table, setting in zip(tables, settings, strict=True)]
+    drawn = list(dict.fromkeys(panel.ylabel for panel in chart.panels))
+    apart = sum(_between_kinds(table, drawn) for table in tables)
+    made += [f"{apart:,} of the distances are between networks of two kinds of processor."] if apart else []
     text = " ".join([f"{chart.title}.", *([note] if note else []), *made, chart.reading])
     about = {
         "axis": chart.axis,
-        "drawn": list(dict.fromkeys(panel.ylabel for panel in chart.panels)),
+        "drawn": drawn,
         "studies": list(dict.fromkeys(setting.name for setting in settings)),
         "profiles": list(dict.fromkeys(setting.profile for setting in settings)),
         "replicates": max(int(table["replicate"].nunique()) for table in tables),
-        "devices": sorted({one for table in tables for kinds in table["device"] for one in kinds.split(" and ")}),
+        "devices": kinds(device for table in tables for device in table["device"].unique()),
         "hours": hours_to_train(*studies),
         "trainings": len({(s.setting.name, t) for s in studies for t in plan.trainings(s)}),
     }
     show(chart, name, text, alternative(chart, NETWORK_NAMES[settings[0].network]), **about)
 
 
+def _between_kinds(table: pd.DataFrame, drawn: Sequence[str]) -> int:
+    """How many of the distances that are drawn have ends that different kinds of processor trained."""
+    measured = table["metric"].map(METRIC_NAMES).isin(drawn) & (table["metric"] != "test_accuracy")
+    return int((measured & table["device"].str.contains(" and ")).sum())
+
+
 def alternative(chart: Chart, subject: str) -> str:
     """Text in place of the picture: what stands on its axes, and the values of each series at its last place; at the
-    first one on an axis of categories."""
+    first one on an axis of categories. Points of replicates have no last place."""
     numbers = chart.numbers()
     numbers = numbers[~numbers["series"].str.startswith("paper: ")]
     several = len({panel.ylabel for panel in chart.panels}) > 1
-    words = [f"{subject}, {chart.title.lower()} against {chart.xlabel}."]
-    for panel in chart.panels:
+    against = "" if " against " in chart.title else f" against {chart.xlabel}"
+    words = [f"{subject}, {chart.title.lower()}{against}."]
+    for panel in chart.panels if chart.axis != "number" else ():
         here = numbers[(numbers["panel"] == panel.title) & (numbers["y"] == panel.ylabel)]
         ends = []
         for series in dict.fromkeys(here["series"]):
@@ -120,8 +131,9 @@ def alternative(chart: Chart, subject: str) -> str:
             first = chart.axis == "category"  # all series have it
             end = line.loc[line["x"].idxmin()] if chart.axis == "percent" else line.iloc[0 if first else -1]
             x = end["x"]
-            at = f"{x:,}" if isinstance(x, Integral) else f"{x:.3g}" if isinstance(x, Real) else str(x)
-            ends.append((at, f"{series} {end['mean']:.1f}"))
+            at = f"{float(f'{x:.3g}'):,g}" if isinstance(x, Real) else str(x)
+            elsewhere = f" (at {at})" if ends and at != ends[0][0] else ""
+            ends.append((at, f"{series} {end['mean']:.1f}{elsewhere}"))
         if ends:
             metric = panel.ylabel.partition(" (")[0]
             where = ", ".join([panel.title, metric] if panel.title and several else [panel.title or metric])
