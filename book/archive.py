@@ -50,7 +50,7 @@ def contents() -> dict[str, bytes]:
     figures = [file for file in (ROOT / FIGURES).glob("*") if file.suffix in (".csv", ".json")]
     if not figures:
         sys.exit(f"no figures in {ROOT / FIGURES}; make book draws them")
-    tables = [results_file(file.name) for file in (ROOT / "results").glob("[!.]*.*")]
+    tables = [results_file(file.name) for file in (ROOT / "results").glob("[!.]*.*") if file.is_file()]
     studies = [file for file in results_folder().glob("*/*") if file.is_file()]  # tickets lie a folder deeper
     files = {f"figures/{file.name}": file for file in figures}
     files |= {f"results/{file.name}": file for file in tables}

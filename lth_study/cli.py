@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,6 +64,7 @@ def run_command(
     workers: Annotated[int | None, typer.Option(min=1, help="Networks at once. Default: 1 a core, 12 a GPU.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after this many seconds.")] = None,
     part: Annotated[str | None, typer.Option(help="Only dense, rewind=K or level=N, as lth plan gives it.")] = None,
+    no_stand_in: Annotated[bool, typer.Option("--no-stand-in", help="Fail where the data set is missing.")] = False,
 ) -> None:
     """Train what a study lacks. After an interruption, the same command resumes where it stopped.
 
@@ -80,8 +81,9 @@ def run_command(
 
     study = study_of(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
     style: Style = "bar" if sys.stderr.isatty() else "lines"
+    options: Any = {"workers": workers, "seconds": time_limit, "progress": style, "part": part}
     try:
-        train_missing(study, store or store_folder(), workers=workers, seconds=time_limit, progress=style, part=part)
+        train_missing(study, store or store_folder(), stand_in=not no_stand_in, **options)
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from here")
         raise typer.Exit(UNFINISHED) from None

@@ -78,10 +78,12 @@ def train_missing(
     seconds: float | None = None,
     progress: Style = None,
     part: str | None = None,
+    stand_in: bool = True,
 ) -> Study:
     """Train what is missing for all figures of a study, in the run store `folder`. `run` describes the options.
 
-    `part` chooses some of the trainings (`units.in_part`); what they build on is trained as well.
+    `part` chooses some of the trainings (`units.in_part`); what they build on is trained as well. Without `stand_in`, a
+    missing data set is a `DataError`.
     Returns the study with the data set that was used. If `torchrun` started several processes, the first one decides
     what to train, and all of them train it together.
     """
@@ -89,6 +91,7 @@ def train_missing(
     if not any(map(chosen, plan.trainings(study))):
         raise SettingError(f"--part: {part} has no training of {study.setting.name}; lth plan lists its parts")
     options: dict[str, Any] = {"workers": workers, "seconds": seconds, "progress": progress, "chosen": chosen}
+    options["stand_in"] = stand_in
     if whole_number("WORLD_SIZE", 1) <= 1:
         return _complete(study, folder, **options)
     from lth_study import ranks
@@ -110,7 +113,7 @@ def train_missing(
     return last_word
 
 
-def _complete(study: Study, folder: Path, chosen: Callable[[Training], bool], **options: Any) -> Study:
+def _complete(study: Study, folder: Path, chosen: Callable[[Training], bool], stand_in: bool, **options: Any) -> Study:
     before: tuple[list[Training], list[Comparison]] | None = None
     while True:
         store = StudyStore(folder, study.setting)
@@ -153,6 +156,8 @@ def _complete(study: Study, folder: Path, chosen: Callable[[Training], bool], **
                 return study
         elif not absent:
             return study
+        elif not stand_in:
+            raise DataError(f"dataset: {study.setting.dataset} is missing; put it into the folder LTH_DATA")
         else:
             study, before = study.updated(dataset=resolved), None
 

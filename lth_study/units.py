@@ -153,7 +153,7 @@ def printed(found: Iterable[Unit], device: str | None, as_json: bool) -> str:
         hours = "unknown" if math.isnan(seconds) else f"{seconds / 3600:.2f}"
         needs = f", after {len(unit.needs)} other" if unit.needs else ""
         lines.append(f"{len(unit.trainings):>9}  {hours:>7}  {size / 2**30:>5.1f}  {unit.name}{needs}")
-    return "\n".join(lines) if timed else "Everything is recorded."
+    return "\n".join(lines) if timed else "Every training is recorded."
 
 
 def memory(setting: Setting) -> int:

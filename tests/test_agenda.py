@@ -286,6 +286,7 @@ def test_a_gpu_trains_only_where_its_reduced_precisions_agree_with_float32(
     found = dict(zip(("float32", "tf32", "bfloat16"), accuracies, strict=True))
     monkeypatch.setattr(doing, "compute_device", lambda: SimpleNamespace(type="cuda"))
     monkeypatch.setattr(doing, "_accuracy", lambda precision, folder, deadline: found[precision])
+    monkeypatch.setattr(doing, "_not_there", lambda dataset: "")
     if alike:
         do()
         assert "test accuracy: float32 70.00%, tf32 71.90%, bfloat16 68.10%" in capsys.readouterr().out
@@ -312,6 +313,12 @@ def test_the_precisions_are_compared_in_trainings_of_their_own(monkeypatch: pyte
     assert {file: file.stat().st_mtime_ns for file in store.rglob("result.json")} == trained
 
 
+def test_without_the_images_precisions_are_not_compared_and_the_rest_is_done(monkeypatch, capsys):
+    monkeypatch.setattr(doing, "compute_device", lambda: SimpleNamespace(type="cuda"))
+    run_parts([], records.store_folder(), records.results_folder())
+    assert "precisions are not compared: CIFAR-10 is not in" in capsys.readouterr().out
+
+
 # The command
 
 
@@ -334,6 +341,21 @@ def test_the_command_does_it_and_exits_with_3_when_it_is_stopped(lth: Lth, monke
     refused = lth("agenda", "--run", "--device", HERE)
     said = f"lth: --device {HERE}: with --run it is this machine's, {device_name()}; leave it out\n"
     assert (refused.status, refused.err) == (2, said)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--run --json", "--json: it lists the units and trains nothing; leave out --run"),
+        ("--workers 2", "--workers: it has no effect without --run"),
+        ("--time-limit 0", "--time-limit: it has no effect without --run"),
+        ("--destination x", "--destination: it has no effect without --run"),
+    ],
+)
+def test_options_without_effect_are_refused(options: str, said: str, lth: Lth):
+    refused = lth("agenda", *options.split())
+    assert (refused.status, refused.out) == (2, "")
+    assert said in refused.err
 
 
 def test_its_units_are_in_its_order_without_the_replicates_of_other_devices(lth: Lth):

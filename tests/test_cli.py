@@ -9,6 +9,7 @@ import pytest
 from conftest import Lth
 
 from lth_study import SettingError, __version__, options, preset, run
+from lth_study.records import store_folder
 
 SMOKE = preset("lenet_300_100", profile="smoke").setting
 OF_SMOKE = ("lenet_300_100", "--profile", "smoke")
@@ -124,6 +125,14 @@ def test_status_tells_what_diverged_from_what_is_recorded(lth: Lth):
     assert "stability: 0 of 14 trainings recorded; 14 diverged, or build on one that did\n" in status
     assert "rewound to 20: 0 of 6" in status
     assert "measured" not in status  # none of the distances is possible
+
+
+@pytest.mark.filterwarnings("ignore:CIFAR-10 is not in:UserWarning")
+def test_a_run_without_a_stand_in_fails_where_the_data_set_is_missing(lth: Lth):
+    failed = lth("run", "resnet20", "--profile", "laptop", "--no-stand-in")
+    assert failed.status == 2
+    assert "dataset: cifar10 is missing; put it into the folder LTH_DATA" in failed.err
+    assert list(store_folder().rglob("*.safetensors")) == []
 
 
 def test_a_run_out_of_time_exits_with_status_3_and_keeps_a_checkpoint(lth: Lth, tmp_path: Path):

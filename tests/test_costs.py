@@ -134,6 +134,15 @@ def test_floors_are_listed_beside_what_was_recorded():
     assert laptop.loc["Newer"].tolist() == ["", round(1_000 * iteration_flops(setting) / 200e9, 1), ""]
 
 
+def test_networks_side_by_side_on_a_gpu_share_its_time():
+    """All end in one minute, which counts: 360 seconds for the 2,940 iterations of three. Cores are not shared."""
+    benchmark(Processor=PROCESSOR)
+    three = [300.0] * 3
+    recorded(preset("resnet20", profile="laptop").setting, Graphics=three, **{"Xeon (AVX2)": three})
+    seconds = floors().sort_index().loc["ResNet-20", "laptop"]["recorded (s)"]
+    assert (seconds["Graphics"], seconds["Xeon (AVX2)"]) == (122.4, 306.1)
+
+
 def test_hours_are_recorded_where_they_can_be_and_computed_elsewhere():
     benchmark(Processor=PROCESSOR, Newer={"product": 200.0})
     study = preset("lenet_300_100", profile="laptop")

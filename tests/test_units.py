@@ -155,7 +155,7 @@ def test_the_plan_is_a_table_of_what_is_not_recorded_with_hours_from_records(lth
     # a reinitialised network has no W_k to start from: it trains for all 120 updates
     updates = sum(120 - (0 if t.method == "random_reinit" else t.rewind) for t in trainings(only) if t.replicate == 2)
     assert line.split() == [str(len(first)), f"{updates / 100:.2f}", "1.0", f"{only.setting.name}-replicate_2"]
-    assert lth("plan", *OPTIONS[:6], "1", *OPTIONS[7:], "--device", "Graphics").out == "Everything is recorded.\n"
+    assert lth("plan", *OPTIONS[:6], "1", *OPTIONS[7:], "--device", "Graphics").out == "Every training is recorded.\n"
 
 
 def test_a_mistaken_pack_is_refused(lth: Lth):

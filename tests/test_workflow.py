@@ -8,6 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from project import ROOT
@@ -57,6 +58,10 @@ def test_a_small_study_goes_through_the_workflow_in_order_and_has_the_records_of
     assert next(one).read_bytes() == next(other).read_bytes()
     again = snakemake(tmp_path / "flow", plan=f"plan {FEW}", pages="provenance")
     assert "Nothing to be done" in again
+    deeper = snakemake(tmp_path / "flow", plan=f"plan {FEW.replace('--levels 1', '--levels 2')}", pages="provenance")
+    assert set(re.findall(r"output: \S+/done/(\S+)", deeper)) == set(units)
+    (table,) = (tmp_path / "flow/results").glob("*/records.csv")
+    assert pd.read_csv(table)["level"].max() == 2
 
 
 def test_profiles_have_what_is_known_to_be_needed() -> None:

@@ -186,6 +186,8 @@ def unpack(source: Path, target: Path) -> None:
         shutil.rmtree(target / "results.part", ignore_errors=True)
         shutil.copytree(target / "code" / "results", target / "results.part")
         (target / "results.part").rename(target / "results")
+    for name in ("claims.csv", "paper_values.csv"):  # they belong to the code
+        shutil.copy(target / "code" / "results" / name, target / "results" / name)
     install(sorted((target / "wheels").glob("*.whl")), target / "packages")
     settings = [f"export {name}={shlex.quote(value)}" for name, value in environment(target).items()]
     command = f'lth() {{ {shlex.quote(sys.executable)} -m lth_study "$@"; }}'

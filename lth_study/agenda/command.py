@@ -30,11 +30,16 @@ def agenda(
     from lth_study.agenda.parts import parts
     from lth_study.agenda.table import absent, agenda, known, shown
     from lth_study.report import claims
+    from lth_study.settings import SettingError
     from lth_study.units import printed, units
 
+    idle = {"--time-limit": time_limit, "--workers": workers, "--destination": destination}
+    if without := [name for name, value in idle.items() if value is not None and not run]:
+        raise SettingError(f"{without[0]}: it has no effect without --run; leave it out, or add --run")
+    if run and as_json:
+        raise SettingError("--json: it lists the units and trains nothing; leave out --run")
     if device is None or run:
         from lth_study.devices import device_name
-        from lth_study.settings import SettingError
 
         if device not in (None, device_name()):
             raise SettingError(f"--device {device}: with --run it is this machine's, {device_name()}; leave it out")

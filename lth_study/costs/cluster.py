@@ -108,7 +108,7 @@ def tasks_of_paper(device: str, networks: Sequence[str], packed: bool, together:
         if setting.network in IMAGENET_NETWORKS:
             return Task(seconds / together, unit.needs, together)
         chains = len({training.rewind for training in unit.trainings}) if packed else 1
-        return Task(seconds * speed.max() / speed[: min(chains, ON_A_GPU)].iloc[-1], unit.needs)
+        return Task(seconds * speed.max() / speed.loc[: min(chains, ON_A_GPU)].iloc[-1], unit.needs)
 
     found: list[Unit] = []
     for network in networks:

@@ -10,6 +10,7 @@ import pandas as pd
 from lth_study.costs.benchmarks import measured_rates
 from lth_study.costs.limits import floor_seconds, iteration_bytes, iteration_flops
 from lth_study.costs.trainings import shared_trainings, standard_presets
+from lth_study.costs.updates import is_processor, seconds_under_way
 from lth_study.extents import Study
 from lth_study.plan import length, trainings
 from lth_study.presets import preset, profiles
@@ -99,6 +100,7 @@ def _shown(value: float, digits: int) -> float | str:
 def _seconds_per_iteration(setting: Setting) -> pd.Series:
     """The median recorded seconds an iteration by device; the device with most trainings comes first.
 
+    Networks side by side share a GPU: no more counts than the time in which any ran, over all their iterations.
     Trainings on a stand-in data set count too: an image costs the same.
     """
     same = setting.updated(dataset="mnist_embedded").digest()
@@ -112,4 +114,8 @@ def _seconds_per_iteration(setting: Setting) -> pd.Series:
     made = pd.concat(tables)
     made["each"] = made["seconds"] / made["iterations"]
     by_device = made.groupby("device")["each"].agg(["size", "median"])
+    for device, rows in made.groupby("device"):
+        if not is_processor(str(device)):
+            shared = seconds_under_way(rows) / rows["iterations"].sum()
+            by_device.loc[device, "median"] = min(by_device.loc[device, "median"], shared)
     return by_device.sort_values("size", ascending=False)["median"]

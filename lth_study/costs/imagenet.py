@@ -9,14 +9,12 @@ import pandas as pd
 from lth_study.costs.benchmarks import medians, resnet20_on_gpus
 from lth_study.costs.limits import iteration_flops, training_bytes
 from lth_study.costs.trainings import costs
+from lth_study.costs.updates import seconds_under_way
 from lth_study.presets import preset
 from lth_study.records import results_folder, studies
 from lth_study.report import NETWORK_NAMES
 from lth_study.settings import IMAGENET_NETWORKS, Setting
 from lth_study.tables import read
-
-MINUTE = pd.Timedelta(minutes=1)
-"""The resolution of a training's recorded end."""
 
 
 def costs_of_imagenet() -> pd.DataFrame:
@@ -81,16 +79,6 @@ def _recorded_rates() -> dict[str, float]:
     if not tables:
         return {}
     return {
-        f"{device}, {precision}": made["flops"].sum() / _seconds_under_way(made)
+        f"{device}, {precision}": made["flops"].sum() / seconds_under_way(made)
         for (device, precision), made in pd.concat(tables).groupby(["device", "precision"])
     }
-
-
-def _seconds_under_way(made: pd.DataFrame) -> float:
-    """The seconds in which at least one of these trainings ran."""
-    finished = pd.to_datetime(made["finished"])
-    spans = pd.DataFrame({"start": finished - pd.to_timedelta(made["seconds"], "s"), "end": finished + MINUTE})
-    spans = spans.sort_values("start")
-    reached = spans["end"].cummax()
-    before = reached.shift(fill_value=spans["start"].iloc[0])
-    return float((reached - spans["start"].clip(lower=before)).dt.total_seconds().sum())

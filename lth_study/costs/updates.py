@@ -14,6 +14,9 @@ from lth_study.report import NETWORK_NAMES
 from lth_study.settings import Setting
 from lth_study.tables import read
 
+_MINUTE = pd.Timedelta(minutes=1)
+"""The resolution of a training's recorded end."""
+
 
 def seconds_per_update(setting: Setting, device: str, timed: Iterable[tuple[Setting, pd.DataFrame]]) -> float:
     """The estimated seconds of an update on one core or one GPU; NaN if nothing comparable was timed.
@@ -29,11 +32,11 @@ def seconds_per_update(setting: Setting, device: str, timed: Iterable[tuple[Sett
             continue
         for kind, rows in provenance.groupby("device"):
             name = str(kind)
-            if name != device and not (_is_processor(name) and _is_processor(device)):
+            if name != device and not (is_processor(name) and is_processor(device)):
                 continue
             like = (name == device, other.profile == setting.profile, other.precision == setting.precision)
             each = rows["seconds"] / rows["iterations"]
-            if not _is_processor(name):
+            if not is_processor(name):
                 each = each / rows["workers"].fillna(1).astype(float)
             found.setdefault((*like, name.split("(")[-1] == device.split("(")[-1]), []).append((other, each))
     if not found:
@@ -51,7 +54,17 @@ def seconds_on(device: str) -> Callable[[Setting], float]:
     return lambda setting: seconds_per_update(setting, device, timed)
 
 
-def _is_processor(device: str) -> bool:
+def seconds_under_way(made: pd.DataFrame) -> float:
+    """The seconds in which at least one of these trainings ran."""
+    finished = pd.to_datetime(made["finished"])
+    spans = pd.DataFrame({"start": finished - pd.to_timedelta(made["seconds"], "s"), "end": finished + _MINUTE})
+    spans = spans.sort_values("start")
+    reached = spans["end"].cummax()
+    before = reached.shift(fill_value=spans["start"].iloc[0])
+    return float((reached - spans["start"].clip(lower=before)).dt.total_seconds().sum())
+
+
+def is_processor(device: str) -> bool:
     """Whether a device is a processor: only its name ends with vector instructions in brackets."""
     return device.endswith(")")
 
@@ -69,7 +82,7 @@ def _benchmarked(setting: Setting, device: str) -> float:
     benchmark of this network, on a GPU that of ResNet-20."""
     from lth_study.costs.benchmarks import medians, resnet20_on_gpus
 
-    if _is_processor(device):
+    if is_processor(device):
         standard = preset(setting.network).setting
         table = medians().reindex(columns=[f"{NETWORK_NAMES[setting.network]}, ours (images/s)"])
         images = float(table.iloc[:, 0].get(device, math.nan))
