@@ -138,7 +138,7 @@ class Chain:
 
         Raises `Busy` when another process is doing that.
         """
-        folder = self.store.saves(dense(self.replicate))
+        folder = self.store.saves(dense(self.replicate), self.trainings.maker)
         with suppress(Damaged):
             return folder.load_state(iteration)
         toward = folder.toward(iteration)

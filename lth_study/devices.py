@@ -22,11 +22,14 @@ def compute_device() -> torch.device:
     gpu = f"cuda:{whole_number('LOCAL_RANK', 0)}" if os.environ.get("LOCAL_RANK") else "cuda"
     chosen = os.environ.get("LTH_DEVICE") or (gpu if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=chosen).device
+        device = torch.empty(0, device=chosen).device
     except (RuntimeError, AssertionError) as error:
         raise SettingError(
             f"LTH_DEVICE: {chosen!r} is not a device of this machine ({str(error).splitlines()[0]}); name another one"
         ) from None
+    if device.type not in ("cpu", "cuda"):
+        raise SettingError(f"LTH_DEVICE: {chosen!r} is not valid; expected cpu, cuda or cuda:N")
+    return device
 
 
 def device_name() -> str:

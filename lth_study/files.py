@@ -120,7 +120,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot make the folder {folder}: {error.strerror}; choose another store") from None
+        raise StoreError(f"cannot make the folder {folder}: {error.strerror}; choose another folder") from None
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from lth_study.environment import whole_number
 from lth_study.extents import Study
 from lth_study.files import StoreError
 from lth_study.measure import measurable, measure_distance, measured
+from lth_study.methods import TABLE
 from lth_study.plan import Barrier, Comparison, Distance
 from lth_study.progress import Progress, Style
 from lth_study.settings import IMAGENET_NETWORKS, SettingError
@@ -140,7 +141,12 @@ def _complete(study: Study, folder: Path, chosen: Callable[[Training], bool], st
         with warnings.catch_warnings():
             if not absent:  # only barriers are missing, and a stand-in's images cannot give them
                 warnings.simplefilter("ignore")
-            resolved = data.resolve(study.setting.dataset)
+            try:
+                resolved = data.resolve(study.setting.dataset)
+            except DataError:
+                if absent:
+                    raise
+                return study
         if resolved == study.setting.dataset:
             complete = frozenset(store.results())
             # recorded trainings are repeated only to be compared with absent ones
@@ -198,6 +204,8 @@ def _train(
     barriers = [comparison for comparison in comparisons if isinstance(comparison, Barrier)]
     shares = max(len(wanted) - store.count(wanted), len({Path(barrier.b.folder).parent for barrier in barriers}))
     count = 1 if together > 1 else max(1, min(workers or most, shares))
+    if study.setting.precision == "tf32" and any(t.level and TABLE[t.method].starts == "initial" for t in wanted):
+        count = 1  # scores are float32, and TF32 is switched for the whole process
     rewinds = {rewind for extent in study.extents.values() for rewind in extent.rewinds}
     store.prepare()
     with (

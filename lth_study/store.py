@@ -129,8 +129,9 @@ class StudyStore:
                 write_json(file, {"fingerprint": fingerprint})
         return str(read_json(file)["fingerprint"])
 
-    def saves(self, training: Training) -> TrainingFolder:
-        return TrainingFolder(self.folder / training.folder)
+    def saves(self, training: Training, maker: str = "") -> TrainingFolder:
+        """The folder of a training. `maker` names the device and torch that go on from its checkpoint."""
+        return TrainingFolder(self.folder / training.folder, maker)
 
     def count(self, trainings: Iterable[Training]) -> int:
         """The number of these trainings that are complete."""
@@ -168,8 +169,8 @@ class StudyStore:
 class TrainingFolder:
     """The files of one training."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, maker: str = "") -> None:
+        self.folder, self.maker = folder, maker
 
     @property
     def complete(self) -> bool:
@@ -207,7 +208,7 @@ class TrainingFolder:
 
     def toward(self, iteration: int) -> TrainingFolder:
         """The folder for the checkpoint of a training that stops at `iteration`, to get the state there."""
-        return TrainingFolder(self.folder / f"toward_{iteration}")
+        return TrainingFolder(self.folder / f"toward_{iteration}", self.maker)
 
     def nearest_state(self, iteration: int) -> tuple[int, dict[str, Tensor] | None]:
         """The latest readable state at or before an iteration, or (0, None)."""
@@ -232,7 +233,10 @@ class TrainingFolder:
         return Mask(read_state(self.folder / "mask.safetensors")[0])
 
     def load_checkpoint(self) -> tuple[int, float, dict[str, Tensor]] | None:
-        """The last checkpoint: iteration, seconds, state. None if it is absent or damaged; a damaged one is deleted."""
+        """The last checkpoint: iteration, seconds, state. None if it is absent.
+
+        One that is damaged, or that another maker left, is deleted: its bits would not be those of one device.
+        """
         file = self.folder / "checkpoint.safetensors"
         if not file.exists():
             return None
@@ -241,8 +245,11 @@ class TrainingFolder:
         except Damaged:
             file.unlink()
             return None
+        if self.maker and about.get("maker", self.maker) != self.maker:
+            file.unlink()
+            return None
         return int(about["iteration"]), float(about["seconds"]), state
 
     def save_checkpoint(self, iteration: int, seconds: float, state: Mapping[str, Tensor]) -> None:
-        about = {"iteration": str(iteration), "seconds": f"{seconds:.3f}"}
+        about = {"iteration": str(iteration), "seconds": f"{seconds:.3f}", "maker": self.maker}
         write_state(self.folder / "checkpoint.safetensors", state, about)

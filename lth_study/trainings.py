@@ -42,6 +42,7 @@ class Trainings:
         self.setting = setting = store.setting
         self.store, self.rewinds = store, set(rewinds)
         self.stop_requested, self.workers, self.say = stop_requested, workers, say
+        self.maker = f"{device_name()}, torch {torch.__version__}"
         device = compute_device()
         if setting.precision == "tf32" and device.type != "cuda":
             raise SettingError(f"precision: tf32 is arithmetic of GPUs, not of the {device.type} here; choose float32")
@@ -65,7 +66,7 @@ class Trainings:
 
         An end that is damaged is done again. Raises `Busy` when another process is doing it.
         """
-        folder = self.store.saves(training)
+        folder = self.store.saves(training, self.maker)
         with suppress(Damaged):
             return folder.load_end(), folder.result()
         with folder.locked():
@@ -73,6 +74,8 @@ class Trainings:
                 return folder.load_end(), folder.result()
             if folder.complete:  # and damaged
                 folder.discard()
+            for left in folder.folder.glob(".*.safetensors.*"):  # of a process that was killed while it wrote
+                left.unlink(missing_ok=True)
             stop = ticket.iteration + length(training, self.setting)
             trained = self.train(
                 ticket, replicate=training.replicate, order=training.order, stop=stop, keep=keep, saves=folder

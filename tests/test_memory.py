@@ -5,9 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT, REAL_DATA
+
+from lth_study.training.train import check_memory
 
 LIMIT = 2e9 / 2**20
 """MiB in 2 GB."""
@@ -52,3 +55,9 @@ except (OutOfMemory, RuntimeError) as error:
         r"OutOfMemory memory is too small: this process may use \d+ MiB, and used \d+\..*ulimit -v", said[100]
     )
     assert said[300] == ""
+
+
+def test_a_system_that_does_not_tell_how_much_memory_was_used_is_no_error(monkeypatch: pytest.MonkeyPatch):
+    """As in gVisor's sandboxes."""
+    monkeypatch.setattr(Path, "read_text", lambda path: "Name: python\nVmSize: 100 kB\n")
+    check_memory()

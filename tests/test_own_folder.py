@@ -12,6 +12,7 @@ from PIL import Image
 from lth_study import DataError, SettingError, configure, data, preset, run
 from lth_study.commands import command_for
 from lth_study.data import own_folder
+from lth_study.data.image_files import load_imagenet
 from lth_study.extents import Study
 from lth_study.networks import build
 from lth_study.records import export_store, store_folder
@@ -143,7 +144,15 @@ def test_images_are_read_once_until_a_file_changes(flowers: Path, monkeypatch: p
     (flowers / "val" / "rose" / "00.png").unlink()
     given(flowers)
     assert len(read) == 60 + 59
-    assert len(list(flowers.glob(".checked-*"))) == 1
+    assert len(list(flowers.glob(".fingerprint-*"))) == 1
+
+
+def test_what_imagenet_found_whole_is_given_a_fingerprint_of_its_own(flowers: Path):
+    folder = flowers.rename(flowers.with_name("imagenet"))
+    load_imagenet(folder.parent, 24)
+    name = given(folder).setting.dataset
+    assert name == f"imagenet@{fingerprint(folder)}"
+    assert {file.name.split("-")[0] for file in folder.glob(".*-*")} == {".checked", ".fingerprint"}
 
 
 def test_a_folder_that_is_not_known_or_has_changed_is_not_loaded(flowers: Path, monkeypatch: pytest.MonkeyPatch):
@@ -190,7 +199,7 @@ def test_all_faults_are_listed_at_once(flowers: Path):
     ]
     assert len(lines) == len(expected)
     assert [line for line, start in zip(lines, expected, strict=True) if not line.strip().startswith(start)] == []
-    assert list(flowers.glob(".checked-*")) == []
+    assert list(flowers.glob(".fingerprint-*")) == []
     assert not store_folder().exists()
 
 

@@ -233,6 +233,14 @@ def test_the_nearest_state_is_the_latest_one_not_after_the_iteration(place: Path
     assert folder.nearest_state(30) == (0, None)
 
 
+def test_a_checkpoint_that_another_device_left_is_not_gone_on_from(place: Path):
+    here, elsewhere = (TrainingFolder(place / "dense", maker) for maker in ("a Xeon, torch 2", "an EPYC, torch 2"))
+    here.save_checkpoint(40, 1.5, STATE)
+    assert (here.load_checkpoint() or (0,))[0] == 40
+    assert elsewhere.load_checkpoint() is None
+    assert names(place / "dense") == set()
+
+
 def test_a_file_that_cannot_be_opened_now_is_not_taken_for_a_damaged_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -54,7 +54,8 @@ def _load(name: str, folder: Path, digests: Mapping[str, str]) -> Dataset:
     for file, expected in digests.items():
         path = folder / f"{file}.gz" if folder == DEBIAN else folder / file
         if not path.exists():
-            raise DataError(f"{path} is missing; {name} needs {', '.join(digests)} in {folder}")
+            needs = f"{name} needs {', '.join(digests)} in {folder}"
+            raise DataError(f"{path} is missing; {needs}; delete that folder to download it again")
         content[file] = path.read_bytes()
         if folder == DEBIAN:
             try:

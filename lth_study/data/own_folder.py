@@ -110,7 +110,7 @@ def _fingerprint(folder: Path, listing: Listing) -> tuple[str, list[str]]:
 
     They are kept in the folder until a file changes.
     """
-    checked = folder / f".checked-{listing_digest(folder, listing)}"
+    checked = folder / f".fingerprint-{listing_digest(folder, listing)}"
     with suppress(OSError):
         return checked.read_text(), []
     digests, unreadable = read_images(folder, listing, _digest)
@@ -120,7 +120,7 @@ def _fingerprint(folder: Path, listing: Listing) -> tuple[str, list[str]]:
     fingerprint = whole.hexdigest()[:16]
     if not unreadable:
         with suppress(StoreError, OSError):  # a read-only folder is read again next time
-            for outdated in folder.glob(".checked-*"):
+            for outdated in folder.glob(".fingerprint-*"):
                 outdated.unlink()
             write_atomic(checked, fingerprint.encode())
     return fingerprint, unreadable
