@@ -30,13 +30,13 @@ _FOREIGN = re.compile(rb"PK\x03\x04|\x93NUMPY|\x80[\x02-\x05][^\x00]")
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def copied(state: Any, copies: dict[object, Tensor] | None = None) -> Any:
+def copied(state: Any, copies: dict[object, tuple[Tensor, Tensor]] | None = None) -> Any:
     """A deep copy, with mappings as dictionaries. Tensors that are one in `state` are one in the copy."""
     copies = {} if copies is None else copies
     if isinstance(state, Tensor):
-        if _memory(state) not in copies:
-            copies[_memory(state)] = state.detach().clone()
-        return copies[_memory(state)]
+        if _memory(state) not in copies:  # kept with its copy: while it lives, no other tensor gets its memory
+            copies[_memory(state)] = state, state.detach().clone()
+        return copies[_memory(state)][1]
     if isinstance(state, Mapping):
         return {key: copied(value, copies) for key, value in state.items()}
     if type(state) in (list, tuple):
@@ -123,6 +123,7 @@ def _encoded(state: Any, mask: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
     """
     tensors: dict[str, Tensor] = {}
     leaves: dict[object, dict[str, Any]] = {}  # by memory: what is one tensor is stored once
+    held: list[Tensor] = []  # while a tensor lives, no other one gets its memory
 
     def leaf(tensor: Tensor, path: Sequence[str]) -> dict[str, Any]:
         key = "/".join(path)
@@ -148,6 +149,7 @@ def _encoded(state: Any, mask: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
             return value
         if isinstance(value, Tensor) and value.layout == torch.strided:
             if _memory(value) not in leaves:
+                held.append(value)
                 leaves[_memory(value)] = leaf(value.detach().cpu().contiguous(), path)
             return leaves[_memory(value)]
         if isinstance(value, Mapping):

@@ -295,6 +295,15 @@ def test_shared_tensors_are_stored_once_and_shared_again(tmp_path: Path) -> None
     assert state["a"] is state["b"] is state["other"]["of"][0]
 
 
+def test_tensors_that_are_made_on_access_are_not_taken_for_one(tmp_path: Path) -> None:
+    """A mask hands out copies, and the next copy may have the memory of the one before."""
+    torch.manual_seed(0)
+    mask = Mask({f"{number}.weight": torch.rand(300, 300) < 0.5 for number in range(6)})
+    write_state(tmp_path / "state", {"mask": mask})
+    assert Mask(read_state(tmp_path / "state")[0]["mask"]) == mask
+    assert Mask(copied({"mask": mask})["mask"]) == mask
+
+
 def test_a_number_of_numpy_is_read_as_a_number(tmp_path: Path) -> None:
     write_state(tmp_path / "state", {"loss": np.float32(0.5), "step": np.int64(3)})
     assert read_state(tmp_path / "state")[0] == {"loss": 0.5, "step": 3}
