@@ -229,7 +229,11 @@ class _Search:
 def _pruned(prune: Prune, before: Level) -> Mask:
     """The next mask. `prune` finds the mask's names among the weights, whatever prefixes W_0 had."""
     trained, mask = before.trained, before.mask
-    return Mask(prune({**trained, **mask.fitting(trained)}, mask), shared=mask.shared)
+    found = prune({**trained, **mask.fitting(trained)}, mask)
+    if not isinstance(found, Mapping) or found.keys() != mask.keys():
+        given = f"one of {', '.join(found)}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
+        raise ValueError(f"prune returned {given}; expected a mask of the layers {', '.join(mask)}")
+    return Mask(found, shared=mask.shared)
 
 
 def _warn(level: int, before: Mask, mask: Mask, may_repeat: bool) -> None:

@@ -63,6 +63,10 @@ class Ticket:
         if str(folder).startswith("hf:"):
             raise ValueError(f"{folder} is no folder here; save into one, then use huggingface_hub.upload_folder")
         folder, about = Path(folder), dict(about or {})
+        for key in ("level", "iteration", "remaining"):
+            value = getattr(self, key)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                raise ValueError(f"{key} is {value!r}; expected a whole number from 0")
         states = {"rewound": self.weights, **({} if trained is None else {"trained": trained})}
         for name, state in states.items():
             _check_fits(self.mask, state, f"the {name} state")
@@ -76,7 +80,7 @@ class Ticket:
         }
         text = card(facts, about)
         try:
-            json.dumps(about)
+            about = json.loads(json.dumps(about))  # as `load` will read it: keys are text
         except TypeError as error:
             raise ValueError(f"about: {error}; give text, numbers, lists and mappings of these") from None
         for old in ("ticket.json", "trained.safetensors"):  # a folder is a ticket again when ticket.json is written
@@ -184,5 +188,5 @@ def _downloaded(source: str) -> Path:
     try:
         return Path(hub.snapshot_download(named[1], revision=named[2], allow_patterns=files))
     except Exception as error:  # of the Hub, of its client's own client, of the disk
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
         raise ValueError(f"{source} cannot be downloaded ({reason}); check its name and the network") from None

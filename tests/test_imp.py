@@ -409,3 +409,16 @@ def test_warnings_are_of_the_line_that_loops_over_the_search(procedure, asked, s
 def test_what_train_must_return_is_said(returned):
     with pytest.raises(ValueError, match=r"train returned \w+; expected two things, the weights"):
         list(iterative_magnitude_pruning(lambda *_: returned, tensors(initial()), ones(), levels=1))
+
+
+@pytest.mark.parametrize(
+    "returned", [lambda mask: dict(list(mask.items())[:1]), lambda mask: {"other": 1}, lambda _: None]
+)
+def test_a_pruning_that_leaves_layers_out_is_refused(returned):
+    with pytest.raises(ValueError, match=r"prune returned .*; expected a mask of the layers \w+, "):
+        list(
+            iterative_magnitude_pruning(
+                lambda ticket, stop: (ticket.weights, None), tensors(initial()), ones(), levels=1,
+                prune=lambda weights, mask: returned(mask),
+            )
+        )  # fmt: skip

@@ -102,6 +102,21 @@ def test_any_ticket_keeps_its_bits(tmp_path_factory: pytest.TempPathFactory, giv
     assert all(loaded.weights[n] is loaded.weights[f"{n} again"] for n in loaded.mask if f"{n} again" in loaded.weights)
 
 
+def test_numbers_as_keys_of_what_its_maker_says_become_text(ticket: Ticket, tmp_path: Path) -> None:
+    ticket.save(tmp_path / "ticket", about={"accuracy_by_level": {0: 1.0, 5: 2.0, 10: 3.0, "best": 3.0}})
+    Ticket.load(tmp_path / "ticket")
+    assert load_about(tmp_path / "ticket")["accuracy_by_level"] == {"0": 1.0, "5": 2.0, "10": 3.0, "best": 3.0}
+
+
+@pytest.mark.parametrize("wrong", [{"level": np.int64(1)}, {"iteration": 1e3}, {"remaining": -1}, {"level": True}])
+def test_a_place_that_is_no_whole_number_is_refused_before_anything_is_written(
+    wrong: dict[str, Any], ticket: Ticket, folder: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*; expected a whole number from 0"):
+        replace(ticket, **wrong).save(folder)
+    assert Ticket.load(folder).level == ticket.level
+
+
 def test_the_files_hold_packed_bits_and_the_survivors_in_order(ticket: Ticket, folder: Path) -> None:
     stored, packed = load_file(folder / "rewound.safetensors"), load_file(folder / "mask.safetensors")
     for name in ("conv", "fc"):
