@@ -77,8 +77,8 @@ class Claim:
 
     @property
     def effect_of_control(self) -> str:
-        """The effect with the control in the tickets' place; "" if the claim has no control."""
-        return self.effect.replace("imp@", f"{self.control}@") if self.control else ""
+        """The effect with the control in the tickets' place."""
+        return self.effect.replace("imp@", f"{self.control}@")
 
     @property
     def at(self) -> Sequence[int]:
@@ -167,10 +167,10 @@ def _finding(claim: Claim, cache: dict[str, Mapping[Place, pd.DataFrame]]) -> Fi
                 cache[setting.name] = placed(records.traced(setting))
             return cache[setting.name]
 
-        found, control = (
-            sample(study, effect, claim.measure, claim.at).first(count) if effect else None
-            for effect in (claim.effect, claim.effect_of_control)
-        )
+        found = sample(study, claim.effect, claim.measure, claim.at).first(count)
+        control = None
+        if claim.control:
+            control = sample(study, claim.effect_of_control, claim.measure, claim.at).first(count)
         notes |= dict.fromkeys(_lacking(found))
         if len(found.values) >= 2:
             usable.append((dataset, found, control))

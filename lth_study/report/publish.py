@@ -125,7 +125,7 @@ def alternative(chart: Chart, subject: str) -> str:
     words = [f"{subject}, {chart.title.lower()}{against}."]
     for panel in chart.panels if chart.axis != "number" else ():
         here = numbers[(numbers["panel"] == panel.title) & (numbers["y"] == panel.ylabel)]
-        ends = []
+        ends: list[tuple[str, str]] = []
         for series in dict.fromkeys(here["series"]):
             line = here[here["series"] == series]
             first = chart.axis == "category"  # all series have it
