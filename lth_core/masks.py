@@ -144,6 +144,9 @@ class Mask(Mapping[str, Tensor]):
         with a `RuntimeWarning` that names its layer (once; looked for every 10 steps, off the processor every 100). The
         mask lies on the weights' device, in integers of their size, and moves with them.
 
+        Gradients stay whole. What reads several at once, such as clipping, Muon, Adafactor or LBFGS, sees those of
+        pruned weights too. Set these to 0 before the step, where the subnetwork must train as if it stood alone.
+
         Raises `ValueError` where a weight is missing, has another shape, or is in none of the optimizers.
         """
         return Hold(self._tensors, self.fitting(model), optimizers)
