@@ -130,7 +130,7 @@ class StudyStore:
         return str(read_json(file)["fingerprint"])
 
     def saves(self, training: Training, maker: str = "") -> TrainingFolder:
-        """The folder of a training. `maker` names the device and torch that go on from its checkpoint."""
+        # `maker` names the device and torch that go on from its checkpoint
         return TrainingFolder(self.folder / training.folder, maker)
 
     def count(self, trainings: Iterable[Training]) -> int:
