@@ -368,7 +368,8 @@ def _badge(scale: str, text: str) -> str:
 def readme_results() -> str:
     """The table of README.md: the three main findings."""
     book = Book()
-    where: dict[str, Any] = {"dataset": "cifar10_jpeg", "precision": "bfloat16"}
+    where: dict[str, Any] = {"dataset": RECORDS_ONLY, "precision": "bfloat16"}
+    paper = f"the paper's, {title(RECORDS_ONLY)}"
     reset, rewound = (book.effect("resnet20", "paper", f"imp@{k}", range(1, 7), **where) for k in (0, 500))
     stable = "vgg19-standard-laptop-rewinding-stabilises-to-data-order"
     claim = book.judged.loc[stable]
@@ -376,8 +377,8 @@ def readme_results() -> str:
     gained = "accuracy gained from pruning to pruning"
     what = "VGG-19: what rewinding adds in stability to data order, beyond random subnetworks"
     rows = [
-        (f"ResNet-20, reset: {gained}", f"{reset} points", "the paper's, JPEG images"),
-        (f"ResNet-20, rewound: {gained}", f"{rewound} points", "the paper's, JPEG images"),
+        (f"ResNet-20, reset: {gained}", f"{reset} points", paper),
+        (f"ResNet-20, rewound: {gained}", f"{rewound} points", paper),
         (what, f"{book.here(stable)} times, {verdict}", f"laptop, {title(claim['recorded_on'])}"),
     ]
     table = ["| what | seen here | scale |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]

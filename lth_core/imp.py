@@ -231,7 +231,7 @@ def _pruned(prune: Prune, before: Level) -> Mask:
     trained, mask = before.trained, before.mask
     found = prune({**trained, **mask.fitting(trained)}, mask)
     if not isinstance(found, Mapping) or found.keys() != mask.keys():
-        given = f"one of {', '.join(found)}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
+        given = ", ".join(found) if isinstance(found, Mapping) else type(found).__name__
         raise ValueError(f"prune returned {given}; expected a mask of the layers {', '.join(mask)}")
     return Mask(found, shared=mask.shared)
 

@@ -91,8 +91,8 @@ def train_missing(
     chosen = in_part(part)
     if not any(map(chosen, plan.trainings(study))):
         raise SettingError(f"--part: {part} has no training of {study.setting.name}; lth plan lists its parts")
-    options: dict[str, Any] = {"workers": workers, "seconds": seconds, "progress": progress, "chosen": chosen}
-    options["stand_in"] = stand_in
+    options: dict[str, Any] = {"workers": workers, "seconds": seconds, "progress": progress}
+    options |= {"chosen": chosen, "stand_in": stand_in}
     if whole_number("WORLD_SIZE", 1) <= 1:
         return _complete(study, folder, **options)
     from lth_study import ranks
@@ -138,34 +138,29 @@ def _complete(study: Study, folder: Path, chosen: Callable[[Training], bool], st
         from lth_study import data
         from lth_study.data.parts import DataError
 
-        with warnings.catch_warnings():
-            if not absent:  # only barriers are missing, and a stand-in's images cannot give them
-                warnings.simplefilter("ignore")
-            try:
+        try:
+            with warnings.catch_warnings():
+                if not absent:  # only barriers are missing, and a stand-in's images cannot give them
+                    warnings.simplefilter("ignore")
                 resolved = data.resolve(study.setting.dataset)
-            except DataError:
-                if absent:
-                    raise
-                return study
-        if resolved == study.setting.dataset:
-            complete = frozenset(store.results())
-            # recorded trainings are repeated only to be compared with absent ones
-            new = [c for c in apart if isinstance(c, Distance) and not {c.a, c.b}.isdisjoint(absent)]
-            wanted = plan.needed(absent, new, study, complete)
-            there = {*wanted, *complete}
-            try:
+            if resolved == study.setting.dataset:
+                complete = frozenset(store.results())
+                # recorded trainings are repeated only to be compared with absent ones
+                new = [c for c in apart if isinstance(c, Distance) and not {c.a, c.b}.isdisjoint(absent)]
+                wanted = plan.needed(absent, new, study, complete)
+                there = {*wanted, *complete}
                 _train(study, store, wanted, [c for c in apart if {c.a, c.b} <= there], **options)
-            except DataError as error:
-                if absent:
-                    raise
-                warnings.warn(f"error barriers are not measured: {error}", stacklevel=4)
-                return study
-        elif not absent:
+                continue
+        except DataError as error:
+            if absent:
+                raise
+            warnings.warn(f"error barriers are not measured: {error}", stacklevel=4)
             return study
-        elif not stand_in:
+        if not absent:
+            return study
+        if not stand_in:
             raise DataError(f"dataset: {study.setting.dataset} is missing; put it into the folder LTH_DATA")
-        else:
-            study, before = study.updated(dataset=resolved), None
+        study, before = study.updated(dataset=resolved), None
 
 
 def _measure(store: StudyStore, distance: Distance) -> None:

@@ -188,8 +188,8 @@ def _lacking(found: Sample) -> list[str]:
 def _judged(claim: Claim, dataset: str, found: Sample, control: Sample | None) -> Finding:
     rule = (claim.test, claim.low, claim.high)
     verdict, p, shown = judge(found.values, *rule, ratio=claim.ratio)
-    lacking = control is not None and len(control.values) < 2
-    if verdict == "supported" and control is not None and not lacking:
+    uncontrolled = control is not None and len(control.values) < 2
+    if verdict == "supported" and control is not None and not uncontrolled:
         passes = judge(control.values, *rule, ratio=claim.ratio)[0] == "supported"
         verdict = "cannot fail here" if passes else verdict
     count = len(found.values)
@@ -200,7 +200,7 @@ def _judged(claim: Claim, dataset: str, found: Sample, control: Sample | None) -
         notes.append("exploratory")
     if count < int(claim.replicates):
         notes.append(f"{count} of {claim.replicates} replicates")
-    notes += [*_lacking(found), *(["its control is not recorded"] if lacking else [])]
+    notes += [*_lacking(found), *(["its control is not recorded"] if uncontrolled else [])]
     shown = shown if "-" in claim.effect + claim.levels else shown.replace("+", "")  # no sign: not a change
     return Finding(verdict, p, shown, count, dataset, tuple(notes))
 
