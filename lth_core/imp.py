@@ -4,13 +4,11 @@ Nothing here knows a network, a data set or an optimiser. Training is a function
 
     train(ticket, stop) -> (weights, result)
 
-It trains the network that `ticket` describes from iteration `ticket.iteration` up to iteration `stop`, or to the end
-of training when `stop` is None, and never lets a pruned weight move from 0.0: one that has moved is a `ValueError`.
-`ticket.mask.hold(model, optimizer)` sees to that.
-It returns the weights it ended with, a mapping from name to tensor (a state dict: biases and batch-norm buffers belong
-in it), and anything else worth keeping, such as the accuracy. The mapping may hold more than tensors, such as the
-optimiser's own state dict: `{**model.state_dict(), "optimizer": optimizer.state_dict()}`. A wrapped network's prefixes
-(`module.`, `_orig_mod.`) do no harm: weights keep the names that they had in W_0.
+It starts at `ticket.iteration` and ends at `stop`, or at its own end if that is None. Pruned weights must stay 0.0, as
+`ticket.mask.hold(model, optimizer)` keeps them: one that has moved is a `ValueError`. It returns the weights at its
+end, a state dict with biases and buffers, and anything else worth keeping, such as the accuracy. The first may hold
+more: `{**model.state_dict(), "optimizer": optimizer.state_dict()}`. Prefixes of wrappers, such as `module.`, do no
+harm: weights keep the names that they had in W_0.
 
 What a pruned network goes on with is `retrain` (arXiv 2003.02389). T is the iterations of a training, k is `rewind`.
 "weight_rewinding": W_k, at iteration k. "learning_rate_rewinding": the trained weights, at iteration k. "fine_tuning":
@@ -18,8 +16,7 @@ the trained weights, at iteration T, for as many iterations (T - k) at the sched
 is T: fine-tuning needs it, and with it every ticket says how many iterations are `remaining`. A fine-tuning ticket
 starts at `ticket.iteration` = T, and `stop` is T + (T - k). So one `train` serves all three, if its schedule stays at
 its last rate after T. Whatever `train` returns beside the weights, such as moments, goes with them.
-
-A search that is broken off goes on where it was if it is given a folder, or a `Saved` that keeps levels and loads them.
+A search that was broken off goes on if it is given a folder, or a `Saved` that keeps levels and loads them.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Trainings:
                 return folder.load_end(), folder.result()
             if folder.complete:  # and damaged
                 folder.discard()
-            for left in folder.folder.glob(".*.safetensors.*"):  # of a process that was killed while it wrote
+            for left in folder.folder.glob(".checkpoint.safetensors.*"):  # of a process that was killed while it wrote
                 left.unlink(missing_ok=True)
             stop = ticket.iteration + length(training, self.setting)
             trained = self.train(

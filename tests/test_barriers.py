@@ -275,13 +275,14 @@ def test_a_barrier_that_another_process_is_measuring_is_left_to_it(unmeasured: D
         assert len(measured) == 1
 
 
+@pytest.mark.parametrize("step", ["load", "resolve"])  # damaged images; a data set that has records alone
 def test_records_appear_where_only_barriers_are_missing_and_images_cannot_be_read(
-    unmeasured: Done, trains_nothing: None, monkeypatch: pytest.MonkeyPatch
+    step: str, unmeasured: Done, trains_nothing: None, monkeypatch: pytest.MonkeyPatch
 ):
     def gone(name: str, **shape: Any) -> Dataset:
         raise DataError("the images are gone")
 
-    monkeypatch.setattr(data, "load", gone)
+    monkeypatch.setattr(data, step, gone)
     with pytest.warns(UserWarning, match="error barriers are not measured: the images are gone"):
         table = run(TINY, store=unmeasured.store, workers=1)
     assert len(rows_of(table)) == 0

@@ -299,6 +299,14 @@ def test_what_a_killed_run_did_not_compare_the_next_one_does_without_the_images(
     assert plan.unmeasured(table, study) == plan.barriers(study)
 
 
+def test_half_a_checkpoint_that_a_kill_left_is_removed(tmp_path: Path):
+    folder = StudyStore(tmp_path, TINY.setting).saves(dense(1)).folder
+    folder.mkdir(parents=True)
+    (folder / ".checkpoint.safetensors.0123").write_bytes(b"half")
+    run(TINY.updated(levels=0, orders=1), store=tmp_path, workers=1)
+    assert list(folder.glob(".checkpoint*")) == []
+
+
 # Damage
 
 
