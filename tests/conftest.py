@@ -73,6 +73,14 @@ def real_cifar10(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def html() -> Path:
+    """The pages of the built book."""
+    if not (PROJECT / "_build/html/index.html").exists():
+        pytest.skip("the book is not built; run make book")
+    return PROJECT / "_build/html"
+
+
+@pytest.fixture(scope="session")
 def embedded_mnist() -> Dataset:
     """The embedded 5,000 images, read once."""
     return data.load("mnist_embedded")
@@ -148,19 +156,9 @@ Lth = Callable[..., Result]
 
 
 @pytest.fixture
-def quick_data(monkeypatch: pytest.MonkeyPatch, embedded_mnist: Dataset) -> None:
-    """The embedded images are not read again."""
-    load = data.load
-
-    def load_once(name: str, *, color: bool = False, size: int | None = None) -> Dataset:
-        grey = name == "mnist_embedded" and not color
-        return embedded_mnist if grey else load(name, color=color, size=size)
-
-    monkeypatch.setattr(data, "load", load_once)
-
-
-@pytest.fixture
-def lth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quick_data: None, tmp_path: Path) -> Lth:
+def lth(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], images_read_once: None, tmp_path: Path
+) -> Lth:
     """The command `lth`, in this process and in a folder of its own."""
     monkeypatch.chdir(tmp_path)
 

@@ -1,6 +1,6 @@
 """Stand-ins for what a training is given: where it saves, when it is asked to stop, and folders of images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,15 +11,20 @@ from torchvision.transforms.v2.functional import to_pil_image
 from lth_study.data.image_folders import IMAGENETTE
 
 
-def write_imagenette(root: Path) -> None:
-    """Two images of each class in each part: 40 wide and 20 high, the middle in a colour of its class."""
-    for part in ("train", "val"):
-        for label, name in enumerate(IMAGENETTE):
-            (root / "imagenette" / part / name).mkdir(parents=True)
-            for number in range(2):
+def write_images(folder: Path, parts: Mapping[str, int], classes: Sequence[str], shade: int) -> Path:
+    """So many images of each class in each part: 40 wide and 20 high, the middle in a colour of its class."""
+    for part, count in parts.items():
+        for label, name in enumerate(classes):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
                 image = Image.new("RGB", (40, 20), "white")
-                image.paste((20 * label, 100, 10 * number), (8, 0, 32, 20))
-                image.save(root / "imagenette" / part / name / f"{number}.png")
+                image.paste((shade * label, 100, number), (8, 0, 32, 20))
+                image.save(folder / part / name / f"{number:02}.png")
+    return folder
+
+
+def write_imagenette(root: Path) -> Path:
+    return write_images(root / "imagenette", {"train": 2, "val": 2}, IMAGENETTE, 20)
 
 
 def write_imagenet(root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -58,6 +59,20 @@ def link_packages(folder: Path, names: list[str], without: frozenset[str] = froz
             if not (folder / top).exists():
                 (folder / top).symlink_to(Path(str(installed.locate_file(top))))
     return folder
+
+
+def built_wheel(folder: Path) -> Path:
+    """The wheel, of a copy of the sources: setuptools leaves its build folder beside what it builds."""
+    sources = folder / "sources"
+    for package in ("lth_core", "lth_study"):
+        shutil.copytree(ROOT / package, sources / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]):
+        shutil.copyfile(ROOT / file, sources / file)
+    command = [sys.executable, "-c", "from setuptools import build_meta; build_meta.build_wheel('..')"]
+    built = subprocess.run(command, cwd=sources, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
 
 def python(packages: Path, code: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

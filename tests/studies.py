@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
+import torch
+from torch import Tensor
 
 from lth_core import Ticket
 from lth_study import SettingError, data, preset, run
@@ -72,15 +74,19 @@ def states(folder: Path) -> dict[str, bytes]:
     return {name: file.read_bytes() for name, file in found.items()}
 
 
+def same_bits(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a)
+
+
 def assert_same_records(one: pd.DataFrame, other: pd.DataFrame) -> None:
     """The same records, whenever they were made."""
     pd.testing.assert_frame_equal(one.drop(columns="finished"), other.drop(columns="finished"))
 
 
 def flip_a_bit(file: Path, where: float = 0.5, bit: int = 0) -> None:
-    """Flip a bit of the byte at a part of the file's length: 0 is the first byte."""
+    """Flip a bit of the byte at a position, or at a part of the file's length."""
     content = bytearray(file.read_bytes())
-    content[int(where * len(content))] ^= 1 << bit
+    content[where if isinstance(where, int) else int(where * len(content))] ^= 1 << bit
     file.write_bytes(content)
 
 

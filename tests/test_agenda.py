@@ -33,7 +33,7 @@ FIRST = ONE.updated(replicates=1)
 HERE = "a processor (AVX512)"
 ELSEWHERE = "another processor (AVX2)"
 
-pytestmark = pytest.mark.usefixtures("quick_data")
+pytestmark = pytest.mark.usefixtures("images_read_once")
 
 
 def recorded(study: Study, trainings: Sequence[Training], device: str = HERE, metric: str = "test_accuracy") -> None:

@@ -9,27 +9,15 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
+import bundle
+import check
 import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
-
-
-def script(name: str) -> ModuleType:
-    spec = spec_from_file_location(name, ROOT / "workflow" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-bundle, check = script("bundle"), script("check")
 
 
 def wheel(pins: Sequence[str], folder: Path, python: str, platform: str) -> None:

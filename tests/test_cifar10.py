@@ -25,8 +25,6 @@ from lth_study.data import _download, cifar10, mnist
 from lth_study.data.parts import Dataset, Split, hold_out
 from lth_study.networks import build
 from lth_study.presets import preset
-from lth_study.store import StudyStore
-from lth_study.trainings import Trainings
 
 Content = Counter[tuple[bytes, int]]
 
@@ -230,13 +228,6 @@ def test_the_batches_are_used_without_a_warning_or_a_download(batches, monkeypat
     assert data.resolve("cifar10") == "cifar10"
 
 
-def test_without_them_the_embedded_images_stand_in_and_it_is_said():
-    with pytest.warns(UserWarning, match="CIFAR-10 is .* recorded as 'mnist_embedded'"):
-        assert data.resolve("cifar10") == "mnist_embedded"
-    with pytest.raises(DataError, match=r"data_batch_1 is missing"):
-        data.load("cifar10", color=True)
-
-
 @pytest.mark.parametrize("use", [data.resolve, data.load])
 def test_jpeg_images_have_records_alone(use: Callable[[str], object]):
     with pytest.raises(DataError, match="'cifar10_jpeg' has records and is no longer read; to train, choose 'cifar10'"):
@@ -256,11 +247,9 @@ def test_an_archive_is_unpacked_and_read_without_torchvisions_class(batches: Pat
     check_made(data.load("cifar10", color=True))
 
 
-def test_a_lenet_is_refused_colour_images(batches, tmp_path):
+def test_a_lenet_is_refused_colour_images(batches):
     with pytest.raises(DataError, match="CIFAR-10 has colour images"):
         data.load("cifar10")
-    with pytest.raises(DataError, match="colour"):
-        Trainings(StudyStore(tmp_path, preset("lenet_300_100", profile="smoke").setting.updated(dataset="cifar10")))
 
 
 # Colour and size

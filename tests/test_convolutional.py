@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from studies import Done, finished
+from studies import Done, finished, same_bits
 from torch import Tensor
 
 from lth_core import Mask, Ticket, one_shot_pruning, subnetwork
-from lth_study import Study, data, preset, run, seeds
+from lth_study import Study, preset, run, seeds
 from lth_study.data.parts import Dataset
 from lth_study.files import read_json
 from lth_study.networks import build, initial_weights
@@ -20,9 +20,8 @@ from lth_study.plan import missing, trainings
 from lth_study.records import known
 from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training, TrainingFolder, dense
-from lth_study.training import Stopped
 from lth_study.training.train import Trained, train
-from lth_study.trainings import Trainings
+from lth_study.trainings import Trainings, images_of
 from lth_study.worker import Worker
 
 State = Mapping[str, Tensor]
@@ -54,16 +53,8 @@ def smoke(few_images: None, tmp_path_factory: pytest.TempPathFactory, embedded_m
     return finished(settings("resnet20", barriers=False), tmp_path_factory.mktemp("resnet20"), embedded_mnist)
 
 
-def images_of(setting: Setting) -> Dataset:
-    return data.load("mnist_embedded", color=True, size=setting.image_size)
-
-
 def fresh(setting: Setting, purpose: str = "init") -> dict[str, Tensor]:
     return initial_weights(setting, seeds.stream(1, purpose))
-
-
-def same_bits(a: State, b: State) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def is_reinit(ticket: Ticket, setting: Setting) -> bool:
@@ -91,16 +82,6 @@ def test_global_pruning_keeps_exactly_the_largest_weights_of_all_layers_together
         assert len(set(mask.density_by_layer().values())) > 2
 
 
-def test_controls_keep_as_many_weights_in_every_layer(smoke: Done):
-    for rewind in (0, 4):
-        imp, random, reinit = (
-            mask_of(smoke, method, rewind, 2) for method in ("imp", "random_pruning", "random_reinit")
-        )
-        assert reinit == imp
-        assert random.density_by_layer() == imp.density_by_layer()
-        assert all(bool((random[name] != imp[name]).any()) for name in imp if imp.density_by_layer()[name] < 1)
-
-
 def test_everything_is_rewound_bit_for_bit_but_the_pruned_weights(smoke: Done):
     """Weights, statistics of batch norm and momentum; a reinitialised control is fresh and begins at 0."""
     setting, images = smoke.study.setting, images_of(smoke.study.setting)
@@ -116,38 +97,6 @@ def test_everything_is_rewound_bit_for_bit_but_the_pruned_weights(smoke: Done):
         kept = {name: ticket.mask.get(name, torch.ones((), dtype=torch.bool)) for name in w_k}
         assert same_bits(ticket.weights, {name: tensor * kept[name] for name, tensor in w_k.items()})
         assert ticket.iteration == 0 or not control
-
-
-def test_every_training_runs_from_its_rewind_to_the_end_and_leaves_pruned_weights_zero(smoke: Done):
-    lengths = iterations(smoke)
-    assert len(lengths) == len(smoke.trained) == 14
-    for name, found in lengths.items():
-        assert found == (8 if "rewind_4" in name and "random_reinit" not in name else 12), name
-        folder = TrainingFolder(smoke.folder / name)
-        end, mask = folder.load_end(), folder.load_mask()
-        assert not any(end[layer][~mask[layer]].any() for layer in mask), name
-
-
-def test_every_method_is_recorded_on_the_images_in_colour_and_reduced(smoke: Done):
-    accuracies = smoke.records[smoke.records["metric"] == "test_accuracy"]
-    assert len(accuracies) == 13
-    assert set(accuracies["method"]) == {"dense", "imp", "random_pruning", "random_reinit"}
-    floor = smoke.records[smoke.records["metric"].str.endswith("noise_floor")]
-    assert (len(floor), set(floor["value"])) == (2, {0.0})
-    images = images_of(smoke.study.setting)
-    assert images.train.images.shape == (400, 3, 8, 8)
-    files = smoke.folder.rglob("result.json")
-    assert {read_json(file)["provenance"]["data_fingerprint"] for file in files} == {images.fingerprint()}
-
-
-def test_a_stopped_study_goes_on_to_the_same_bits(smoke: Done, tmp_path: Path):
-    part = smoke.study.updated(rewinds=(4,), levels=1, methods=("imp",), orders=1, compared_levels=())
-    with pytest.raises(Stopped):
-        run(part, store=tmp_path, workers=1, seconds=0)
-    run(part, store=tmp_path, workers=1)
-    for name in ("dense", "imp/rewind_4/level_01/order_0"):
-        again = TrainingFolder(tmp_path / part.setting.name / "replicate_1" / name)
-        assert same_bits(again.load_end(), of(smoke, name).load_end())
 
 
 SHORT: dict[str, Any] = {"levels": 1, "orders": 1, "methods": ("imp",), "compared_levels": ()}
@@ -216,14 +165,6 @@ def test_a_study_prunes_the_dense_network_once_to_each_density(tmp_path: Path):
         assert largest_kept(end, mask)
     levels = records[records["method"] == "imp"].groupby("level")["density"].first()
     assert levels.tolist() == pytest.approx([0.6, 0.2], abs=1e-5)
-
-
-def test_without_densities_every_level_prunes_a_fifth_of_what_is_left(tmp_path: Path):
-    study = settings("squeezenet1_0", **ONE_SHOT, densities=(), levels=2, compared_levels=())
-    density = run(study, store=tmp_path, workers=1).groupby("level")["density"].first()
-    total = Mask.ones(build(study.setting)).size
-    first = total - round(0.2 * total)
-    assert (density * total).tolist() == pytest.approx([total, first, first - round(0.2 * first)], abs=0.5)
 
 
 def test_a_level_that_diverges_keeps_no_other_density_from_being_trained(tmp_path: Path, monkeypatch):

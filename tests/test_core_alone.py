@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from project import EXTRAS, PRINTED, PROJECT, ROOT, example, link_packages, python
+from project import EXTRAS, PRINTED, ROOT, built_wheel, example, link_packages, python
 
 MODULES = {
     package: {str(file.relative_to(ROOT)) for file in (ROOT / package).rglob("*.py")}
@@ -41,18 +39,7 @@ def test_the_command_says_how_to_install_what_it_lacks(packages: Path) -> None:
 def test_the_wheel_holds_both_packages_and_its_core_runs_the_readmes_example_alone(
     packages: Path, tmp_path: Path
 ) -> None:
-    sources = tmp_path / "sources"  # setuptools leaves its build folder beside what it builds
-    sources.mkdir()
-    for file in ("pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]):
-        shutil.copyfile(ROOT / file, sources / file)
-    for package in MODULES:
-        shutil.copytree(ROOT / package, sources / package, ignore=shutil.ignore_patterns("__pycache__"))
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    command = [sys.executable, "-c", build, str(tmp_path)]
-    built = subprocess.run(command, cwd=sources, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(built_wheel(tmp_path)) as archive:
         held = {name for name in archive.namelist() if name.split("/")[0] in MODULES}
         archive.extractall(packages, [name for name in held if name.startswith("lth_core/")])
     typed = {"lth_core/py.typed", "lth_study/py.typed", "lth_study/__init__.pyi"}

@@ -1,9 +1,9 @@
 """What the experiments cost, counted by hand."""
 
-import importlib
 import json
 import math
 
+import common
 import pandas as pd
 import pytest
 from conftest import PROJECT, provenance_of, records_of
@@ -11,7 +11,9 @@ from conftest import PROJECT, provenance_of, records_of
 from lth_study import SettingError, preset, records
 from lth_study.costs.benchmarks import benchmark as measured_speeds
 from lth_study.costs.benchmarks import gpu_benchmark, measured_rates, medians, resnet20_on_gpus, time_shares
+from lth_study.costs.faults import COUNTS, campaign
 from lth_study.costs.hours import WATTS_PER_CORE, costs_of_figures, floors
+from lth_study.costs.imagenet import costs_of_imagenet
 from lth_study.costs.limits import floor_seconds, iteration_flops
 from lth_study.costs.trainings import costs, costs_of_networks, growth, growth_of_networks
 from lth_study.report import NETWORK_NAMES, readable
@@ -246,8 +248,6 @@ def test_the_fastest_way_of_resnet_20_is_among_those_that_passed():
 def test_a_processor_at_another_speed_is_a_column_of_its_own_and_floors_take_the_faster_one(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
-    common = importlib.import_module("common")
     monkeypatch.setattr(common, "device_name", lambda: "Processor")
     benchmark(Processor=PROCESSOR | {"ours": 7.0}, Newer={"product": 200.0})  # products: from 45 to 180
     for median, largest, columns, fastest in ((20.0, 44.0, 3, 90e9), (30.0, 46.0, 2, 30e9)):
@@ -258,3 +258,83 @@ def test_a_processor_at_another_speed_is_a_column_of_its_own_and_floors_take_the
         assert medians()["ours"]["Processor"] == median  # of the last machine
         assert measured_rates()["Processor"].flops_per_second == fastest
         assert list(measured_rates()) == list(medians().index)
+
+
+# ImageNet's networks
+
+
+@pytest.fixture
+def measured() -> None:
+    benchmark(
+        **{"a CPU": {"ResNet-50, ours (images/s)": 2.0, "SqueezeNet 1.0, ours (images/s)": 8.0, "product": 100.0}}
+    )
+    fast = [{"way": "loop", "images/s": 5e4}, {"way": "graph", "images/s": 1e5}]
+    smaller = gpu(profile="smoke", device="another", measured=[{"way": "graph", "images/s": 9e9}])
+    slow = gpu(device="another CPU", measured=[{"way": "loop", "images/s": 500.0}])
+    unchecked = gpu(device="an unchecked GPU", measured=fast)
+    del unchecked["checks"]
+    gpu_measured(gpu(device="a GPU", measured=fast), smaller, slow, unchecked)
+
+
+def test_hours_are_images_by_the_speed_of_the_same_network(measured: None):
+    table = costs_of_imagenet()
+    assert table["hours, one core of a CPU"].to_dict() == pytest.approx(
+        {
+            "ResNet-50": 3.948797952e9 / 2 / 3600,
+            "Inception-v3": float("nan"),
+            "SqueezeNet 1.0": 6.42708e6 * 1024 / 8 / 3600,
+        },
+        nan_ok=True,
+    )
+
+
+def test_a_gpus_hours_are_those_of_resnet_20s_rate_of_arithmetic(measured: None):
+    table = costs_of_imagenet()
+    hours = table["hours, a GPU, bfloat16 (estimate)"]
+    # ResNet-20 has 40.8 million multiplications an image forward (He et al. 2016: 0.041 billion), ResNet-50 4.1 billion
+    assert hours["ResNet-50"] == pytest.approx(3.948797952e9 / (1e5 * 0.0408 / 4.09) / 3600, rel=0.02)
+    assert not any("another" in column or "unchecked" in column for column in table.columns)
+
+
+def test_without_a_checked_rate_a_gpus_hours_follow_from_recorded_trainings(measured: None):
+    """Two trainings side by side and an hour later a third, all 30,000 iterations long."""
+    setting = preset("resnet20").setting.updated(precision="bfloat16")
+    timed = [(2_400, "11:00"), (1_800, "11:00"), (1_140, "13:00")]
+    rows = [
+        ["imp", 0, replicate, 1, "0", 30_000, seconds, device, "1", "2", "3", "4", f"2026-11-25T{end}Z", 1]
+        for device in ("an unchecked GPU", "a GPU")
+        for replicate, (seconds, end) in enumerate(timed, 1)
+    ]
+    made = pd.DataFrame(rows, columns=records.PROVENANCE).assign(level=lambda table: range(len(table)))
+    records.write(records.results_folder(), setting, pd.DataFrame(columns=records.COLUMNS), made)
+    table = costs_of_imagenet()
+    # from 10:20 to the end of 11:00, and from 12:41 to the end of 13:00: 41 and 20 minutes
+    speed = 3 * 30_000 * 128 / (61 * 60)
+    checked, recorded = (table[f"hours, {device}, bfloat16 (estimate)"] for device in ("a GPU", "an unchecked GPU"))
+    assert recorded.to_dict() == pytest.approx((checked * 1e5 / speed).to_dict())
+
+
+def test_memory_is_that_of_a_piece_of_the_batch(measured: None):
+    table = costs_of_imagenet()
+    held = table["GiB, batch of 1,024 in 8 pieces"]
+    assert 8 < held["ResNet-50"] < 16  # a batch of 128 in float32: known to fit a card of 16 GB, and none of 8
+    assert held["SqueezeNet 1.0"] < held["ResNet-50"] < held["Inception-v3"]
+
+
+def test_trainings_of_one_replicate(measured: None):
+    """The dense run; one-shot tickets of seven sizes from both iterations; seven reinitialised; at the compared size,
+    tickets in three more orders and random pruning in four, from both; and a repetition for the noise floor."""
+    assert set(costs_of_imagenet()["trainings"]) == {1 + 2 * 7 + 7 + 2 * (3 + 4) + 1}
+
+
+# Faults
+
+
+def test_kinds_are_chosen_by_a_part_of_their_names():
+    rows = [("SIGKILL", 200, 199, 0, 1, 0, 1), ("damaged: mask", 50, 50, 31, 0, 2, 0)]
+    records.results_folder().mkdir()
+    pd.DataFrame(rows, columns=["fault", *COUNTS]).to_csv(records.results_folder() / "faults.csv", index=False)
+    assert campaign()["fault"].tolist() == ["SIGKILL", "damaged: mask"]
+    assert campaign("mask")["struck"].tolist() == [50]
+    with pytest.raises(SettingError, match="kind: no fault has 7 in its name; known: SIGKILL, damaged: mask"):
+        campaign(7)  # as a notebook may give it

@@ -2,9 +2,10 @@
 
 import pandas as pd
 import pytest
+from conftest import provenance_of, records_of
 
 from lth_study import Study, preset
-from lth_study.records import COLUMNS, PROVENANCE, results_folder, write
+from lth_study.records import COLUMNS, results_folder, write
 from lth_study.report.dense import dense_changes, dense_changes_in_words, recorded
 
 BASE = preset("resnet20", profile="tenth").only("stability").updated(levels=0, orders=1, rewinds=(0,))
@@ -15,15 +16,9 @@ def rows(
     study: Study, test: dict[int, float], train: dict[int, float] | None = None, device: str = EPYC
 ) -> pd.DataFrame:
     """Records of dense networks: replicate -> accuracy."""
-    setting = study.setting
-    about = [setting.digest(), setting.network, setting.recipe, setting.profile, setting.dataset, "dense", 0]
-    values = [
-        ("test_accuracy", test),
-        ("validation_accuracy", dict.fromkeys(test, 1.0)),
-        ("train_accuracy", train or {}),
-    ]
-    table = [[*about, r, 0, 1.0, "0", metric, v] for metric, sample in values for r, v in sample.items()]
-    return pd.DataFrame(table, columns=COLUMNS).assign(device=device, finished="2026-12-01T00:00Z")
+    metrics = {"test_accuracy": test, "validation_accuracy": dict.fromkeys(test, 1.0), "train_accuracy": train or {}}
+    values = [(("dense", 0, r, 0, "0"), metric, v) for metric, sample in metrics.items() for r, v in sample.items()]
+    return records_of(study.setting, values).assign(device=device, finished="2026-12-01T00:00Z")
 
 
 NOTHING = rows(BASE, {})
@@ -104,9 +99,9 @@ def test_without_the_first_variant_nothing_is_compared(variants):
 
 
 def test_what_is_recorded_of_the_replicates_asked_for_comes_with_its_device():
-    made = [["dense", 0, r, 0, "0", 3_000, 1.0, EPYC, *"-----", 1] for r in (1, 2, 5)]
+    made = provenance_of([("dense", 0, r, 0, "0") for r in (1, 2, 5)], device=EPYC)
     own = rows(BASE, {1: 80.0, 2: 82.0, 5: 84.0})[COLUMNS]
-    write(results_folder(), BASE.setting, own, pd.DataFrame(made, columns=PROVENANCE))
+    write(results_folder(), BASE.setting, own, made)
     found = recorded(BASE.updated(replicates=(2, 3, 5)), missing="error").query("metric == 'test_accuracy'")
     assert found[["replicate", "value", "device"]].to_numpy().tolist() == [[2, 82.0, EPYC], [5, 84.0, EPYC]]
     for missing in ("error", "train"):  # there are no images to train on

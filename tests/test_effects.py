@@ -122,16 +122,6 @@ def test_a_sample_knows_when_the_first_of_its_trainings_was_finished():
     assert found.finished.to_dict() == {1: "2026-11-01T00:00Z"}
 
 
-def test_a_term_can_change_a_setting_of_the_study():
-    tables = {
-        (): placed(table([("test_accuracy", "dense", 0, 1, 0, 82.0)])),
-        (("dataset", "cifar10_jpeg"),): placed(table([("test_accuracy", "dense", 0, 1, 0, 79.0)])),
-    }
-    effect = "dense - dense{dataset=cifar10_jpeg}"
-    found = sample(lambda changes: tables[tuple(changes.items())], effect, "test_accuracy", (0,))
-    assert found.values.to_dict() == {1: 3.0}
-
-
 def test_effects_are_read_as_they_are_written():
     assert parse("imp@25 - random_pruning@0 + dense{weight_decay=0.5}") == [
         Term(1, "imp", 25),

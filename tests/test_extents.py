@@ -84,6 +84,7 @@ def test_new_densities_bring_as_many_levels_unless_levels_are_given():
     laptop = preset("resnet50", profile="laptop")
     assert [extent.levels for extent in laptop.updated(densities=(0.5, 0.1)).extents.values()] == [2, 2]
     assert laptop.updated(densities=[0.5, 0.3, 0.2, 0.1], levels=1).extent.levels == 1
+    assert laptop.updated(densities=()).setting.densities is None  # iterative
     with pytest.raises(SettingError, match="levels: 3 is more than the 2 densities"):
         laptop.updated(densities=(0.5, 0.1), levels=3)
 

@@ -2,12 +2,11 @@
 
 import json
 import math
-import sys
 from types import SimpleNamespace
 
+import gpu
 import pytest
 import torch
-from conftest import PROJECT
 
 from lth_study import data, preset, records
 from lth_study.costs.limits import floor_seconds
@@ -16,9 +15,6 @@ from lth_study.devices import compute_device, device_name
 from lth_study.settings import Setting
 from lth_study.training.steps import PlainSteps
 from lth_study.training.train import steady_arithmetic
-
-sys.path.insert(0, str(PROJECT / "benchmarks"))
-import gpu
 
 SMOKE = [preset(network, profile="smoke").setting for network in ("lenet_300_100", "resnet20")]
 BRIEFLY = ["--profile", "smoke", "--iterations", "2", "--rounds", "1"]

@@ -117,11 +117,6 @@ def test_a_network_trains_on_the_files_and_leaves_top_5_to_more_classes(root: Pa
     assert "test_top5_accuracy" not in set(records["metric"])
 
 
-def test_a_network_of_another_number_of_classes_is_refused(root: Path):
-    with pytest.raises(SettingError, match="classes: the network has 10, and ImageNet has 3"):
-        run(STUDY.updated(classes=10))
-
-
 def test_crops_of_padded_images_are_for_images_in_memory(root: Path):
     part = load_imagenet(root, 24).train
     with pytest.raises(SettingError, match="smallest_crop: None is for images in memory"):

@@ -12,7 +12,6 @@ import torch
 from doubles import write_imagenette
 from PIL import Image
 
-from lth_study import data
 from lth_study.data.image_folders import IMAGENETTE as CLASSES
 from lth_study.data.image_folders import load_imagenette
 from lth_study.data.parts import DataError
@@ -21,8 +20,7 @@ from lth_study.data.parts import DataError
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Imagenette's folder, with two images of each class in each part."""
-    write_imagenette(tmp_path)
-    return tmp_path / "imagenette"
+    return write_imagenette(tmp_path)
 
 
 def fingerprint(root: Path, size: int = 10) -> str:
@@ -43,7 +41,7 @@ def test_images_are_scaled_to_the_size_and_cut_to_the_square_in_the_middle(root:
 def test_grey_and_transparent_images_are_read_as_colour(root: Path):
     colours = [(0, 100, 0), (0, 100, 10)]
     for number, (kind, colour) in enumerate(zip(("L", "RGBA"), colours, strict=True)):
-        Image.new("RGB", (40, 20), colour).convert(kind).save(root / "val" / CLASSES[0] / f"{number}.png")
+        Image.new("RGB", (40, 20), colour).convert(kind).save(root / "val" / CLASSES[0] / f"0{number}.png")
     images = load_imagenette(root.parent, 10).test.images[:2]
     assert [image.unique().tolist() for image in images] == [[59], [0, 10, 100]]  # 0.587 of the green, by BT.601
     assert images[1].flatten(1).unique(dim=1).flatten().tolist() == [0, 100, 10]
@@ -61,7 +59,7 @@ def test_squares_are_kept_for_each_size_and_made_again_when_an_image_or_they_hav
     assert cache.read_bytes() == whole
     assert load_imagenette(root.parent, 12).test.size == 12
     assert len(list(root.glob(".decoded-*"))) == 2
-    file = root / "val" / CLASSES[0] / "0.png"
+    file = root / "val" / CLASSES[0] / "00.png"
     before = file.stat()
     Image.new("RGB", (40, 20), "black").save(file)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
@@ -103,13 +101,13 @@ DAMAGES: list[Callable[[bytes], bytes]] = [
 
 def test_every_damaged_image_is_listed_and_nothing_is_cached(root: Path):
     for name, spoil in zip(CLASSES, DAMAGES, strict=False):
-        file = root / "train" / name / "1.png"
+        file = root / "train" / name / "01.png"
         file.write_bytes(spoil(file.read_bytes()))
-    last = root / "val" / CLASSES[-1] / "1.png"
+    last = root / "val" / CLASSES[-1] / "01.png"
     last.unlink()
     last.mkdir()
     damaged = [f"train/{name}" for name in CLASSES[: len(DAMAGES)]] + [f"val/{CLASSES[-1]}"]
-    lines = "".join(rf"\n  {place}/1.png: not a readable image \(.+\)" for place in damaged)
+    lines = "".join(rf"\n  {place}/01.png: not a readable image \(.+\)" for place in damaged)
     with pytest.raises(DataError, match=f"{root} is not as expected.*{lines}$"):
         load_imagenette(root.parent, 10)
     assert list(root.glob(".decoded*")) == []
@@ -125,8 +123,3 @@ def test_empty_strange_and_missing_classes_are_listed(root: Path):
     every = "".join(rf"\n  val/{name}: no images of this class" for name in CLASSES[:9])
     with pytest.raises(DataError, match=rf"{every}\n  and 1 more$"):
         load_imagenette(root.parent, 10)
-
-
-def test_without_imagenette_the_embedded_images_stand_in_and_it_is_said():
-    with pytest.warns(UserWarning, match="Imagenette is not in .* and cannot be downloaded"):
-        assert data.resolve("imagenette") == "mnist_embedded"

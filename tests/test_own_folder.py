@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Lth
+from doubles import write_images
 from PIL import Image
 
 from lth_study import DataError, SettingError, configure, data, preset, run
@@ -25,21 +26,9 @@ SMOKE = preset("resnet20", profile="smoke").only("stability")
 ONE = SMOKE.updated(levels=1, rewinds=(0,), methods=("imp",), orders=1, barriers=False)
 
 
-def write(folder: Path, parts: dict[str, int]) -> Path:
-    """So many images of each class in each part: 40 wide and 20 high, the middle in a colour of its class."""
-    for part, count in parts.items():
-        for label, name in enumerate(CLASSES):
-            (folder / part / name).mkdir(parents=True)
-            for number in range(count):
-                image = Image.new("RGB", (40, 20), "white")
-                image.paste((80 * label, 100, number), (8, 0, 32, 20))
-                image.save(folder / part / name / f"{number:02}.png")
-    return folder
-
-
 @pytest.fixture
 def flowers(tmp_path: Path) -> Path:
-    return write(tmp_path / "secret place" / "flowers", PARTS)
+    return write_images(tmp_path / "secret place" / "flowers", PARTS, CLASSES, 80)
 
 
 def given(folder: Path, study: Study = ONE, **changes: object) -> Study:
@@ -126,7 +115,7 @@ def test_of_two_parts_the_second_is_for_testing_and_some_training_images_are_hel
 def test_with_all_three_parts_validation_has_its_own_and_nothing_is_held_out(
     parts: dict[str, int], sizes: tuple[int, ...], tmp_path: Path
 ):
-    folder = write(tmp_path / "flowers", {"train": 16, **parts})
+    folder = write_images(tmp_path / "flowers", {"train": 16, **parts}, CLASSES, 80)
     images = data.load(given(folder).setting.dataset, color=True)
     assert (len(images.train), len(images.validation), len(images.test)) == sizes
     assert images.train.images.shape[1:] == data.image_shape(images.name, color=True) == (3, 32, 32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -16,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from project import EXTRAS, PROJECT, ROOT, with_what_they_need
+from project import EXTRAS, PROJECT, ROOT, built_wheel, with_what_they_need
 
 NEEDED = [Requirement(line) for lines in (PROJECT["dependencies"], *EXTRAS.values()) for line in lines]
 CONSTRAINTS = [
@@ -93,16 +92,8 @@ def test_commits_are_checked_with_the_pinned_ruff() -> None:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the wheel holds, unpacked where there is no checkout."""
     folder = tmp_path_factory.mktemp("installed")
-    for name in ("lth_core", "lth_study"):
-        shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder / "source")
-    build = "import setuptools.build_meta as backend; backend.build_wheel('..')"
-    subprocess.run([sys.executable, "-c", build], cwd=folder / "source", capture_output=True, check=True)
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as opened:
+    with zipfile.ZipFile(built_wheel(folder)) as opened:
         opened.extractall(folder / "site")
-    shutil.rmtree(folder / "source")
     return folder / "site"
 
 
@@ -148,9 +139,10 @@ def test_without_a_checkout_it_is_said_what_needs_one(installed: Path, tmp_path:
         "hours.floors()": f"benchmark.csv is not in {remedy}",
         "provenance.recorded_studies()": f"There is no {remedy}. no recorded study has ''",
         "run(preset('vgg19'), missing='error')": f"There is no {remedy}. ",
+        "tickets.committed()": f"tickets is not in {remedy}",
     }
     program = f"""
-from lth_study import preset, report, run
+from lth_study import preset, report, run, tickets
 from lth_study.costs import hours
 from lth_study.report import claims, provenance
 for call in {list(messages)}:

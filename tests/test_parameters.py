@@ -60,6 +60,7 @@ UNKNOWN = "unknown parameter "
         ({"replicate": 2}, {}, UNKNOWN + "'replicate'; valid parameters: recipe, profile, missing, .*replicates"),
         ({"network": "vgg19"}, {"recipe": "low"}, UNKNOWN + "'network'; valid parameters: profile"),
         ({"rewinds": [5]}, {"rewinds": [0]}, UNKNOWN + "'rewinds'"),
+        ({}, {"networks": ["resnet50", "vgg19"]}, "'lenet_300_100' is not one of this notebook's: resnet50, vgg19$"),
         ({"levels": 3}, {"without": ["levels"]}, UNKNOWN + "'levels'"),  # it means nothing to this notebook
     ],
 )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 
 from lth_study import SettingError, preset
-from lth_study.presets import recipes
+from lth_study.presets import profiles, recipes
 from lth_study.settings import IMAGENET_NETWORKS, METHODS
 
 
@@ -76,8 +76,9 @@ def test_the_recipes_of_a_network_are_those_of_the_papers_table():
     assert [(network, recipe) for network in ("lenet_300_100", "resnet20", "vgg19") for recipe in recipes(network)] == [
         *TABLE
     ]
-    with pytest.raises(SettingError, match="unknown network 'resnet18'; known: lenet_300_100"):
-        recipes("resnet18")
+    for listed in (recipes, profiles):
+        with pytest.raises(SettingError, match="unknown network 'resnet18'; known: lenet_300_100"):
+            listed("resnet18")
 
 
 @pytest.mark.parametrize(

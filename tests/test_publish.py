@@ -52,13 +52,8 @@ def test_bad_addresses_stop_the_build_before_anything_is_done(
     monkeypatch.setattr("sys.argv", ["build.py", "--url", "example.org"])
     with pytest.raises(SystemExit):
         build.main()
-    assert (
-        capsys.readouterr()
-        .err.splitlines()[-1]
-        .endswith(
-            "error: argument --url: 'example.org' is no address; write it in full, as in https://example.org/book"
-        )
-    )
+    said = "'example.org' is no address; write it in full, as in https://example.org/book"
+    assert capsys.readouterr().err.endswith(f"error: argument --url: {said}\n")
 
 
 def small_book(folder: Path) -> None:

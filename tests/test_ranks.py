@@ -14,7 +14,6 @@ from doubles import write_imagenet
 
 from lth_core import Mask, subnetwork
 from lth_study import SettingError, data, preset, run, worker
-from lth_study import ranks as together
 from lth_study.chain import Chain
 from lth_study.networks import build, initial_weights
 from lth_study.records import store_folder
@@ -214,12 +213,3 @@ def test_a_count_of_processes_that_nothing_has_started_is_refused(monkeypatch: p
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SettingError, match=r"WORLD_SIZE: 4 processes .* but RANK, MASTER_ADDR, MASTER_PORT is not set"):
         train_missing(STUDY, store_folder())
-
-
-def test_a_process_alone_talks_to_nobody():
-    tensor = torch.tensor([1.0, 3.0])
-    together.hand_out(None)
-    together.average_(tensor)
-    assert together.total(tensor).tolist() == [1.0, 3.0]
-    assert together.rank_and_count() == (0, 1)
-    assert together.agreed(True, torch.device("cpu"))

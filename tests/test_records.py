@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import Place, provenance_of, records_of
+from test_plan import COMPLETE
 
 from lth_study import preset, records, tables
 from lth_study.files import StoreError, write_json
@@ -18,15 +19,6 @@ from lth_study.store import StudyStore, Training
 
 SETTING = preset("lenet_300_100", profile="smoke").setting
 OTHER = SETTING.updated(learning_rate=1e-4)
-COMPLETE = [
-    (("dense", 0, 1, 0, "0"), "test_accuracy", 97.25),
-    (("imp", 0, 1, 1, "0"), "l2_pruning", 4.321987),
-    (("imp", 0, 1, 1, "0"), "test_accuracy", 97.5),
-    (("imp", 0, 1, 2, "0"), "test_accuracy", 97.75),
-    (("imp", 0, 1, 2, "0-0"), "l2_noise_floor", 0.0),
-    (("imp", 0, 1, 2, "0-1"), "l2_data_order", 12.3456789),
-    (("imp", 0, 1, 2, "1"), "test_accuracy", 97.0),
-]
 MADE = provenance_of([("dense", 0, 1, 0, "0"), ("imp", 0, 1, 1, "0"), *(("imp", 0, 1, 2, o) for o in ("0", "0-again"))])
 
 
@@ -179,7 +171,7 @@ def test_merging_is_idempotent_and_does_not_depend_on_who_comes_first():
 def test_a_conflict_is_refused_names_the_first_value_and_changes_nothing(ours: Path):
     before = contents(ours / SETTING.name)
     other = table(COMPLETE)
-    other.loc[[3, 4], "value"] = [42.0, 0.5]  # a noise floor of zero has no relative error
+    other.loc[[4, 5], "value"] = [42.0, 0.5]  # a noise floor of zero has no relative error
     with pytest.raises(StoreError) as raised:
         add(ours, SETTING, other, MADE)
     message = str(raised.value)

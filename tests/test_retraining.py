@@ -56,13 +56,6 @@ def test_a_level_prunes_the_smallest_weights_of_its_own_last_level(method: str, 
         assert end[name][mask[name]].abs().min() >= end[name][alive & ~mask[name]].abs().max()
 
 
-def test_all_three_start_from_the_mask_of_the_dense_network_and_part_from_there(done: Done):
-    first = [file_of(done, method, 1, "mask") for method in START]
-    assert all(torch.equal(mask[name], first[0][name]) for mask in first for name in mask)
-    ends = {file_of(done, method, 1, "end")["fc1.weight"].numpy().tobytes() for method in START}
-    assert len(ends) == len(START)
-
-
 def test_every_level_is_trained_for_as_many_iterations_and_recorded(done: Done):
     accuracy = done.records[done.records["metric"] == "test_accuracy"]
     assert accuracy.groupby("method").size().to_dict() == {"dense": 1} | dict.fromkeys(START, 2)
@@ -91,13 +84,10 @@ def test_a_copy_of_the_weights_to_continue_from_has_every_chain(done: Done, tmp_
 
 
 def test_needed_takes_a_chain_from_its_own_deepest_level():
-    study = SMOKE.updated(levels=3, compared_levels=(3,), rewinds=(5,), methods=("imp", "fine_tuning"), orders=1)
-    there = {dense(1), Training(1, "fine_tuning", 5, 1, 0), Training(1, "imp", 5, 2, 0)}
-    wanted = [Training(1, "fine_tuning", 5, 3, 0)]
-    assert plan.needed(wanted, [], study, there) == [
-        dense(1),
-        *(Training(1, "fine_tuning", 5, n, 0) for n in (1, 2, 3)),
-    ]
+    study = SMOKE.updated(levels=4, compared_levels=(4,), rewinds=(5,), methods=("imp", "fine_tuning"), orders=1)
+    own, others = [Training(1, "fine_tuning", 5, n, 0) for n in range(1, 5)], (("imp", 5), ("fine_tuning", 0))
+    there = {dense(1), own[1], *(Training(1, method, k, 3, 0) for method, k in others)}
+    assert plan.needed(own[3:], [], study, there) == [dense(1), *own[1:]]
 
 
 @pytest.mark.parametrize(

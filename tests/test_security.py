@@ -203,14 +203,10 @@ def test_a_tree_that_makes_no_state_is_one_sentence(tree: str, tmp_path: Path) -
     assert "\n" not in str(refused.value)
 
 
-def save_npz(mask: Mask, file: Path) -> None:
-    np.savez(file, **exchange.to_numpy(mask))
-
-
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        ("mask.npz", save_npz),
+        ("mask.npz", lambda mask, file: np.savez(file, **exchange.to_numpy(mask))),
         ("mask.pth", exchange.save_open_lth),
         ("theirs.safetensors", lambda mask, file: file.write_bytes(save(dict(mask)))),
         ("ours.safetensors", Mask.save),

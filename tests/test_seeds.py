@@ -3,8 +3,6 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lth_study.networks import initial_weights
 from lth_study.presets import preset
@@ -34,13 +32,6 @@ def test_replicates_purposes_and_indices_all_have_streams_of_their_own():
         *product(range(1, 12), ["order"], range(13)),
     ]
     assert len({drawn(*name) for name in names}) == len(names)
-
-
-@given(st.integers(1, 50), st.integers(0, 5), st.integers(0, 500), st.integers(0, 300))
-def test_an_epoch_visits_every_example_once(replicate, order, epoch, examples):
-    visited = epoch_order(replicate, order, epoch, examples)
-    assert visited.dtype == torch.int64
-    assert sorted(visited.tolist()) == list(range(examples))
 
 
 def test_epochs_orders_and_replicates_are_visited_differently():

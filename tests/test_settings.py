@@ -162,11 +162,6 @@ def test_settings_of_cifar_networks_are_refused_for_the_others(network, name, va
         preset(network, profile="smoke").updated(**{name: value})
 
 
-def test_a_choice_of_what_decays_is_refused_where_nothing_does():
-    with pytest.raises(SettingError, match="weight_decay_on: 'convolutions' has no effect with weight_decay=0; leave"):
-        preset("resnet20", profile="smoke").updated(weight_decay=0.0, weight_decay_on="convolutions")
-
-
 @pytest.mark.parametrize("network", ["resnet50", "inception_v3", "squeezenet1_0"])
 def test_what_has_no_effect_may_have_the_presets_value_and_no_other(network):
     """Two values would give one study two digests."""

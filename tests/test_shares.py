@@ -1,14 +1,9 @@
 """Where the time of a training goes: what the profiler sees of a small one is put into the right kinds."""
 
-import sys
-
 import pytest
-from conftest import PROJECT
+import shares
 
 from lth_study import data, preset
-
-sys.path.insert(0, str(PROJECT / "benchmarks"))
-import shares
 
 RESNET = preset("resnet20", profile="smoke").setting.updated(image_size=None)
 LENET = preset("lenet_300_100", profile="smoke").setting

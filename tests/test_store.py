@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from studies import flip_a_bit, same_bits
 from torch import Tensor
 
 from lth_core.masks import Mask
@@ -30,16 +31,6 @@ def place(tmp_path: Path) -> Path:
     folder = tmp_path / "place"
     folder.mkdir()
     return folder
-
-
-def flip(file: Path, position: int, bit: int = 0) -> None:
-    content = bytearray(file.read_bytes())
-    content[position] ^= 1 << bit
-    file.write_bytes(content)
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a)
 
 
 def names(folder: Path) -> set[str]:
@@ -117,19 +108,19 @@ def test_any_flipped_bit_of_a_checkpoint_is_noticed_or_harmless(place: Path):
     folder.save_checkpoint(40, 1.5, STATE)
     iteration, seconds, state = folder.load_checkpoint() or pytest.fail("the checkpoint was not read")
     assert (iteration, seconds) == (40, 1.5)
-    assert same(dict(state), STATE)
+    assert same_bits(dict(state), STATE)
     content = file.read_bytes()
     unnoticed, dropped = [], 0
     for position in range(len(content)):
         file.write_bytes(content)
-        flip(file, position, bit=position % 8)
+        flip_a_bit(file, position, bit=position % 8)
         try:
             loaded = folder.load_checkpoint()
         except Exception as error:
             unnoticed.append((position, repr(error)))
             continue
         dropped += loaded is None and not file.exists()
-        if loaded is not None and not (loaded[:2] == (40, 1.5) and same(dict(loaded[2]), STATE)):
+        if loaded is not None and not (loaded[:2] == (40, 1.5) and same_bits(dict(loaded[2]), STATE)):
             unnoticed.append((position, str(loaded[:2])))
     assert unnoticed == []
     assert dropped > len(content) // 2
@@ -154,7 +145,7 @@ def test_a_finished_training_is_complete_and_has_no_checkpoint(place: Path):
     folder.finish(RESULT, STATE, MASK)
     assert folder.complete
     assert folder.result() == RESULT
-    assert same(folder.load_end(), STATE)
+    assert same_bits(folder.load_end(), STATE)
     assert folder.load_mask() == MASK
     assert names(place) == {"result.json", "end.safetensors", "mask.safetensors"}
 
@@ -227,7 +218,7 @@ def test_the_nearest_state_is_the_latest_one_not_after_the_iteration(place: Path
         assert state is not None
         assert float(state["weight"]) == expected
     assert folder.nearest_state(4) == (0, None)
-    flip(place / "iteration_20.safetensors", (place / "iteration_20.safetensors").stat().st_size - 1)
+    flip_a_bit(place / "iteration_20.safetensors", -1)
     assert folder.nearest_state(30)[0] == 5
     (place / "iteration_5.safetensors").write_bytes(b"")
     assert folder.nearest_state(30) == (0, None)
@@ -279,7 +270,7 @@ def test_a_changed_byte_of_json_is_noticed_or_harmless(place: Path):
     whole, messages = file.read_bytes(), list[str]()
     for position in range(len(whole)):
         for bit in (0, 4):
-            flip(file, position, bit)
+            flip_a_bit(file, position, bit)
             try:
                 assert read_json(file) == content, (position, bit)
             except Damaged as error:

@@ -83,14 +83,6 @@ def test_the_dense_network_is_trained_in_as_many_data_orders_as_asked_for(tmp_pa
     assert len({file.read_bytes() for file in ends.values()}) == 3
 
 
-def test_densities_follow_from_the_rates(smoke: Done):
-    # 20% of 235,200 and of 30,000 weights, and 10% of 1,000, each level rounded
-    sizes = {0: 266_200, 1: 188_160 + 24_000 + 900, 2: 150_528 + 19_200 + 810}
-    for level, kept in sizes.items():
-        found = smoke.records[smoke.records["level"] == level]["density"]
-        assert (found == float(f"{kept / 266_200:.7g}")).all()  # as it is in files
-
-
 def test_each_training_is_done_once_from_its_rewinding_iteration_to_the_end(smoke: Done):
     results = files(smoke.folder, "result.json")
     assert len(smoke.trained) == len(results) == 14

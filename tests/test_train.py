@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 from doubles import Kept, StopAt
+from studies import same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lth_core import Mask, Ticket, one_shot_pruning, subnetwork
-from lth_study import preset, run, seeds
+from lth_study import preset, run
+from lth_study.chain import initial
 from lth_study.data.parts import Dataset, Split
-from lth_study.networks import build, initial_weights
+from lth_study.networks import build
 from lth_study.settings import Setting
 from lth_study.store import TrainingFolder
 from lth_study.training import Stopped
@@ -77,17 +79,9 @@ def half_of(setting: Setting) -> Mask:
     return Mask({name: torch.rand(full.shape, generator=chance) < 0.5 for name, full in ones(setting).items()})
 
 
-def weights_of(setting: Setting) -> dict[str, Tensor]:
-    return initial_weights(setting, seeds.stream(1, "init"))
-
-
 def trained(setting: Setting, ticket: Ticket | None = None, data: Dataset | None = None, **options: Any) -> Trained:
-    ticket = ticket or subnetwork(weights_of(setting), half_of(setting), 0, 0)
+    ticket = ticket or subnetwork(initial(setting, 1), half_of(setting), 0, 0)
     return train(setting, data or noise(setting), ticket, **{"replicate": 1, "order": 0} | options)
-
-
-def same_bits(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def same(a: Trained, b: Trained) -> bool:
@@ -147,14 +141,6 @@ def test_stopped_at_any_iteration_and_resumed_from_the_file_gives_the_same_bits(
     assert asked.calls == UPDATES - stop
 
 
-def test_stopped_after_every_second_update_gives_the_same_bits(tmp_path):
-    folder = TrainingFolder(tmp_path)
-    for _ in range(UPDATES // 2 - 1):
-        with pytest.raises(Stopped):
-            trained(LENET, saves=folder, stop_requested=StopAt(2))
-    assert same(trained(LENET, saves=folder), trained(LENET))
-
-
 def test_a_crash_goes_on_from_the_last_checkpoint_with_the_same_bits(tmp_path, monkeypatch: pytest.MonkeyPatch):
     folder, asked, again = TrainingFolder(tmp_path), StopAt(), StopAt()
 
@@ -186,7 +172,7 @@ def test_a_training_that_goes_on_saves_no_checkpoint_before_one_is_due_and_count
 )
 def test_w_k_under_a_mask_of_ones_repeats_the_dense_run_in_t_minus_k_iterations(network: str, k: int):
     setting, kept, asked = settings(network), Kept(), StopAt()
-    dense = trained(setting, subnetwork(weights_of(setting), ones(setting), 0, 0), keep=[k], saves=kept)
+    dense = trained(setting, subnetwork(initial(setting, 1), ones(setting), 0, 0), keep=[k], saves=kept)
     rewound = subnetwork(kept.states[k], ones(setting), k, 1)
     assert same(trained(setting, rewound, stop_requested=asked), dense)
     assert asked.calls == UPDATES - k
@@ -198,7 +184,7 @@ def test_w_k_under_a_mask_of_ones_repeats_the_dense_run_in_t_minus_k_iterations(
 @small_network
 def test_states_are_kept_at_exactly_their_iterations_and_pruned_weights_are_zero_in_all(network: str):
     setting, kept = settings(network), Kept()
-    end, mask, start = trained(setting, keep=range(UPDATES), saves=kept), half_of(setting), weights_of(setting)
+    end, mask, start = trained(setting, keep=range(UPDATES), saves=kept), half_of(setting), initial(setting, 1)
     before = {name: weight.clone() for name, weight in start.items()}
     assert list(kept.states) == list(range(UPDATES))
     assert same_bits(kept.states[5], trained(setting, stop=5).state)
@@ -211,7 +197,7 @@ def test_states_are_kept_at_exactly_their_iterations_and_pruned_weights_are_zero
 
 def test_an_average_that_is_rewound_forgets_the_pruned_weights():
     kept, mask = Kept(), half_of(LENET)
-    trained(LENET, subnetwork(weights_of(LENET), ones(LENET), 0, 0), keep=[5], saves=kept)
+    trained(LENET, subnetwork(initial(LENET, 1), ones(LENET), 0, 0), keep=[5], saves=kept)
     averages = []
     for state in (kept.states[5], trained(LENET, subnetwork(kept.states[5], mask, 5, 1)).state):
         named = dict(build(LENET).named_parameters())
@@ -251,7 +237,7 @@ def test_a_network_that_is_done_with_is_forgotten_at_once():
 
 def test_a_training_is_evaluated_at_its_end_alone(embedded_mnist: Dataset):
     setting = preset("lenet_300_100", profile="smoke").setting
-    start = subnetwork(weights_of(setting), ones(setting), 0, 0)
+    start = subnetwork(initial(setting, 1), ones(setting), 0, 0)
     end = train(setting, embedded_mnist, start, replicate=1, order=0)
     assert end.diverged_at is None
     assert end.metrics.keys() == {"test_accuracy", "validation_accuracy", "train_accuracy", "train_loss"}
@@ -295,7 +281,7 @@ def test_a_diverged_training_says_so_wherever_it_was_interrupted_and_has_no_metr
 
 
 def test_a_training_function_fits_one_shot_pruning_and_raises_what_diverged():
-    start = weights_of(LENET)
+    start = initial(LENET, 1)
     levels = list(
         one_shot_pruning(trainer(LENET, noise(LENET), replicate=1), start, ones(LENET), densities=[0.5], rewind=1)
     )

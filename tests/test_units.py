@@ -12,10 +12,9 @@ from conftest import Lth, provenance_of, records_of
 
 from lth_study import SettingError, preset, records
 from lth_study.agenda.parts import parts
-from lth_study.costs.limits import training_bytes
 from lth_study.plan import trainings
 from lth_study.store import StudyStore, Training, dense
-from lth_study.units import in_part, memory, units
+from lth_study.units import in_part, units
 
 SMOKE = preset("lenet_300_100", profile="smoke")
 RESNET50 = preset("resnet50", profile="smoke")
@@ -109,11 +108,6 @@ def test_a_part_without_trainings_is_refused_and_not_taken_for_done(part: str, l
     done = lth("run", *OPTIONS, "--part", part)
     assert done.status != 0
     assert f"--part: {part} has no training of lenet_300_100-standard-smoke-" in done.err
-
-
-def test_memory_is_that_of_a_process_and_of_a_network():
-    assert memory(SMOKE.setting) == 2**30
-    assert memory(RESNET50.setting) == 2**30 + 3 * training_bytes(RESNET50.setting)
 
 
 def test_units_done_one_after_the_other_give_the_records_of_the_study(lth: Lth, tmp_path: Path):

@@ -7,11 +7,10 @@ import pytest
 from conftest import Lth
 from studies import assert_same_records, count_trainings, files
 
-from lth_study import plan, records
+from lth_study import records
 from lth_study.files import StoreError, read_json, write_json
 from lth_study.presets import preset
 from lth_study.runner import run
-from lth_study.store import StudyStore, Training, dense
 from lth_study.weights import carry
 
 BRIEF = {"levels": 3, "compared_levels": (3,), "barriers": False}
@@ -113,13 +112,3 @@ def test_weights_of_other_images_are_refused(store: Path, tmp_path: Path):
         carry(store, tmp_path / "elsewhere")
     with pytest.raises(StoreError, match="holds no runs"):
         carry(tmp_path / "nowhere", tmp_path / "elsewhere")
-
-
-def test_levels_below_a_complete_one_are_not_needed():
-    chain = [Training(1, "imp", 0, level, 0) for level in range(1, 5)]
-    study = LENET.updated(levels=4, compared_levels=(4,), rewinds=(0,), methods=("imp",))
-    assert plan.needed([chain[3]], [], study) == [dense(1), *chain]
-    assert plan.needed([chain[3]], [], study, {chain[1]}) == [dense(1), *chain[1:]]
-    assert plan.needed([chain[0], chain[3]], [], study, {chain[1]}) == [dense(1), *chain]
-    assert plan.needed([chain[3]], [], study, {Training(1, "imp", 20, 3, 0), dense(1)}) == [dense(1), *chain]
-    assert StudyStore(Path(), study.setting).saves(chain[0]).kept_states() == []

@@ -24,12 +24,12 @@ from typer.testing import CliRunner
 
 from lth_core import Ticket, load_about, load_trained
 from lth_core.card import card
-from lth_study import Setting, StoreError, Study, data, networks, plan, trainer
+from lth_study import Setting, Study, data, networks, plan, trainer
 from lth_study.cli import app
 from lth_study.data.parts import Dataset
 from lth_study.store import Training
 from lth_study.tables import read
-from lth_study.tickets import committed, committed_table, load
+from lth_study.tickets import committed_table, load
 
 RESULTS = ROOT / "results"
 LENET, RESNET20 = "lenet_300_100-standard-paper-mnist-7a0d53d5f65f", "resnet20-standard-laptop-cifar10-3c1ef8b09e22"
@@ -199,11 +199,3 @@ def test_the_table_lists_every_ticket_with_its_cards_numbers() -> None:
         "L2 to the dense network": round(about["stability_to_pruning"]["l2"], 1),
         "L2 between data orders": round(about["stability_to_data_order"]["l2"], 1),
     }
-
-
-def test_a_package_without_the_repository_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lth_study.records.project_folder", lambda: tmp_path)
-    with pytest.raises(
-        StoreError, match=r"^tickets is not in .*; set LTH_RESULTS to the folder results/ of a checkout"
-    ):
-        committed()

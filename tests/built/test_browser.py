@@ -25,13 +25,6 @@ SLOW = 20_000
 
 
 @pytest.fixture(scope="session")
-def html() -> Path:
-    if not (HTML / "index.html").exists():
-        pytest.skip("the book is not built; run make book")
-    return HTML
-
-
-@pytest.fixture(scope="session")
 def browser(html: Path) -> Iterator[object]:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'browser'")
     if CHROMIUM is None:
@@ -71,9 +64,6 @@ def visit(page: Any, file: Path) -> None:
 
 def every_page(html: Path) -> list[Path]:
     return sorted((html / "book").rglob("*.html"))
-
-
-CUT = "[...document.querySelectorAll('pre')].filter(each => each.scrollWidth > each.clientWidth + 1).length"
 
 
 def test_no_page_scrolls_sideways_complains_or_asks_for_anything_elsewhere(page: Any, html: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args
 
@@ -23,56 +22,28 @@ STYLE = re.compile(r"""(?:@import\s*|url\()\s*["']?\s*(?:https?:)?//""", re.IGNO
 SCRIPT = re.compile(r"""(?:fetch|import|importScripts|open)\s*\([^)]{0,20}["'](?:https?:)?//""", re.IGNORECASE)
 
 
-class Page(HTMLParser):
-    """The elements of a page, and the text of its scripts and styles."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text: dict[str, str] = {"script": "", "style": ""}
-        self.inside = ""
-        self.feed(file.read_text())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        self.inside = tag
-
-    def handle_data(self, data: str) -> None:
-        if self.inside in self.text:
-            self.text[self.inside] += data
-
-
 @pytest.fixture(scope="module")
-def html() -> Path:
-    built = ROOT / "_build" / "html"
-    if not (built / "index.html").exists():
-        pytest.skip("the book is not built; run make book")
-    return built
+def pages(html: Path) -> dict[str, BeautifulSoup]:
+    files = [file for file in sorted(html.rglob("*.html")) if "_static" not in str(file)]
+    return {str(file.relative_to(html)): BeautifulSoup(file.read_text(), "html.parser") for file in files}
 
 
-@pytest.fixture(scope="module")
-def pages(html: Path) -> dict[str, Page]:
-    return {
-        str(file.relative_to(html)): Page(file) for file in sorted(html.rglob("*.html")) if "_static" not in str(file)
-    }
-
-
-def test_every_chapter_is_a_page(pages: dict[str, Page]) -> None:
+def test_every_chapter_is_a_page(pages: dict[str, BeautifulSoup]) -> None:
     chapters = re.findall(r"(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text())
     assert [chapter for chapter in chapters if f"{chapter}.html" not in pages] == []
 
 
-def test_pages_load_nothing_from_elsewhere(pages: dict[str, Page]) -> None:
+def test_pages_load_nothing_from_elsewhere(pages: dict[str, BeautifulSoup]) -> None:
     found = []
     for name, page in pages.items():
-        for tag, attributes in page.elements:
-            loaded = [attributes.get(attribute, "") for attribute in LOADED]
-            if tag in ("image", "use") or (tag == "link" and attributes.get("rel") != "canonical"):
-                loaded.append(attributes.get("href", ""))
-            found += [f"{name}: <{tag}> {value}" for value in loaded if ELSEWHERE.match(value.strip())]
-            found += [f"{name}: <{tag}> style" for _ in STYLE.findall(attributes.get("style", ""))]
-        found += [f"{name}: {text}" for text in STYLE.findall(page.text["style"])]
-        found += [f"{name}: {text}" for text in SCRIPT.findall(page.text["script"])]
+        for element in page.find_all(True):
+            loaded = [element.get(attribute, "") for attribute in LOADED]
+            if element.name in ("image", "use") or (element.name == "link" and element.get("rel") != ["canonical"]):
+                loaded.append(element.get("href", ""))
+            found += [f"{name}: <{element.name}> {value}" for value in loaded if ELSEWHERE.match(value.strip())]
+            found += [f"{name}: <{element.name}> style" for _ in STYLE.findall(element.get("style", ""))]
+        for kind, loads in (("style", STYLE), ("script", SCRIPT)):
+            found += [f"{name}: {text}" for each in page(kind) for text in loads.findall(each.string or "")]
     assert found == []
 
 
@@ -82,58 +53,45 @@ def test_style_sheets_and_scripts_load_nothing_from_elsewhere(html: Path) -> Non
     assert found == []
 
 
-def test_formulas_are_set_by_the_copy_in_the_book(html: Path, pages: dict[str, Page]) -> None:
+def test_formulas_are_set_by_the_copy_in_the_book(html: Path, pages: dict[str, BeautifulSoup]) -> None:
     assert (html / "_static" / "mathjax" / "tex-svg.js").stat().st_size > 1_000_000
-    with_formulas = {
-        name for name, page in pages.items() if any("math" in a.get("class", "").split() for _, a in page.elements)
-    }
+    with_formulas = {name: page for name, page in pages.items() if page.select_one(".math")}
     assert "book/method.html" in with_formulas
-    for name in with_formulas:
-        scripts = [attributes.get("src", "") for tag, attributes in pages[name].elements if tag == "script"]
-        assert any("_static/mathjax/tex-svg.js" in script for script in scripts), name
+    for name, page in with_formulas.items():
+        assert page.select_one('script[src*="_static/mathjax/tex-svg.js"]'), name
 
 
-def test_every_image_has_alternative_text(pages: dict[str, Page]) -> None:
+def test_every_image_has_alternative_text(pages: dict[str, BeautifulSoup]) -> None:
     logo = re.compile(r"_static/images/logo_\w+\.\w+$")  # of Binder and Colab, beside their names
-    images = [
-        (name, attributes)
-        for name, page in pages.items()
-        for tag, attributes in page.elements
-        if tag == "img" and not logo.search(attributes["src"])
-    ]
+    images = [(name, image) for name, page in pages.items() for image in page("img") if not logo.search(image["src"])]
     assert images, "a book without a figure"
-    for name, attributes in images:
-        text = attributes.get("alt", "").strip()
+    for name, image in images:
+        text = image.get("alt", "").strip()
         assert len(text.split()) >= 5, f"{name}: alternative text {text!r}"
         assert not re.search(r"\.(png|svg|jpe?g|gif|webp)$", text), f"{name}: a file name, {text!r}"
         assert not re.search(r"_build|_images|<Figure", text), f"{name}: {text!r}"
 
 
-def test_every_picture_of_a_notebook_is_a_figure_that_was_kept(html: Path, pages: dict[str, Page]) -> None:
+def test_every_picture_of_a_notebook_is_a_figure_that_was_kept(html: Path, pages: dict[str, BeautifulSoup]) -> None:
     shown: set[str] = set()
     for name, page in pages.items():
-        sources = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
+        sources = [image["src"] for image in page("img")]
         assert not [source for source in sources if "_images/" in source and source.endswith(".png")], name
         shown |= {Path(source).name.partition(".")[0] for source in sources if "_static/figures/" in source}
     assert shown == {file.stem for file in (html / "_static" / "figures").glob("*.json")}
 
 
-def test_pages_fit_a_phone_and_name_their_language(pages: dict[str, Page]) -> None:
+def test_pages_fit_a_phone_and_name_their_language(pages: dict[str, BeautifulSoup]) -> None:
     for name, page in pages.items():
         if name == "index.html":  # only leads to the first chapter
             continue
-        assert any(tag == "meta" and a.get("name") == "viewport" for tag, a in page.elements), name
-        assert any(tag == "html" and a.get("lang") for tag, a in page.elements), name
+        assert page.find("meta", {"name": "viewport"}), name
+        assert page.html.get("lang"), name
 
 
-def test_the_pages_of_the_api_have_every_public_name(pages: dict[str, Page]) -> None:
-    described = {
-        a["id"]
-        for name, page in pages.items()
-        if name.startswith("book/pages/api/")
-        for _, a in page.elements
-        if "id" in a
-    }
+def test_the_pages_of_the_api_have_every_public_name(pages: dict[str, BeautifulSoup]) -> None:
+    api = [page for name, page in pages.items() if name.startswith("book/pages/api/")]
+    described = {each["id"] for page in api for each in page.select("[id]")}
     for package in (lth_core, lth_study):
         last_parts = {name.split(".")[-1] for name in described if name.startswith(f"{package.__name__}.")}
         assert [name for name in package.__all__ if name not in last_parts] == []
@@ -151,40 +109,37 @@ def test_the_search_finds_no_page_of_the_api(html: Path) -> None:
     assert api.isdisjoint(found)
 
 
-def test_every_link_to_a_term_has_its_definition_beside_it(html: Path, pages: dict[str, Page]) -> None:
-    parsed = {name: BeautifulSoup((html / name).read_text(), "html.parser") for name in pages}
-    glossary = parsed["book/method.html"]
-    terms = [(name, link.parent) for name, page in parsed.items() for link in page.select("a:has(> .std-term)")]
+def test_every_link_to_a_term_has_its_definition_beside_it(pages: dict[str, BeautifulSoup]) -> None:
+    glossary = pages["book/method.html"]
+    terms = [(name, link.parent) for name, page in pages.items() for link in page.select("a:has(> .std-term)")]
     assert len(terms) > 20
     assert {"book/pages/index.html", "book/executed/quickstart.html"} <= {name for name, _ in terms}
     for name, term in terms:
         link, definition = term.find("a"), term.find("span", role="tooltip")
         anchor = link["href"].partition("#")[2]
         assert definition.get_text() == " ".join(glossary.find(id=anchor).find_next("dd").get_text().split()), name
-        assert parsed[name].find_all(id=link["aria-describedby"]) == [definition]
+        assert pages[name].find_all(id=link["aria-describedby"]) == [definition]
 
 
-def test_every_verdict_of_a_page_leads_to_its_row(html: Path, pages: dict[str, Page]) -> None:
-    rows = {a["id"] for _, a in pages["book/executed/claims.html"].elements if "id" in a}
-    links = [
-        (name, attributes["href"].partition("#")[2])
-        for name, page in pages.items()
-        for tag, attributes in page.elements
-        if tag == "a" and "claims.html#" in attributes.get("href", "") and "verdict" in attributes.get("class", "")
-    ]
+def test_every_verdict_of_a_page_leads_to_its_row(pages: dict[str, BeautifulSoup]) -> None:
+    rows = {each["id"] for each in pages["book/executed/claims.html"].select("[id]")}
+    found = [(name, link) for name, page in pages.items() for link in page.select('a.verdict[href*="claims.html#"]')]
+    links = [(name, link["href"].partition("#")[2]) for name, link in found]
     assert len(links) > 50
     assert [link for link in links if link[1] not in rows] == []
 
 
-def test_every_head_of_a_table_says_what_it_heads(pages: dict[str, Page]) -> None:
-    heads = [(name, a) for name, page in pages.items() for tag, a in page.elements if tag == "th"]
+def test_every_head_of_a_table_says_what_it_heads(pages: dict[str, BeautifulSoup]) -> None:
+    heads = [(name, head) for name, page in pages.items() for head in page("th")]
     assert len(heads) > 100
     assert [head for head in heads if head[1].get("scope") not in ("col", "row", "colgroup", "rowgroup")] == []
 
 
-def test_the_book_carries_its_records_and_the_numbers_of_every_figure(html: Path, pages: dict[str, Page]) -> None:
+def test_the_book_carries_its_records_and_the_numbers_of_every_figure(
+    html: Path, pages: dict[str, BeautifulSoup]
+) -> None:
     for name in ("book/cite.html", "book/pages/index.html"):
-        (link,) = {a["href"] for tag, a in pages[name].elements if tag == "a" and a.get("href", "").endswith(".zip")}
+        (link,) = {link["href"] for link in pages[name].select('a[href$=".zip"]')}
         held = {file.partition("/")[2] for file in zipfile.ZipFile(html / Path(name).parent / link).namelist()}
         drawn = {f"figures/{file.name}" for file in (html / "_static" / "figures").glob("*.csv")}
         assert len(drawn) > 20
@@ -192,7 +147,7 @@ def test_the_book_carries_its_records_and_the_numbers_of_every_figure(html: Path
         assert (html / Path(name).parent / link).stat().st_size < 2_000_000
 
 
-def test_no_head_of_a_table_is_empty(html: Path, pages: dict[str, Page]) -> None:
+def test_no_head_of_a_table_is_empty(html: Path, pages: dict[str, BeautifulSoup]) -> None:
     empty = {name: re.findall(r"<th\b[^>]*>(?:\s|<p>|</p>)*</th>", (html / name).read_text()) for name in pages}
     assert {name: found for name, found in empty.items() if found} == {}
 
