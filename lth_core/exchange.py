@@ -48,12 +48,22 @@ def mask_from_torch_prune(model: nn.Module) -> Mask:
     A weight of several layers is there once. Raises `ValueError` for a model without pruned weights.
     """
     model = bare(model)
-    buffers = dict(model.named_buffers())
-    names = {name: name.removesuffix("_orig") for name, _ in model.named_parameters() if name.endswith("_orig")}
-    found = {name: buffers[f"{name}_mask"] for name in names.values() if f"{name}_mask" in buffers}
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    found: dict[str, Tensor] = {}
+    shared: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for stored, parameter in model.named_parameters(remove_duplicate=False):
+        name = stored.removesuffix("_orig")
+        if name == stored or f"{name}_mask" not in buffers:
+            continue
+        if id(parameter) in first:
+            shared[name] = first[id(parameter)]
+        else:
+            first[id(parameter)] = name
+            found[name] = buffers[f"{name}_mask"]
     if not found:
         raise ValueError(f"{type(model).__name__} has no weights that torch.nn.utils.prune pruned (weight_mask)")
-    return Mask(found)
+    return Mask(found, shared=shared)
 
 
 def to_numpy(mask: Mask) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
@@ -76,7 +86,7 @@ def load_mask(path: Source) -> Mask:
     pruned = {name.removesuffix("_mask"): value for name, value in state.items() if name.endswith("_mask")}
     torchs = {name: value for name, value in pruned.items() if f"{name}_orig" in state}
     try:
-        return Mask(torchs or state)
+        return Mask.of_state(torchs or state)
     except ValueError as error:
         raise ValueError(
             f"{path} holds no mask ({error}); for the non-zero weights of a state dict: "

@@ -21,6 +21,9 @@ class Hold:
 
     def __init__(self, mask: Mapping[str, Tensor], weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer]):
         unwrapped = [_unwrapped(optimizer) for optimizer in optimizers]
+        for real in unwrapped:
+            if not isinstance(real, Optimizer):
+                raise ValueError(f"expected optimizers after the model, one by one, got {type(real).__name__}")
         moved = {id(weight) for real in unwrapped for group in real.param_groups for weight in group["params"]}
         for name, weight in weights.items():
             if weight.requires_grad and id(weight) not in moved:

@@ -123,11 +123,10 @@ def one_shot_pruning(
 ) -> Iterator[Level]:
     """Train once, prune once to each density by global magnitude, rewind to iteration `rewind` and retrain.
 
-    Yields the dense network, then one level for each density (a fraction of the weights that `mask` keeps), numbered
-    from 1 in the order of `densities`. `prune(trained, mask, rate=rate)` returns the mask. A level that `saved` has is
-    yielded and not trained; one that is trained is kept in it before it is yielded. W_k is that of the saved dense
-    network, if there is one. `retrain`, `iterations` and `saved`, which may be a folder's path, are those of
-    `iterative_magnitude_pruning`; `densities` may grow at its end.
+    Yields the dense network, then one level for each density, numbered from 1 in the order of `densities`: it keeps
+    round(density x weights that `mask` keeps), exactly. `prune(trained, mask, rate=rate)` returns the mask. W_k is that
+    of the saved dense network, if there is one. `retrain`, `iterations` and `saved`, which may be a folder's path, are
+    those of `iterative_magnitude_pruning`; `densities` may grow at its end.
 
     Warns and raises as that does, but for a density of 1: it asks for a level that prunes nothing.
     """
@@ -138,7 +137,8 @@ def one_shot_pruning(
     dense = search.load(0) or search.dense()
     yield _own(dense)
     for level, density in enumerate(densities, start=1):
-        yield _own(search.next(level, dense, partial(prune, rate=1 - density), may_repeat=density == 1))
+        asked = partial(prune, rate=_rate(dense.mask, density, mask))
+        yield _own(search.next(level, dense, asked, may_repeat=density == 1))
 
 
 class _Search:

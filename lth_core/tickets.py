@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lth_core.card import card
 from lth_core.masks import Mask
-from lth_core.states import Weights, read_state, write_atomic, write_state
+from lth_core.states import Weights, fingerprint, read_state, write_atomic, write_state
 
 FORMAT = 1
 """The version of the folder's format. It changes when an older `Ticket.load` would misread a folder."""
@@ -34,7 +34,7 @@ FORMAT = 1
 Source = str | os.PathLike[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ticket:
     """A subnetwork to train: a mask, the weights it starts from (pruned ones at 0.0), and where its schedule starts.
 
@@ -48,6 +48,17 @@ class Ticket:
     iteration: int
     level: int
     remaining: int | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two tickets train alike: the same mask, place in the schedule, and weights bit by bit."""
+        if not isinstance(other, Ticket):
+            return NotImplemented
+        mine, others = (
+            (each.mask, each.iteration, each.level, each.remaining, fingerprint(each.weights)) for each in (self, other)
+        )
+        return mine == others
+
+    __hash__ = None  # type: ignore[assignment]
 
     def save(self, folder: Source, *, trained: Weights | None = None, about: Mapping[str, Any] | None = None) -> None:
         """Write the ticket into a folder, in place of a ticket that is there.

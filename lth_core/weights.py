@@ -37,6 +37,7 @@ _NO_WEIGHT = re.compile(r"(.*_)?(pos|position|positional|embed|embedding|norm|cl
 _EMBEDDED = "an embedding or position table"
 _TIED = "an embedding shares it"
 _SCALE = "the scale of a weight norm"
+_COMPLEX = "complex numbers"
 
 
 class Prunable(dict[str, Tensor]):
@@ -71,8 +72,8 @@ def prunable(
     row that weight norm scales must keep a weight: torch divides by its length.) Other parametrizations are left out.
 
     A model can choose by itself with a method `prunable()` that returns names. `exclude` then takes weights away.
-    `include` adds what the rules leave out, an embedding say; vectors and frozen weights stay out. To prune nothing but
-    convolutions: `exclude=lambda name, module: not isinstance(module, nn.Conv2d)`.
+    `include` adds what the rules leave out, an embedding say; vectors, complex and frozen weights stay out. To prune
+    nothing but convolutions: `exclude=lambda name, module: not isinstance(module, nn.Conv2d)`.
 
     Raises `ValueError` for a parameter without a shape yet (lazy modules), a name of the model's `prunable()` that is
     no parameter, and a pattern or type that matches nothing.
@@ -99,7 +100,7 @@ def prunable(
     for shared in weights:
         name, parameter = shared[0].name, shared[0].parameter
         why = _why_not(shared) if named is None else None if name in wanted else "not named by the model's prunable()"
-        if name in added and parameter.dim() > 1:
+        if name in added and parameter.dim() > 1 and not parameter.is_complex():
             why = None
         if not why and not parameter.requires_grad:
             why = "frozen: requires_grad is False"
@@ -215,6 +216,8 @@ def _why_not_here(place: _Place) -> str | None:
         return "normalisation"
     if "bias" in place.key:
         return "a bias"
+    if place.parameter.is_complex():
+        return _COMPLEX
     if not _WEIGHT.fullmatch(place.key) or (kinds and _NO_WEIGHT.fullmatch(place.key)):
         return "not named weight, weight_* or *_weight"
     return place.obstacle or ("fewer than two dimensions" if place.parameter.dim() < 2 else None)

@@ -91,7 +91,8 @@ def train_missing(
     chosen = in_part(part)
     if not any(map(chosen, plan.trainings(study))):
         raise SettingError(f"--part: {part} has no training of {study.setting.name}; lth plan lists its parts")
-    options: dict[str, Any] = {"workers": workers, "seconds": seconds, "progress": progress}
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    options: dict[str, Any] = {"workers": workers, "deadline": deadline, "progress": progress}
     options |= {"chosen": chosen, "stand_in": stand_in}
     if whole_number("WORLD_SIZE", 1) <= 1:
         return _complete(study, folder, **options)
@@ -178,10 +179,10 @@ def _train(
     wanted: Sequence[Training],
     comparisons: Sequence[Comparison],
     workers: int | None,
-    seconds: float | None,
+    deadline: float,
     progress: Style,
 ) -> None:
-    """Do the trainings and comparisons that the store lacks, several networks at once."""
+    """Do the trainings and comparisons that the store lacks, several networks at once, until the deadline."""
     from lth_study.devices import compute_device, cores, device_name
     from lth_study.parallel import complete_side_by_side, helpers, stop_signals
     from lth_study.ranks import rank_and_count
@@ -209,7 +210,6 @@ def _train(
         Progress(store, [*wanted, *barriers], progress) as shown,
         helpers(store, wanted, comparisons, rewinds) as get_help,
     ):
-        deadline = math.inf if seconds is None else time.monotonic() + seconds
         help_at = math.inf
 
         def stop_requested() -> bool:

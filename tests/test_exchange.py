@@ -105,7 +105,9 @@ def test_a_weight_of_two_layers_is_pruned_in_both() -> None:
     assert torch.equal(model[0].weight, model[1].weight)
     assert (model[1].weight[~mask["0.weight"]] == 0).all()
     assert model[0].weight_orig is model[1].weight_orig
-    assert mask_from_torch_prune(model) == mask
+    found = mask_from_torch_prune(model)
+    assert found == mask
+    assert found.shared == {"1.weight": "0.weight"}
 
 
 def test_a_mask_that_does_not_fit_prunes_nothing(mask: Mask) -> None:

@@ -240,6 +240,8 @@ def test_several_optimisers_hold_together_and_one_that_is_missing_is_said() -> N
     first, last = SGD(model[0].parameters(), lr=0.1), Adam(model[2].parameters(), lr=0.1)
     with pytest.raises(ValueError, match=r"'2\.weight' is in the mask, but no optimizer given has it"):
         mask.hold(model, first)
+    with pytest.raises(ValueError, match=r"expected optimizers after the model, one by one, got list"):
+        mask.hold(model, [first, last])
     mask.hold(model, first, last)
     batch(model, 0).backward()
     for optimizer in (first, last):

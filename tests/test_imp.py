@@ -263,6 +263,15 @@ def test_one_shot_pruning_prunes_one_dense_network_to_each_density_and_trains_wh
         assert train.calls == [*toward_w_k, *((rewind, None, level) for level in range(5) if level not in there)]
 
 
+@pytest.mark.parametrize("density", [0.5, 0.3])
+def test_both_procedures_keep_the_same_weights_of_an_odd_count(density: float):
+    odd = Mask({"first": torch.arange(30) > 0, "second": torch.ones(20)})
+    search = Trainer(), tensors(initial()), odd
+    level, other = (list(procedure(*search, densities=[density]))[1] for procedure in EXTENT)
+    assert level.mask == other.mask
+    assert level.mask.survivors == round(density * 49)
+
+
 @procedures
 def test_a_loop_that_stops_early_trains_nothing_further_and_keeps_what_it_trained(procedure):
     train, kept = Trainer(), Memory()
@@ -389,7 +398,7 @@ def test_a_level_that_prunes_nothing_is_said_when_it_is_trained_and_not_when_it_
 
 @pytest.mark.parametrize(
     ("procedure", "asked", "same"),
-    [(iterative_magnitude_pruning, {"levels": 4}, 4), (one_shot_pruning, {"densities": [0.8, 0.9]}, 2)],
+    [(iterative_magnitude_pruning, {"levels": 4}, 4), (one_shot_pruning, {"densities": [0.8, 0.95]}, 2)],
 )
 def test_warnings_are_of_the_line_that_loops_over_the_search(procedure, asked, same):
     weights = {"large": torch.arange(1.0, 5.0), "small": torch.tensor([0.1])}

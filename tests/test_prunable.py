@@ -17,6 +17,7 @@ from lth_core import (
     error_barrier,
     iterative_magnitude_pruning,
     l2_distance,
+    load_mask,
     magnitude,
     prunable,
     prune_global,
@@ -228,6 +229,14 @@ def test_layers_of_ones_own_are_known_by_their_names(kind: str, key: str, shape:
     assert list(prunable(model)) == [f"0.{key}"] * pruned + ["1.weight"]
 
 
+def test_complex_weights_are_left_out_whatever_is_included() -> None:
+    model = nn.Sequential(nn.Linear(2, 3, dtype=torch.complex64), nn.Linear(3, 2))
+    for included in ((), "0.weight"):
+        weights = prunable(model, include=included)
+        assert list(weights) == ["1.weight"]
+        assert weights.left_out["0.weight"] == "complex numbers"
+
+
 def test_names_of_subclasses_and_of_mixins_mislead_nobody() -> None:
     class PositionEmbeddingNorm(nn.Linear):
         pass
@@ -424,6 +433,7 @@ def test_a_weight_that_layers_share_is_one_weight_however_the_state_was_copied(t
         prune_layerwise(magnitude(model.state_dict()), ones, 0.5),
         shuffle_within_layers(pruned, 0),
         Mask.load(tmp_path / "mask.safetensors"),
+        load_mask(tmp_path / "mask.safetensors"),
         Mask(pruned),
     ):
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}

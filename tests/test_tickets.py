@@ -91,10 +91,18 @@ def test_any_ticket_keeps_its_bits(tmp_path_factory: pytest.TempPathFactory, giv
     folder = tmp_path_factory.mktemp("ticket")
     given_in.save(folder, trained=given_in.weights)
     loaded = Ticket.load(str(folder))
-    assert replace(loaded, weights={}) == replace(given_in, weights={})
+    assert loaded == given_in
     assert list(loaded.mask) == list(given_in.mask)
     assert bits(loaded.weights) == bits(load_trained(folder)) == bits(given_in.weights)
     assert all(loaded.weights[n] is loaded.weights[f"{n} again"] for n in loaded.mask if f"{n} again" in loaded.weights)
+
+
+def test_tickets_are_equal_that_train_alike(ticket: Ticket) -> None:
+    assert ticket == replace(ticket, weights=ticket.weights | {"bias": torch.tensor([0.0, -0.0])})
+    assert ticket != replace(ticket, weights=ticket.weights | {"bias": torch.tensor([0.0, 0.0])})
+    for change in ({"level": 1}, {"iteration": 1}, {"remaining": 1}, {"mask": Mask.ones(ticket.mask)}):
+        assert ticket != replace(ticket, **change)
+    assert ticket != "a ticket"
 
 
 def test_numbers_as_keys_of_what_its_maker_says_become_text(ticket: Ticket, tmp_path: Path) -> None:
