@@ -5,6 +5,7 @@ What a study must come through, in any order of events, is in `test_study_machin
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -225,7 +226,7 @@ def test_a_gpu_trains_as_many_networks_as_are_missing_and_never_none(
     monkeypatch.setattr("lth_study.trainings.Trainings", lambda *_, workers, say: recorded.append(workers))
     monkeypatch.setattr("lth_study.parallel.complete_side_by_side", lambda *arguments: counts.append(arguments[-1]))
     for store in (store_of(tiny), StudyStore(tmp_path / "empty", TINY.setting)):
-        runner._train(TINY, store, plan.trainings(TINY), [], workers=None, seconds=None, progress=None)
+        runner._train(TINY, store, plan.trainings(TINY), [], workers=None, deadline=math.inf, progress=None)
     assert counts == recorded == [1, 4]
 
 
