@@ -83,8 +83,8 @@ def iterative_magnitude_pruning(
     training.
 
     Warns (`UserWarning`) of a pruning that empties a layer, and of one that prunes nothing. Raises `ValueError` for
-    arguments that make no search, for a pruned weight that training moved, and for a folder that holds another search
-    or a damaged file.
+    arguments that make no search and for a pruned weight that training moved. So it does for a folder that holds
+    another search or a damaged file.
     """
     if densities is not None and levels is None:
         if not all(0 <= density <= before for before, density in pairwise([1, *densities])):

@@ -17,8 +17,8 @@ from lth_core.masks import Mask
 from lth_core.states import Weights, fingerprint, read_state, write_state
 
 Retrain = Literal["weight_rewinding", "learning_rate_rewinding", "fine_tuning"]
-"""What a level is trained from (arXiv 2003.02389): W_k at iteration k of the schedule; the trained weights that were
-pruned, at iteration k; these, at the end of the schedule and at its last learning rate."""
+"""What a level is trained from (arXiv 2003.02389). The first: W_k, at iteration k of the schedule. The second: the
+trained weights that were pruned, at iteration k. The third: these, at the end of the schedule and its last rate."""
 
 
 class Level(NamedTuple):

@@ -49,8 +49,8 @@ class Mask(Mapping[str, Tensor]):
     ) -> Mask:
         """The mask that keeps everything, for a model's prunable weights or for a mapping of weights.
 
-        `prunable` says which weights of a model these are, and what `include` and `exclude` do: each is a name, a
-        pattern of names, a module, a type of module, a function of a name and its module, or several of these.
+        `prunable` says which weights of a model these are, and what `include` and `exclude` do. Each is a `Choice`, or
+        several: a name or a pattern of names, a module or a type of module, a function of a name and its module.
         Raises `ValueError` for a model that has no weights to prune, and for what `prunable` refuses.
         """
         kind, shared = type(model).__name__, None
@@ -140,8 +140,8 @@ class Mask(Mapping[str, Tensor]):
 
         Call it once, before training; `remove()` of what it returns ends it. It works with every `torch.optim`
         optimizer, with `GradScaler`, and inside the wrappers of Accelerate and Lightning. Surviving weights keep their
-        bits, and pruned ones are never -0.0. A pruned weight that a step made NaN or infinite is set to 0.0 as well,
-        with a `RuntimeWarning` that names its layer (once; looked for every 10 steps, off the processor every 100). The
+        bits, and pruned ones are never -0.0. A pruned weight that a step made NaN or infinite is set to 0.0 as well. A
+        `RuntimeWarning` then names its layer, once. It is looked for every 10 steps, off the processor every 100. The
         mask lies on the weights' device, in integers of their size, and moves with them.
 
         Gradients stay whole. What reads several at once, such as clipping, Muon, Adafactor or LBFGS, sees those of

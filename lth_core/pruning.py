@@ -1,7 +1,7 @@
 """Which weights to prune: scores, and the selection of the lowest-scored survivors.
 
-Selection is exact. Pruning at a rate removes round(rate x survivors) weights, neither one more nor one less; equal
-scores fall in order of their position; what was pruned stays pruned.
+Selection is exact. Pruning at a rate removes round(rate x survivors) weights, neither one more nor one less. Equal
+scores fall in order of their position. What was pruned stays pruned.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def prune_global(
     is below its floor already is left as it is.
 
     Ties fall to the lower index: layers in the mask's order, then position within the layer. The mask handed in is
-    not changed. Raises `ValueError` for a rate or floor outside [0, 1], for a floor without a layer, for floors that
-    hold back too many weights, and for scores that do not fit the mask.
+    not changed. Raises `ValueError` for a rate or floor outside [0, 1], and for a floor without a layer. So it does for
+    floors that hold back too many weights, and for scores that do not fit the mask.
     """
     _check_rate(rate)
     floors = dict(floor) if isinstance(floor, Mapping) else dict.fromkeys(mask, floor)

@@ -56,9 +56,10 @@ def l2_distance(a: Weights, b: Weights, mask: Mask) -> float:
 def angle(a: Weights, b: Weights, mask: Mask) -> float:
     """The angle in degrees, from 0 to 180, between two sets of weights over the entries that `mask` keeps.
 
-    The paper's appendix B. Equal vectors are at exactly 0: the half-angle form `2 atan2(|u - v|, |u + v|)` of the unit
-    vectors keeps the digits that the arc cosine loses near 0 and 180 (Kahan, "How Futile are Mindless Assessments of
-    Roundoff", 2006, section 12). Raises `ValueError` when either vector is zero or not finite: it has no direction.
+    The paper's appendix B. Equal vectors are at exactly 0. The half-angle form `2 atan2(|u - v|, |u + v|)` of the unit
+    vectors keeps the digits that the arc cosine loses near 0 and 180. It is Kahan's ("How Futile are Mindless
+    Assessments of Roundoff", 2006, section 12). Raises `ValueError` when either vector is zero or not finite: it has no
+    direction.
     """
     u, v = _surviving(a, mask), _surviving(b, mask)
     lengths = torch.linalg.vector_norm(u), torch.linalg.vector_norm(v)
@@ -75,7 +76,7 @@ def stability_to_pruning(pairs: Iterable[tuple[Weights, Weights]], mask: Mask) -
     Each of `pairs` holds the end of the dense network and the end of the subnetwork. Both were trained from W_k in one
     data order; give a pair for each order or replicate. An end is a mapping from name to tensor, a state dict say. It
     may be on any device and hold more than `mask` names. `mask` is the subnetwork's, and every pair is measured over
-    the entries that it keeps; call this once for each mask where replicates have masks of their own.
+    the entries that it keeps. Call this once for each mask where replicates have masks of their own.
 
     Raises `ValueError` without a pair, and where the shape of a tensor is not its mask's.
     """

@@ -110,8 +110,8 @@ class Ticket:
 
         Any other text is a path, and nothing is downloaded for it. Weights are loaded onto the processor.
 
-        Raises `ValueError` with one sentence for a folder that is no ticket, of another format, cut off or altered,
-        and for a mask that does not fit; `ModuleNotFoundError` where the Hub's client is not installed.
+        Raises `ValueError` with one sentence for a folder that is no ticket, of another format, cut off or altered, or
+        whose mask does not fit. Raises `ModuleNotFoundError` where the Hub's client is not installed.
         """
         folder, facts, mask = _opened(source)
         state = _state(folder, facts, mask, "rewound")

@@ -19,8 +19,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim.swa_utils import AveragedModel
 
 Choice = str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool]
-"""Parameters: a name or a pattern of names (`fnmatch`; "head" is all in it too), a module or a type of module (all in
-it), or a function of a parameter's name and its module."""
+"""Parameters. A name or a pattern of names (`fnmatch`); "head" is all in it too. A module or a type of module: all in
+it. Or a function of a parameter's name and its module."""
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 _PREFIXES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -64,9 +64,9 @@ def prunable(
     """The weights of a model that may be pruned, by the names of the bare network, and why the others are left out.
 
     They are the weights of linear and convolutional layers of every kind, of attention (packed or apart) and of
-    recurrent layers; in other classes, parameters named `weight`, `weight_*` or `*_weight` with two or more dimensions.
+    recurrent layers. In other classes: parameters named `weight`, `weight_*` or `*_weight` with two or more dimensions.
     Never biases, normalisation, embeddings, position tables, class tokens and frozen weights. A weight that several
-    layers share is there once, by its first name; one that is shared with an embedding is left out, with a warning.
+    layers share is there once, by its first name. One that is shared with an embedding is left out, with a warning.
 
     Under weight or spectral norm it is the stored entry whose zeros make the zeros of the weight, `weight_v` say. (A
     row that weight norm scales must keep a weight: torch divides by its length.) Other parametrizations are left out.
@@ -75,8 +75,8 @@ def prunable(
     `include` adds what the rules leave out, an embedding say; vectors, complex and frozen weights stay out. To prune
     nothing but convolutions: `exclude=lambda name, module: not isinstance(module, nn.Conv2d)`.
 
-    Raises `ValueError` for a parameter without a shape yet (lazy modules), a name of the model's `prunable()` that is
-    no parameter, and a pattern or type that matches nothing.
+    Raises `ValueError` for a parameter without a shape yet (lazy modules), and for a pattern or type that matches
+    nothing. So it does for a name of the model's `prunable()` that is no parameter.
     """
     model = bare(model)
     places: dict[int, list[_Place]] = {}

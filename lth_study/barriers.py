@@ -31,8 +31,8 @@ def heights(setting: Setting, data: Dataset, a: State, b: State) -> dict[str, fl
     Images are not augmented: the first `SEEN` training images, and as many of the test images, evenly spaced, since
     they may come sorted by class. A training that sees fewer images than that is measured on as many as it sees.
 
-    Weights are the ends as they are stored. Inception-v3 is trained with an average of its weights that accuracies are
-    measured on; its ends hold the weights themselves, and the barrier is between these.
+    Weights are the ends as they are stored. Accuracies of Inception-v3 are those of an average of its weights. Its ends
+    hold the weights themselves, and the barrier is between these.
     """
     device, count = data.train.device, min(SEEN, setting.iterations * setting.batch_size)
     with on(device), steady_arithmetic(setting.precision), memory_explained(setting), dead_readers_explained():

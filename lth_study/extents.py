@@ -130,9 +130,9 @@ class Study:
         """A copy with some fields of the setting or of its extents changed, checked again.
 
         The first figure takes a change of its extent as it is. The others take replicates, levels, methods and
-        `dense_orders` from it; data orders if they compare any; and as many rewinding iterations as they had, their own
-        before others. New densities set `levels` to their number. `dataset="folder:PATH"` is a folder of images: its
-        classes set `classes`. Raises `DataError` with all that is wrong with the folder.
+        `dense_orders` from it, and data orders if they compare any. They take as many rewinding iterations as they had,
+        their own before others. New densities set `levels` to their number. `dataset="folder:PATH"` is a folder of
+        images: its classes set `classes`. Raises `DataError` with all that is wrong with the folder.
         """
         dataset = changes.get("dataset")
         if isinstance(dataset, str) and dataset.startswith(FOLDER):

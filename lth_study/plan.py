@@ -100,8 +100,8 @@ def _trainings(setting: Setting, extent: Extent) -> list[Training]:
 def distances(study: Study) -> list[Distance]:
     """Every distance between the trainings that a study asks for.
 
-    For IMP and random pruning: between every two data orders of a subnetwork, between the dense network and the
-    subnetwork in data order 0, and between a subnetwork and its repetition.
+    For IMP and random pruning: between every two data orders of a subnetwork, and between a subnetwork and its
+    repetition. In data order 0 also between the dense network and the subnetwork.
     """
     levels: dict[tuple[int, str, int, int], list[Training]] = {}
     for t in trainings(study):
@@ -199,9 +199,10 @@ def needed(
 ) -> list[Training]:
     """The trainings that one store must have to record the `absent` ones and to measure the distances.
 
-    These are the absent ones, both ends of every distance, their dense runs, and the levels that they build on, in the
-    order to do them in. A distance needs the weights of both ends in one store; recorded ends may be on another
-    machine. A chain continues from its deepest level that is `complete` in the store and needs no level before that.
+    These are the absent ones, both ends of every distance, their dense runs, and the levels that they build on. They
+    are in the order to do them in. A distance needs the weights of both ends in one store; recorded ends may be on
+    another machine. A chain continues from its deepest level that is `complete` in the store and needs no level before
+    that.
     """
     ends = {*absent, *(end for distance in open_distances for end in (distance.a, distance.b))}
     wanted = [t for t in trainings(study) if t in ends]

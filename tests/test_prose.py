@@ -1,7 +1,9 @@
-"""The prose of pages and notebooks: its sentences are short, and no result is typed into it."""
+"""Prose: sentences of pages, notebooks and docstrings are short, and no result is typed into pages and notebooks."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from collections.abc import Iterator
 
@@ -51,6 +53,18 @@ def texts() -> Iterator[tuple[str, str]]:
             yield file.name, file.read_text()
 
 
+def documents() -> Iterator[tuple[str, str]]:
+    """Docstrings of the two packages without their indented lists, and the repository's own pages, by their place."""
+    for file in sorted(ROOT.glob("lth_*/**/*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Expr(ast.Constant(str(text)), lineno=line):
+                    flush = re.sub(r"^ {4}.*$", "", inspect.cleandoc(text), flags=re.MULTILINE)
+                    yield f"{file.relative_to(ROOT)}:{line}", flush
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE-BOOK.md"):
+        yield name, (ROOT / name).read_text()
+
+
 def prose(text: str) -> str:
     """A text without code, formulas, calls of templates, what is generated, tags and the targets of links."""
     text = re.sub(r"```.*?```|<!-- results -->.*?<!-- end of results -->", "", text, flags=re.DOTALL)
@@ -86,6 +100,12 @@ def test_no_result_is_typed(text: str) -> None:
 @everything
 def test_sentences_are_short(text: str) -> None:
     assert [each for each in sentences(text) if len(each.split()) > LONGEST] == []
+
+
+def test_sentences_of_docstrings_are_short() -> None:
+    found = [(place, each) for place, text in documents() for each in sentences(prose(text))]
+    assert len(found) > 1000
+    assert [each for each in found if len(each[1].split()) > LONGEST] == []
 
 
 @pytest.mark.parametrize("kind", [FACTS, SECTIONS])

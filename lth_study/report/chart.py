@@ -40,7 +40,7 @@ class Panel:
 class Chart:
     """Panels side by side, with one kind of x axis.
 
-    "percent" is a logarithmic axis from 100 down, "k" and "category" have evenly spaced places for the values of x, and
+    "percent" is a logarithmic axis from 100 down. "k" and "category" have evenly spaced places for the values of x.
     "number" is a plain axis, with points that no line joins. Where `each` is true, the samples have two humps: every
     replicate has a line, and no mean is drawn.
     """
