@@ -26,8 +26,8 @@ def accuracy(
     """Accuracy against the percentage of weights remaining (Figures 1, 5 and 9): a line for each method and k.
 
     With `relative`, every accuracy is less that of the dense network of the same recipe and replicate. Networks of
-    different sizes can then be compared. `paper` are values of `report.paper_values`, drawn as differences to the paper's
-    dense network.
+    different sizes can then be compared. `paper` are values of `report.paper_values`, drawn as differences to the
+    paper's dense network.
     """
     return accuracy_panels({"": records}, relative=relative, each=each, paper=paper)
 
