@@ -33,7 +33,7 @@ from lth_study.networks.network import Network
 from lth_study.report import NETWORK_NAMES
 from lth_study.settings import Setting
 from lth_study.training import Stopped
-from lth_study.training.batches import EVALUATION_BATCH
+from lth_study.training.evaluation import EVALUATION_BATCH
 from lth_study.training.train import steady_arithmetic, train
 
 NETWORKS = ("resnet20", "vgg19")

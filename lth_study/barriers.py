@@ -10,8 +10,7 @@ from lth_study.data.image_files import dead_readers_explained
 from lth_study.data.parts import Dataset, Part, Split
 from lth_study.networks import build
 from lth_study.settings import Setting
-from lth_study.training.batches import EVALUATION_BATCH, evaluated_at_once
-from lth_study.training.evaluation import SEEN
+from lth_study.training.evaluation import EVALUATION_BATCH, SEEN, evaluated_at_once
 from lth_study.training.train import memory_explained, on, prepare, steady_arithmetic
 from lth_study.training.updates import State, products
 

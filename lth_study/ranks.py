@@ -1,6 +1,6 @@
 """Several processes that `torchrun` starts train one network together, each on its share of every batch.
 
-The runner joins them; `train`, `updates` and `batches` share the work through torch.distributed. The first process,
+The runner joins them; `steps`, `updates` and `evaluation` share the work through torch.distributed. The first process,
 rank 0, runs the study: it alone reads and writes the run store. It hands each training to the others; they only take
 part in trainings. Gradients lie in one flat vector, so one call averages them; DistributedDataParallel is not used.
 So each process keeps the mask and the optimiser that it has when it trains alone.

@@ -22,7 +22,8 @@ from lth_study.data.parts import DataError, Part
 from lth_study.files import StoreError
 from lth_study.seeds import epoch_crops, epoch_order
 from lth_study.settings import Setting, SettingError
-from lth_study.training.batches import evaluation_batches, training_batches
+from lth_study.training.evaluation import evaluation_batches
+from lth_study.training.steps import training_batches
 
 STUDY = (
     preset("squeezenet1_0", profile="smoke")

@@ -24,8 +24,7 @@ from lth_study.settings import Setting
 from lth_study.store import TrainingFolder
 from lth_study.training import Stopped
 from lth_study.training import train as training
-from lth_study.training.batches import EVALUATION_BATCH
-from lth_study.training.evaluation import accuracies, on_training_images
+from lth_study.training.evaluation import EVALUATION_BATCH, accuracies, on_training_images
 from lth_study.training.train import (
     Diverged,
     OutOfMemory,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
-from lth_study.data.parts import Dataset, Part
-from lth_study.ranks import total
+from lth_study.data.parts import Batch, Dataset, Part
+from lth_study.ranks import rank_and_count, total
 from lth_study.settings import IMAGENET_NETWORKS, Setting
-from lth_study.training.batches import evaluation_batches
 
+EVALUATION_BATCH = 1_000
+"""Images of 32x32 pixels in an evaluation batch. Larger images come in smaller batches of the same memory."""
 SEEN = 5_000
 """A trained network is also evaluated on the first so many training images, not augmented."""
 
@@ -54,3 +55,15 @@ def on_training_images(model: nn.Module, part: Part) -> dict[str, float]:
     count = min(SEEN, len(part))
     found = {"train_accuracy": 100 * float(total(correct)) / count, "train_loss": float(total(loss)) / count}
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def evaluation_batches(part: Part, first: int | None = None) -> Iterator[Batch]:
+    """All images of a part in order, or the `first` ones. If several processes evaluate, each gets its share."""
+    rank, count = rank_and_count()
+    examples = torch.arange(len(part), device=part.chosen_on)[:first]
+    return part.batches(examples[rank::count].split(evaluated_at_once(part)), None)
+
+
+def evaluated_at_once(part: Part) -> int:
+    """The size of an evaluation batch, in images."""
+    return max(1, EVALUATION_BATCH * 1_024 // max(1_024, part.size**2))

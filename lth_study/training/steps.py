@@ -2,7 +2,7 @@
 
 On a GPU, an update of a small network is hundreds of kernels of a few microseconds each. The processor takes longer to
 start them than the GPU to run them. A CUDA graph records the whole update once and starts it as one: choice of the
-batch, crops, forward, backward, optimiser, learning rate. `updates` does the update, `batches` gives plain batches.
+batch, crops, forward, backward, optimiser, learning rate. `updates` does the update.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from lth_study.data.parts import Batch, Part, Split
 from lth_study.ranks import rank_and_count
 from lth_study.seeds import drawing, dropout_stream, epoch_order
 from lth_study.settings import Setting, SettingError
-from lth_study.training.batches import training_batches
 from lth_study.training.updates import FlatNetwork, learning_rate
 
 Update = Callable[[], object]
@@ -88,6 +87,22 @@ class PlainSteps:
         if not self.drops_out:
             return nullcontext()
         return dropout_stream(self.replicate, self.order, iteration, rank_and_count()[0], self.part.device)
+
+
+def training_batches(
+    setting: Setting, part: Part, *, replicate: int, order: int, epoch: int, first: int = 0
+) -> Iterator[Batch]:
+    """The augmented batches of an epoch, from batch `first` on, in one data order of a replicate.
+
+    They depend on these arguments alone, not on earlier draws. If several processes train one network, each gets its
+    share of every batch. Examples after the last whole batch are not used in this epoch.
+    """
+    visited = epoch_order(replicate, order, epoch, len(part)).to(part.chosen_on)
+    drawn = {"replicate": replicate, "order": order, "epoch": epoch, "examples": len(part)}
+    augment = augmentation(setting, **drawn, device=part.chosen_on)
+    rank, count = rank_and_count()
+    whole = len(part) // setting.batch_size
+    return part.batches((batch[rank::count] for batch in visited.split(setting.batch_size)[first:whole]), augment)
 
 
 class DrawnBatches:
