@@ -193,9 +193,9 @@ def test_the_real_batches_are_read_as_they_disassemble_and_are_what_networks_are
     assert np.array_equal(dataset.test.images, images[5])
     assert np.array_equal(dataset.test.labels, labels[5])
     train = Split(torch.from_numpy(np.concatenate(images[:5])), torch.from_numpy(np.concatenate(labels[:5])))
-    for part, examples in zip((dataset.train, dataset.validation), hold_out(50_000, 45_000), strict=True):
-        assert torch.equal(part.images, train.images[examples])
-        assert torch.equal(part.labels, train.labels[examples])
+    for part, expected in zip((dataset.train, dataset.validation), hold_out(train, 45_000), strict=True):
+        assert torch.equal(part.images, expected.images)
+        assert torch.equal(part.labels, expected.labels)
     assert dataset.fingerprint() == FINGERPRINT
     assert torch.bincount(train.labels).tolist() == 10 * [5_000]
     mean = (train.images.sum((0, 2, 3), dtype=torch.int64) / (50_000 * 32 * 32 * 255)).tolist()
@@ -211,13 +211,13 @@ def test_the_real_batches_are_read_as_they_disassemble_and_are_what_networks_are
 
 def test_5000_training_images_of_all_classes_are_held_out_none_is_lost_and_they_are_always_the_same():
     numbered = Split(torch.arange(50_000), torch.arange(50_000) % 10)  # images of one number each
-    dataset = cifar10._hold_out(numbered, Split(torch.arange(3), torch.arange(3)))
-    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (45_000, 5_000, 3)
-    assert torch.equal(torch.cat([dataset.train.images, dataset.validation.images]).sort().values, torch.arange(50_000))
-    assert all(400 < count < 600 for count in dataset.validation.labels.bincount().tolist())
-    for part in (dataset.train, dataset.validation):
+    train, validation = hold_out(numbered, cifar10.KEPT)
+    assert (len(train), len(validation)) == (45_000, 5_000)
+    assert torch.equal(torch.cat([train.images, validation.images]).sort().values, torch.arange(50_000))
+    assert all(400 < count < 600 for count in validation.labels.bincount().tolist())
+    for part in (train, validation):
         assert torch.equal(part.labels, part.images % 10)
-    assert dataset.validation.images[:3].tolist() == [37950, 12144, 33606]
+    assert validation.images[:3].tolist() == [37950, 12144, 33606]
 
 
 # Which data set is used

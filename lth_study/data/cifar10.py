@@ -35,7 +35,8 @@ def load_batches(root: Path) -> Dataset:
     from torchvision.datasets import CIFAR10
 
     folder = root / CIFAR10.base_folder
-    return _hold_out(_read(folder, CIFAR10.train_list), _read(folder, CIFAR10.test_list))
+    train, test = _read(folder, CIFAR10.train_list), _read(folder, CIFAR10.test_list)
+    return Dataset("cifar10", *hold_out(train, KEPT), test)
 
 
 def _read(folder: Path, listing: list[tuple[str, str]]) -> Split:
@@ -71,8 +72,3 @@ class _Unpickler(pickle.Unpickler):
                 "Reading this file could run arbitrary code: delete it."
             )
         return _ADMITTED[module, name]
-
-
-def _hold_out(train: Split, test: Split) -> Dataset:
-    training, validation = (train.of(part) for part in hold_out(len(train), KEPT))
-    return Dataset("cifar10", training, validation, test)

@@ -63,8 +63,7 @@ def load_imagenet(root: Path, size: int) -> Dataset:
         ImageFiles(folder, [file for file, _ in files], torch.tensor([label for _, label in files]), size, CPU)
         for files in listing.values()
     )
-    training, validation = (train.of(part) for part in hold_out(len(train), kept_of(len(train))))
-    return Dataset("imagenet", training, validation, test)
+    return Dataset("imagenet", *hold_out(train, kept_of(len(train))), test)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,6 @@ class ImageFiles:
         return replace(self, device=device)
 
     def of(self, examples: Tensor) -> ImageFiles:
-        """The part that holds these examples."""
         return replace(self, files=[self.files[index] for index in examples.tolist()], labels=self.labels[examples])
 
     def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:

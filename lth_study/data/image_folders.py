@@ -45,8 +45,7 @@ def load_imagenette(root: Path, size: int) -> Dataset:
     if folder is None:
         raise DataError(f"no folder {' or '.join(IMAGENETTE_FOLDERS)} with images in {root} (see LTH_DATA)")
     train, test = decoded_once(folder, list_images(folder, IMAGENETTE), size)
-    training, validation = (train.of(part) for part in hold_out(len(train), kept_of(len(train))))
-    return Dataset("imagenette", training, validation, test)
+    return Dataset("imagenette", *hold_out(train, kept_of(len(train))), test)
 
 
 def kept_of(examples: int) -> int:

@@ -65,8 +65,7 @@ def load(name: str, size: int) -> Dataset:
         raise DataError(f"{folder} has changed: it was {name} and is {found.name}; give it again as 'folder:{folder}'")
     train, *others = decoded_once(folder, found.listing, size)
     if len(others) == 1:
-        kept, held = hold_out(len(train), kept_of(len(train)))
-        train, others = train.of(kept), [train.of(held), *others]
+        return Dataset(name, *hold_out(train, kept_of(len(train))), *others)
     return Dataset(name, train, *others)
 
 

@@ -51,6 +51,9 @@ class Part(Protocol):
     def to(self, device: torch.device) -> Part:
         """The same part, with its batches on a device."""
 
+    def of(self, examples: Tensor) -> Part:
+        """The part that holds these examples."""
+
     def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
         """A batch for each tensor of examples (int64 [batch], on `chosen_on`), augmented."""
 
@@ -85,7 +88,6 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def of(self, examples: Tensor) -> Split:
-        """The part that holds these examples."""
         return Split(self.images[examples], self.labels[examples])
 
     def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
@@ -101,11 +103,11 @@ class Split:
             digest.update(tensor.cpu().contiguous().numpy().data)
 
 
-def hold_out(examples: int, kept: int) -> tuple[Tensor, Tensor]:
-    """The `kept` examples to train on and the others, held out for validation (int64 each). The split is random over
-    all classes and always the same."""
-    shuffled = torch.randperm(examples, generator=stream(0, "validation split"))
-    return shuffled[:kept], shuffled[kept:]
+def hold_out(train: Part, kept: int) -> tuple[Part, Part]:
+    """The `kept` examples to train on and the others, held out for validation. The split is random over all classes
+    and always the same."""
+    shuffled = torch.randperm(len(train), generator=stream(0, "validation split"))
+    return train.of(shuffled[:kept]), train.of(shuffled[kept:])
 
 
 @dataclass(frozen=True)
