@@ -26,7 +26,7 @@ from lth_study.data.image_folders import (
     pixels,
     square,
 )
-from lth_study.data.parts import Batch, DataError, Dataset, Digest, hold_out
+from lth_study.data.parts import Batch, DataError, Dataset, hold_out
 from lth_study.devices import cores
 from lth_study.environment import whole_number
 from lth_study.files import StoreError, write_atomic
@@ -116,9 +116,9 @@ class ImageFiles:
                 f"{what}; it could be read before. Mend it and run again: finished trainings are kept"
             ) from None
 
-    def describe(self, digest: Digest) -> None:
+    def identity(self) -> Iterator[bytes | memoryview]:
         for file, label in zip(self.files, self.labels.tolist(), strict=True):
-            digest.update(f"{file.relative_to(self.folder)} {label} {file.stat().st_size} {self.size}\n".encode())
+            yield f"{file.relative_to(self.folder)} {label} {file.stat().st_size} {self.size}\n".encode()
 
 
 @contextmanager

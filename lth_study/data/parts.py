@@ -22,12 +22,6 @@ Batch = tuple[Tensor, Tensor]
 """Images (uint8 [batch, height, width] or [batch, channels, height, width]) and labels (int64 [batch])."""
 
 
-class Digest(Protocol):
-    """One of hashlib's, such as SHA-256."""
-
-    def update(self, content: bytes | memoryview, /) -> object: ...
-
-
 class Part(Protocol):
     """The interface of a data set's part for training and evaluation, in memory or in files."""
 
@@ -57,8 +51,8 @@ class Part(Protocol):
     def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
         """A batch for each tensor of examples (int64 [batch], on `chosen_on`), augmented."""
 
-    def describe(self, digest: Digest) -> None:
-        """Update a digest with data that identify these images and labels."""
+    def identity(self) -> Iterator[bytes | memoryview]:
+        """Data that identify these images and labels, for a digest."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +91,10 @@ class Split:
                 images = augment(images, examples)
             yield images, self.labels.index_select(0, examples)
 
-    def describe(self, digest: Digest) -> None:
+    def identity(self) -> Iterator[bytes | memoryview]:
         for tensor in (self.images, self.labels):
-            digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.cpu().contiguous().numpy().data)
+            yield str(tuple(tensor.shape)).encode()
+            yield tensor.cpu().contiguous().numpy().data
 
 
 def hold_out(train: Part, kept: int) -> tuple[Part, Part]:
@@ -123,7 +117,8 @@ class Dataset:
         """Sixteen hexadecimal digits that identify all images and labels; records of other data have other digits."""
         digest = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
-            part.describe(digest)
+            for content in part.identity():
+                digest.update(content)
         return digest.hexdigest()[:16]
 
     def to(self, device: torch.device) -> Dataset:
