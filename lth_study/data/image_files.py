@@ -100,7 +100,7 @@ class ImageFiles:
         readers = _readers()
         loader = DataLoader(
             _Reader(self, augment),
-            batch_sampler=_Requests(chosen, augment),
+            batch_sampler=_requests(chosen, augment),
             num_workers=readers,
             timeout=PATIENCE if readers else 0,
             worker_init_fn=_in_a_group_of_its_own,
@@ -141,17 +141,11 @@ def dead_readers_explained() -> Iterator[None]:
         ) from None
 
 
-@dataclass(frozen=True)
-class _Requests:
+def _requests(chosen: Iterable[Tensor], crops: ResizedCrops | None) -> Iterator[list[Request]]:
     """The requests to the reading processes, batch by batch."""
-
-    chosen: Iterable[Tensor]
-    crops: ResizedCrops | None
-
-    def __iter__(self) -> Iterator[list[Request]]:
-        for examples in self.chosen:
-            draws = [None] * len(examples) if self.crops is None else self.crops.draws[examples].tolist()
-            yield list(zip(examples.tolist(), draws, strict=True))
+    for examples in chosen:
+        draws = [None] * len(examples) if crops is None else crops.draws[examples].tolist()
+        yield list(zip(examples.tolist(), draws, strict=True))
 
 
 @dataclass(frozen=True)
