@@ -12,7 +12,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,17 +35,13 @@ AHEAD = 16
 _recording = threading.Lock()
 
 
-class Steps(Protocol):
-    """The updates of one training."""
-
-    def epoch(self, epoch: int, first: int) -> Iterator[Update]:
-        """The updates of an epoch, from batch `first` on. Call each once, in order."""
-
-
-def steps(setting: Setting, network: FlatNetwork, part: Part, *, replicate: int, order: int) -> Steps:
+def steps(
+    setting: Setting, network: FlatNetwork, part: Part, *, replicate: int, order: int
+) -> PlainSteps | RecordedSteps:
     """The updates of a network in one data order of a replicate: recorded where possible, else one by one.
 
-    Recording overwrites the network's weights: load them afterwards.
+    `epoch` gives the updates of an epoch, from batch `first` on: call each once, in order. Recording overwrites the
+    network's weights: load them afterwards.
     """
     if isinstance(part, Split) and can_be_recorded(network, part):
         compiled = setting.iterations >= WORTH_COMPILING
