@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,13 +64,7 @@ def agenda(
     GPU, for trainings alone; NaN if nothing similar was timed. A part decides a claim if it trains all that the claim
     lacks. `ranked` sorts by claims per hour, most first; ties, and parts without hours, keep their order.
     """
-    cache: dict[str, Known] = {}
-
-    def known_of(setting: Setting) -> Known:
-        if setting.name not in cache:
-            cache[setting.name] = known(store, setting)
-        return cache[setting.name]
-
+    known_of = cache(lambda setting: known(store, setting))
     wanted, made = list[tuple[str, list[Need]]](), dict[str, dict[Training, str]]()
     for claim in claims:
         wanted.append((claim.claim, []))

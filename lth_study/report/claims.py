@@ -16,8 +16,9 @@ asks what a claim needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -134,13 +135,13 @@ def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
     L2 and angle of one claim are one row: it is decided if both measures have the same verdict. `q` is the p-value
     corrected for all judged claims (Benjamini and Hochberg). A decision stands if q is below 0.05.
     """
-    cache: dict[str, Mapping[Place, pd.DataFrame]] = {}
+    recorded = cache(lambda setting: placed(records.traced(setting)))
     claims = read()
     known = list(dict.fromkeys(claim.network for claim in claims))
     chosen = known if networks is None else networks.split(",") if isinstance(networks, str) else networks
     if not isinstance(chosen, list | tuple) or not chosen or any(network not in known for network in chosen):
         raise SettingError(f"networks: {networks!r} is not a list of networks; expected some of {', '.join(known)}")
-    found = [_finding(claim, cache) for claim in claims]
+    found = [_finding(claim, recorded) for claim in claims]
     names = list(dict.fromkeys(claim.claim for claim in claims))
     rows = []
     for name in names:
@@ -155,17 +156,14 @@ def judged(networks: Sequence[str] | None = None, **where: str) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _finding(claim: Claim, cache: dict[str, Mapping[Place, pd.DataFrame]]) -> Finding:
+def _finding(claim: Claim, recorded: Callable[[Setting], Mapping[Place, pd.DataFrame]]) -> Finding:
     count, usable, notes = int(claim.replicates), list[tuple[str, Sample, Sample | None]](), dict[str, None]()
     for dataset in (claim.dataset, _EARLIER.get(claim.dataset)):
         if dataset is None or (dataset != claim.dataset and "dataset=" in claim.effect):
             break
 
         def study(changes: Mapping[str, Any], dataset: str = dataset) -> Mapping[Place, pd.DataFrame]:
-            setting = claim.setting(dataset, changes)
-            if setting.name not in cache:
-                cache[setting.name] = placed(records.traced(setting))
-            return cache[setting.name]
+            return recorded(claim.setting(dataset, changes))
 
         found = sample(study, claim.effect, claim.measure, claim.at).first(count)
         control = None
