@@ -8,7 +8,6 @@ divided: their effects are computed in logarithms.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from lth_study.methods import TABLE
+from lth_study.options import value_of
 from lth_study.records import kinds
 
 DISTANCES = ("l2_data_order", "angle_data_order", "l2_pruning", "angle_pruning")
@@ -94,7 +94,7 @@ def parse(effect: str) -> list[Term]:
             raise ValueError(
                 f"effect: {effect!r} cannot be read at {effect[position:]!r}; write it like imp@25 - imp@0"
             )
-        changes = ((found[4], _value(found[5])),) if found[4] else ()
+        changes = ((found[4], value_of(found[4], found[5])),) if found[4] else ()
         terms.append(Term(-1 if found[1] == "-" else 1, found[2], int(found[3] or 0), changes))
         position = found.end()
     return terms
@@ -169,13 +169,6 @@ def smallest_effect(replicates: int, power: float = 0.8) -> float:
 
 def _slope(levels: Sequence[int], values: pd.Series) -> float:
     return float(np.polyfit(list(levels), values.to_numpy(), 1)[0])
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def judge(
