@@ -65,9 +65,9 @@ def _laptop() -> list[Part]:
         *(_part(network, profile="laptop", replicates=_REPLICATES.get(network, 5)) for network in IMAGENET_NETWORKS),
         _retrained("resnet20", "laptop", rewinds=(25,), replicates=5),
         _retrained("lenet_300_100", "paper", rewinds=(1_000,), replicates=5),
-        _at_initialisation("lenet_300_100", "standard", "paper", level=10),
-        _at_initialisation("resnet20", "standard", "laptop", level=8, rewinds=(0, 25)),
-        _at_initialisation("vgg19", "standard", "laptop", level=12, rewinds=(0, 100)),
+        _at_initialisation("lenet_300_100", "paper", level=10),
+        _at_initialisation("resnet20", "laptop", level=8, rewinds=(0, 25)),
+        _at_initialisation("vgg19", "laptop", level=12, rewinds=(0, 100)),
         _curves("resnet20", "warmup", "laptop", levels=8, methods=_FIGURE_9, replicates=5),
         _curves("resnet20", "standard", "laptop", levels=8, checked=(3, 5), replicates=5),
         _curves("lenet_300_100", "standard", "paper", levels=10, checked=(3, 6), replicates=5),
@@ -93,8 +93,8 @@ def _paper() -> list[Part]:
         _part("vgg19", "low", **vgg19),
         _part("vgg19", "warmup", **vgg19),
         _retrained("resnet20", "paper", rewinds=(500,), **gpu),
-        _at_initialisation("resnet20", "standard", "paper", level=8, rewinds=(0, 500), **gpu),
-        _at_initialisation("vgg19", "standard", "paper", level=17, rewinds=(0, 100), **gpu),
+        _at_initialisation("resnet20", "paper", level=8, rewinds=(0, 500), **gpu),
+        _at_initialisation("vgg19", "paper", level=17, rewinds=(0, 100), **gpu),
         _curves("resnet20", "warmup", "paper", levels=8, methods=_FIGURE_9, **gpu),
         _curves("resnet20", "standard", "paper", levels=8, checked=(3, 5), **gpu),
         _curves("vgg19", "warmup", "paper", levels=17, methods=_FIGURE_9, **gpu),
@@ -120,13 +120,12 @@ def _part(
     return Part(name, ((study.only(figure) if figure else study).updated(**changes),))
 
 
-def _at_initialisation(network: str, recipe: str, profile: str, level: int, **changes: Any) -> Part:
+def _at_initialisation(network: str, profile: str, level: int, **changes: Any) -> Part:
     """Pruning at initialisation with its sanity checks at one level, beside tickets and random subnetworks."""
     asked: Settings = {"levels": level, "compared_levels": (level,), "rewinds": (0,), "orders": 1, "replicates": 5}
     asked |= {"methods": ("imp", "random_pruning", *_AT_INITIALISATION)}
-    return _part(
-        network, recipe, profile, "pruning at initialisation", "stability", **asked | _images(network) | changes
-    )
+    asked |= _images(network) | changes
+    return _part(network, "standard", profile, "pruning at initialisation", "stability", **asked)
 
 
 def _curves(
