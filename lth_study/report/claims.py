@@ -72,16 +72,6 @@ class Claim:
     change: str
 
     @property
-    def ratio(self) -> bool:
-        """Whether the effect is a quotient."""
-        return self.measure in DISTANCES
-
-    @property
-    def effect_of_control(self) -> str:
-        """The effect with the control in the tickets' place."""
-        return self.effect.replace("imp@", f"{self.control}@")
-
-    @property
     def at(self) -> Sequence[int]:
         """The level of the claim, or all levels of a slope."""
         first, _, last = self.levels.partition("-")
@@ -168,7 +158,8 @@ def _finding(claim: Claim, recorded: Callable[[Setting], Mapping[Place, pd.DataF
         found = sample(study, claim.effect, claim.measure, claim.at).first(count)
         control = None
         if claim.control:
-            control = sample(study, claim.effect_of_control, claim.measure, claim.at).first(count)
+            instead = claim.effect.replace("imp@", f"{claim.control}@")  # the control in the tickets' place
+            control = sample(study, instead, claim.measure, claim.at).first(count)
         notes |= dict.fromkeys(_lacking(found))
         if len(found.values) >= 2:
             usable.append((dataset, found, control))
@@ -184,11 +175,11 @@ def _lacking(found: Sample) -> list[str]:
 
 
 def _judged(claim: Claim, dataset: str, found: Sample, control: Sample | None) -> Finding:
-    rule = (claim.test, claim.low, claim.high)
-    verdict, p, shown = judge(found.values, *rule, ratio=claim.ratio)
+    rule, ratio = (claim.test, claim.low, claim.high), claim.measure in DISTANCES
+    verdict, p, shown = judge(found.values, *rule, ratio=ratio)
     uncontrolled = control is not None and len(control.values) < 2
     if verdict == "supported" and control is not None and not uncontrolled:
-        passes = judge(control.values, *rule, ratio=claim.ratio)[0] == "supported"
+        passes = judge(control.values, *rule, ratio=ratio)[0] == "supported"
         verdict = "cannot fail here" if passes else verdict
     count = len(found.values)
     notes = []
@@ -206,8 +197,8 @@ def _judged(claim: Claim, dataset: str, found: Sample, control: Sample | None) -
 def _together(measures: Sequence[tuple[Claim, Finding]]) -> dict[str, Any]:
     """The columns that combine the measures of one claim."""
     findings = [finding for _, finding in measures]
-    verdicts = {finding.verdict for finding in findings}
     several = len(measures) > 1
+    verdict, p = _decision(findings)
 
     def joined(texts: Iterable[tuple[Claim, str]]) -> str:
         return "; ".join(f"{_SHORT[claim.measure]} {text}" if several else text for claim, text in texts if text)
@@ -216,28 +207,23 @@ def _together(measures: Sequence[tuple[Claim, Finding]]) -> dict[str, Any]:
         "paper": joined((claim, claim.paper) for claim, _ in measures),
         "here": joined((claim, finding.shown) for claim, finding in measures),
         "n": min(finding.replicates for finding in findings),
-        "verdict": _of_all(verdicts),
-        "p": _p_of_all(findings),
+        "verdict": verdict,
+        "p": p,
         "recorded_on": findings[0].dataset,
         "note": "; ".join(dict.fromkeys(note for finding in findings for note in finding.notes)),
     }
 
 
-def _of_all(verdicts: set[str]) -> str:
-    if "not run" in verdicts:
-        return "not run"
-    if verdicts == {"supported", "cannot fail here"}:
-        return "cannot fail here"
-    return next(iter(verdicts)) if len(verdicts) == 1 else "undecided"
-
-
-def _p_of_all(findings: Sequence[Finding]) -> float:
-    """The p-value of one decision for all measures; 1 if they contradict each other, NaN if one was not run."""
+def _decision(findings: Sequence[Finding]) -> tuple[str, float]:
+    """The verdict of all measures, and its p-value: 1 if they contradict each other, NaN if one was not run."""
     verdicts = {finding.verdict for finding in findings}
     if "not run" in verdicts:
-        return math.nan
+        return "not run", math.nan
     apart = "contradicted" in verdicts and not verdicts.isdisjoint({"supported", "cannot fail here"})
-    return 1.0 if apart else max(finding.p for finding in findings)
+    p = 1.0 if apart else max(finding.p for finding in findings)
+    if verdicts == {"supported", "cannot fail here"}:
+        return "cannot fail here", p
+    return verdicts.pop() if len(verdicts) == 1 else "undecided", p
 
 
 _SHORT = {name: title.split(" ")[0] for name, title in METRIC_NAMES.items()}
