@@ -99,17 +99,17 @@ def relative_to_dense(records: pd.DataFrame) -> pd.DataFrame:
 
 def percent_remaining(records: pd.DataFrame, level: int) -> float:
     """The percentage of prunable weights that remain at a level. Raises `ValueError` if the level has no records."""
-    densities = records.loc[records["level"] == level, "density"]
-    if not len(densities):
-        raise nothing_recorded(records, f"at level {level}")
-    return 100 * float(densities.iloc[0])
+    rows = not_empty(records[records["level"] == level], records, f"at level {level}")
+    return 100 * float(rows["density"].iloc[0])
 
 
-def nothing_recorded(records: pd.DataFrame, where: str) -> ValueError:
-    """The error for records that lack what a page shows. If trainings diverged, it gives that as the cause."""
+def not_empty(rows: pd.DataFrame, records: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The rows of records that a page shows. Raises `ValueError` if there are none; the cause may be divergence."""
+    if len(rows):
+        return rows
     diverged = int((records["metric"] == "diverged").sum())
     why = f", since {_count(diverged, 'training')} diverged: lower learning_rate" if diverged else ""
-    return ValueError(f"nothing is recorded {where}{why}")
+    raise ValueError(f"nothing is recorded {where}{why}")
 
 
 def gaps_beside_paper(records: pd.DataFrame, paper: pd.DataFrame, *, each: bool = False) -> pd.DataFrame:

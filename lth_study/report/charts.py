@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from lth_study.report import METHOD_NAMES, METRIC_NAMES, accuracies, nothing_recorded, paper_curves, relative_to_dense
+from lth_study.report import METHOD_NAMES, METRIC_NAMES, accuracies, not_empty, paper_curves, relative_to_dense
 from lth_study.report.chart import Chart, Panel
 
 BELOW_DENSE = "accuracy less dense (points)"
@@ -43,9 +43,7 @@ def accuracy_panels(
     made = []
     for title, records in panels.items():
         rows = relative_to_dense(records) if relative else accuracies(records)
-        if not len(rows):
-            raise nothing_recorded(records, "of the accuracy")
-        table, looks = _curves(rows)
+        table, looks = _curves(not_empty(rows, records, "of the accuracy"))
         ylabel = BELOW_DENSE if relative else METRIC_NAMES["test_accuracy"]
         theirs = _paper_lines(paper) if paper is not None and len(paper) and title == list(panels)[-1] else None
         made.append(Panel(title, ylabel, table, looks, theirs, relative))
@@ -56,9 +54,7 @@ def distance_panels(panels: Mapping[str, pd.DataFrame], metric: str) -> Chart:
     """A distance to the dense network against the percentage of weights remaining, for several tables of records."""
     made = []
     for title, records in panels.items():
-        rows = records[records["metric"] == metric]
-        if not len(rows):
-            raise nothing_recorded(records, f"for the panel {title!r}")
+        rows = not_empty(records[records["metric"] == metric], records, f"for the panel {title!r}")
         table, looks = _curves(rows)
         made.append(Panel(title, METRIC_NAMES[metric], table, looks, zero=True))
     return Chart(_title(metric), tuple(made), "percent", PERCENT, share_y=metric.startswith("angle"))
@@ -67,8 +63,7 @@ def distance_panels(panels: Mapping[str, pd.DataFrame], metric: str) -> Chart:
 def by_level(records: pd.DataFrame, *, rewind: int, metrics: Sequence[str], paper: pd.DataFrame | None = None) -> Chart:
     """Metrics against the percentage of weights remaining, tickets beside random pruning, for one k."""
     rows = records[(records["rewind"] == rewind) & (records["level"] > 0)]
-    if not len(rows):
-        raise nothing_recorded(records, f"of subnetworks rewound to {rewind}")
+    rows = not_empty(rows, records, f"of subnetworks rewound to {rewind}")
     panels = [_panel(rows.assign(x=100 * rows["density"]), metric, paper, "percent_remaining") for metric in metrics]
     return Chart("Stability level by level", tuple(panels), "percent", PERCENT)
 
@@ -85,9 +80,7 @@ def against_k(
 
     `paper` are values of `report.paper_values`; those of the metrics at k = 0 are marked.
     """
-    rows = records[records["level"] == level]
-    if not len(rows):
-        raise nothing_recorded(records, f"at level {level}")
+    rows = not_empty(records[records["level"] == level], records, f"at level {level}")
     several = rows["recipe"].nunique() > 1
     panels = []
     for recipe in dict.fromkeys(rows["recipe"]):
@@ -103,8 +96,7 @@ def by_recipe(
 ) -> Chart:
     """Metrics with the recipes side by side, tickets beside random pruning, at one level and k (Figures 3 and 10)."""
     rows = records[(records["level"] == level) & (records["rewind"] == rewind)]
-    if not len(rows):
-        raise nothing_recorded(records, f"at level {level}, rewound to {rewind}")
+    rows = not_empty(rows, records, f"at level {level}, rewound to {rewind}")
     known = None if paper is None else paper[paper["recipe"].isin(rows["recipe"])]
     panels = [_panel(rows.assign(x=rows["recipe"]), metric, known, "recipe") for metric in metrics]
     return Chart("Stability by recipe", tuple(panels), "category", "recipe")
@@ -115,8 +107,7 @@ def accuracy_against(records: pd.DataFrame, *, level: int, metric: str) -> Chart
     rows = records[(records["level"] == level) & records["method"].isin(["imp", "random_pruning"])]
     points = rows.pivot_table(index=["method", "rewind", "replicate"], columns="metric", values="value")
     points = points.reindex(columns=[metric, "test_accuracy"]).dropna().reset_index()
-    if not len(points):
-        raise nothing_recorded(records, f"of {METRIC_NAMES[metric]} at level {level}")
+    points = not_empty(points, records, f"of {METRIC_NAMES[metric]} at level {level}")
     later = (points["rewind"] > 0) & (points["method"] == "imp")
     points["look"] = points["method"] + later.map({True: " rewound", False: ""})
     points["series"] = points["method"].map(METHOD_NAMES) + later.map({True: ", rewound", False: ""})
@@ -137,9 +128,7 @@ def sanity_checks(records: pd.DataFrame, *, level: int) -> Chart:
 
     A check is the end of a method's name in the table of methods: `snip_shuffled` is one of `snip`.
     """
-    rows = accuracies(records[records["level"] == level])
-    if not len(rows):
-        raise nothing_recorded(records, f"at level {level}")
+    rows = not_empty(accuracies(records[records["level"] == level]), records, f"at level {level}")
     names = rows["method"].replace(_OF_TICKETS)
     methods = {name: min((known for known in METHOD_NAMES if name.startswith(known)), key=len) for name in names}
     checks = {name: _CHECKS[name.removeprefix(method).strip("_")] for name, method in methods.items()}

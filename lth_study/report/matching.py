@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lth_study.report import METRIC_NAMES, accuracies, nothing_recorded
+from lth_study.report import METRIC_NAMES, accuracies, not_empty
 
 SENSES = (
     "barrier_data_order_test_mean",
@@ -36,8 +36,7 @@ def subnetworks(records: pd.DataFrame) -> pd.DataFrame:
     table = accuracy[accuracy["method"].isin(["imp", "random_pruning"])].set_index(_SAME)["value"].rename("accuracy")
     measured = records[records["metric"].isin(SENSES)].pivot_table("value", _SAME, "metric")
     joined = measured.reindex(columns=list(SENSES)).dropna().join(table, how="inner").reset_index()
-    if not len(joined):
-        raise nothing_recorded(records, "of all senses of stability")
+    joined = not_empty(joined, records, "of all senses of stability")
     if set(records["profile"]) == {"paper"}:
         reference = joined["replicate"].map(accuracy[accuracy["method"] == "dense"].set_index("replicate")["value"])
     else:
