@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from lth_core.masks import Mask
 
+Heights = Callable[[dict[str, "Tensor"], dict[str, "Tensor"]], Mapping[str, float]]
+"""Names and measures the heights of the barrier between two ends."""
 FILES: dict[type[Comparison], str] = {Distance: "distances.json", Barrier: "barriers.json"}
 """The file beside the trainings of a level that keeps its comparisons: order -> metric -> value."""
 
@@ -43,42 +45,8 @@ def measurable(store: StudyStore, comparison: Comparison) -> bool:
     )
 
 
-def measure_distance(store: StudyStore, distance: Distance) -> None:
-    """Measure a distance and keep it, as `_measure` does."""
-    # Importing this imports torch. Looking at a store that is measured already does without.
-    from lth_core.stability import stability_to_data_order, stability_to_pruning
-
-    def lengths(a: dict[str, Tensor], b: dict[str, Tensor], mask: Mask) -> dict[str, float]:
-        pruning = distance.kind == "pruning"
-        found = stability_to_pruning([(a, b)], mask) if pruning else stability_to_data_order([a, b], mask)
-        if math.isnan(found.angle):  # a subnetwork without weights, or with none but 0, has no direction
-            return {f"l2_{distance.kind}": found.l2}
-        return {f"l2_{distance.kind}": found.l2, f"angle_{distance.kind}": found.angle}
-
-    _measure(store, distance, lengths)
-
-
-def measure_barrier(
-    store: StudyStore,
-    barrier: Barrier,
-    heights: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, float]],
-) -> None:
-    """Measure a barrier and keep it, as `_measure` does. `heights` names and measures the heights between two ends."""
-
-    def between(a: dict[str, Tensor], b: dict[str, Tensor], mask: Mask) -> dict[str, float]:
-        if barrier.kind == "level_masked":
-            mask.apply_(a)
-        return {f"barrier_{barrier.kind}_{name}": height for name, height in heights(a, b).items()}
-
-    _measure(store, barrier, between)
-
-
-def _measure(
-    store: StudyStore,
-    comparison: Comparison,
-    compare: Callable[[dict[str, Tensor], dict[str, Tensor], Mask], Mapping[str, float]],
-) -> None:
-    """Measure a comparison, unless another process has done so meanwhile, and keep it.
+def measure(store: StudyStore, comparison: Comparison, heights: Heights | None = None) -> None:
+    """Measure a comparison, unless another process has done so meanwhile, and keep it. A barrier needs `heights`.
 
     Raises `Busy` when another process is measuring at this level. An end that turns out to be damaged is discarded; the
     comparison then waits for it to be trained again.
@@ -88,9 +56,26 @@ def _measure(
         if not measurable(store, comparison):
             return
         (a, _), (b, mask) = _read(store, comparison.a), _read(store, comparison.b)
-        found = compare(a, b, mask)
+        if isinstance(comparison, Distance):
+            found = _lengths(comparison.kind, a, b, mask)
+        else:
+            assert heights is not None, comparison
+            if comparison.kind == "level_masked":
+                mask.apply_(a)
+            found = {f"barrier_{comparison.kind}_{name}": height for name, height in heights(a, b).items()}
         kept = _kept(store, comparison)
         write_json(file, {**kept, comparison.order: {**kept.get(comparison.order, {}), **found}})
+
+
+def _lengths(kind: str, a: dict[str, Tensor], b: dict[str, Tensor], mask: Mask) -> dict[str, float]:
+    """The two metrics of a distance."""
+    # Importing this imports torch. Looking at a store that is measured already does without.
+    from lth_core.stability import stability_to_data_order, stability_to_pruning
+
+    found = stability_to_pruning([(a, b)], mask) if kind == "pruning" else stability_to_data_order([a, b], mask)
+    if math.isnan(found.angle):  # a subnetwork without weights, or with none but 0, has no direction
+        return {f"l2_{kind}": found.l2}
+    return {f"l2_{kind}": found.l2, f"angle_{kind}": found.angle}
 
 
 def _proof(comparison: Comparison) -> str:

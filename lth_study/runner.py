@@ -20,7 +20,7 @@ from lth_study.commands import how_to_make
 from lth_study.environment import whole_number
 from lth_study.extents import Study
 from lth_study.files import StoreError
-from lth_study.measure import measurable, measure_distance, measured
+from lth_study.measure import measurable, measure, measured
 from lth_study.methods import TABLE
 from lth_study.plan import Barrier, Comparison, Distance
 from lth_study.progress import Progress, Style
@@ -168,7 +168,7 @@ def _measure(store: StudyStore, distance: Distance) -> None:
     """Measure a distance. Waits for another process that measures at the same level."""
     while True:
         try:
-            return measure_distance(store, distance)
+            return measure(store, distance)
         except Busy:
             time.sleep(1.0)
 

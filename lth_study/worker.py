@@ -14,12 +14,13 @@ from lth_study import barriers, ranks
 from lth_study.chain import Chain
 from lth_study.data.parts import Dataset
 from lth_study.devices import compute_device
-from lth_study.measure import measurable, measure_barrier, measure_distance
-from lth_study.plan import Barrier, Comparison, Distance
+from lth_study.measure import measurable, measure
+from lth_study.plan import Comparison
 from lth_study.settings import Setting
 from lth_study.store import Busy, Training
 from lth_study.training import Stopped
 from lth_study.training.train import Job, train
+from lth_study.training.updates import State
 from lth_study.trainings import Trainings, images_of
 
 
@@ -66,17 +67,13 @@ class Worker:
             if self.trainings.stop_requested():
                 raise Stopped
             try:
-                if isinstance(comparison, Distance):
-                    measure_distance(self.store, comparison)
-                elif isinstance(comparison, Barrier):
-                    measure_barrier(
-                        self.store,
-                        comparison,
-                        lambda a, b: barriers.heights(self.trainings.setting, self.trainings.data, a, b),
-                    )
+                measure(self.store, comparison, self.heights)
             except Busy as error:
                 self.busy, busy = error, busy + 1
         return busy
+
+    def heights(self, a: State, b: State) -> dict[str, float]:
+        return barriers.heights(self.trainings.setting, self.trainings.data, a, b)
 
     def wait(self, seconds: float) -> None:
         """Leave the processor to others: looking for work is work, since it loads what every level has left behind."""

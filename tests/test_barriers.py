@@ -15,7 +15,7 @@ from lth_study import DataError, barriers, data, plan, preset, records, run
 from lth_study.barriers import heights
 from lth_study.data.parts import Dataset, Split
 from lth_study.files import read_state
-from lth_study.measure import measure_barrier
+from lth_study.measure import measure
 from lth_study.networks import build
 from lth_study.plan import Barrier
 from lth_study.settings import METHODS, Setting
@@ -265,7 +265,7 @@ def test_a_barrier_that_another_process_is_measuring_is_left_to_it(unmeasured: D
     store, barrier = StudyStore(unmeasured.store, TINY.setting), plan.barriers(TINY)[0]
     with TrainingFolder(unmeasured.folder / "replicate_1/imp/rewind_5/level_01").locked():
         with pytest.raises(Busy):
-            measure_barrier(store, barrier, lambda a, b: {})
+            measure(store, barrier, lambda a, b: {})
         asked = iter(range(10))
         with pytest.raises(Stopped):  # after it has waited for the other
             Worker(Trainings(store, stop_requested=lambda: next(asked) > 2)).complete([], [barrier])

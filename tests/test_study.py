@@ -257,7 +257,7 @@ def test_trainings_that_leave_no_record_are_an_error_and_not_done_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for module in (runner, worker):  # so the noise floor is never measured
-        monkeypatch.setattr(module, "measure_distance", lambda *_: None)
+        monkeypatch.setattr(module, "measure", lambda *_: None)
     with pytest.raises(StoreError, match=r"trained, and still not recorded: replicate 1, imp, .* again"):
         run(TINY, store=tmp_path / "store", workers=1)
 
@@ -280,7 +280,7 @@ def test_what_a_killed_run_did_not_compare_the_next_one_does_without_the_images(
     study = preset("squeezenet1_0", profile="smoke").only("stability")
     study = study.updated(dataset="imagenette", methods=("imp",), rewinds=(2,))
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "measure_distance", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(worker, "measure", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(study, store=tmp_path / "killed", workers=1)
     undisturbed = run(study, store=tmp_path / "undisturbed", workers=1)
