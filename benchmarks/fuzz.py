@@ -25,11 +25,10 @@ from papermill.translators import PythonTranslator
 from traitlets.config import Config
 
 from lth_study import configure, plan, preset
-from lth_study.commands import command_for
+from lth_study.commands import command_for, study_of
 from lth_study.extents import Extent, Study
 from lth_study.files import project_folder
 from lth_study.methods import TABLE
-from lth_study.options import study_of
 from lth_study.presets import profiles, recipes
 from lth_study.settings import DATASETS, LABELS, Setting
 

@@ -73,7 +73,7 @@ def run_command(
 
     Exit status: 0 when everything is done, 3 when it stopped early. torchrun reports an early stop as a failure.
     """
-    from lth_study.options import study_of
+    from lth_study.commands import study_of
     from lth_study.progress import Style
     from lth_study.records import store_folder
     from lth_study.runner import train_missing
@@ -105,7 +105,7 @@ def status(
 ) -> None:
     """Show how much of a study the results folder and the run store hold."""
     from lth_study import plan, records
-    from lth_study.options import study_of
+    from lth_study.commands import study_of
 
     folder = store or records.store_folder()
     study = study_of(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
@@ -152,7 +152,7 @@ def plan_command(
     workflow/Snakefile runs them on one machine or on a cluster. Seconds and hours are those of one core or of one GPU.
     """
     from lth_study import plan, records
-    from lth_study.options import study_of
+    from lth_study.commands import study_of
     from lth_study.units import printed, units
 
     study = study_of(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
@@ -213,7 +213,7 @@ def tickets_command(
     trained: Annotated[bool, typer.Option("--trained", help="Keep the weights at the end of training too.")] = False,
 ) -> None:
     """Pack tickets of the run store: mask, rewound weights and a card each. torch and safetensors can load them."""
-    from lth_study.options import study_of
+    from lth_study.commands import study_of
     from lth_study.records import store_folder
     from lth_study.tickets import pack
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from lth_study.commands import value_of
 from lth_study.extents import Extent, Study
-from lth_study.options import value_of
 from lth_study.presets import preset
 from lth_study.settings import LABELS, Setting, SettingError
 

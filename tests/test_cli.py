@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from conftest import Lth
 
-from lth_study import SettingError, __version__, options, preset, run
+from lth_study import SettingError, __version__, preset, run
+from lth_study.commands import setting_of
 from lth_study.records import store_folder
 
 SMOKE = preset("lenet_300_100", profile="smoke").setting
@@ -46,8 +47,8 @@ def test_a_mistaken_option_is_one_line_on_stderr_and_status_2(arguments: str, lt
 @pytest.mark.parametrize("setting", ["levels=3", "rewinds=[0]", "orders=2", "dataset=mnist", "recipe=low"])
 def test_what_has_an_option_of_its_own_is_not_taken_as_a_setting(setting: str):
     with pytest.raises(SettingError, match=f"--set: {setting.split('=')[0]} is an argument or option of its own"):
-        options.setting_of(setting)
-    assert options.setting_of("pieces=4") == ("pieces", 4)
+        setting_of(setting)
+    assert setting_of("pieces=4") == ("pieces", 4)
 
 
 def test_a_bar_is_drawn_in_a_terminal_and_is_lines_in_a_file(

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from lth_study import SettingError, Study, configure, preset
+from lth_study.commands import setting_of, study_of
 from lth_study.data import data_root
 from lth_study.notebook import given_parameters, mapping_of
-from lth_study.options import setting_of, study_of
 
 LENET, SMOKE = preset("lenet_300_100"), preset("lenet_300_100", profile="smoke")
 FIRST_CELL = {"profile": "smoke", "replicates": 2, "rewinds": [0, 5], "__name__": "__main__", "_i1": ""}
