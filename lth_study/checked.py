@@ -1,7 +1,8 @@
-"""`Checked`: frozen fields that are checked together. `settings` and `extents` are made of it."""
+"""`Checked`: frozen fields that are checked together, of `settings` and `extents`; and numbers in the environment."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -40,6 +41,17 @@ class Checked(BaseModel):
 def unknown_setting(names: Iterable[str], known: Iterable[str]) -> SettingError:
     """The error for names that are no setting."""
     return SettingError(f"unknown setting {', '.join(map(repr, names))}; known: {', '.join(known)}")
+
+
+def whole_number(name: str, otherwise: int) -> int:
+    """The number that an environment variable holds, or `otherwise` if it is unset or empty.
+
+    Raises `SettingError` for anything but digits.
+    """
+    text = os.environ.get(name, "").strip()
+    if text and not text.isdecimal():
+        raise SettingError(f"{name}: {text!r} is not a number; expected digits, 0 or more, or unset it")
+    return int(text) if text else otherwise
 
 
 def _explain(problem: Mapping[str, Any]) -> str:

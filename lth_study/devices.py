@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lth_study.environment import whole_number
+from lth_study.checked import whole_number
 from lth_study.ranks import rank_and_count
 from lth_study.settings import SettingError
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from lth_study import plan, records
+from lth_study.checked import whole_number
 from lth_study.commands import how_to_make
-from lth_study.environment import whole_number
 from lth_study.extents import Study
 from lth_study.files import StoreError
 from lth_study.measure import measurable, measure, measured

@@ -10,10 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lth_core import Mask, subnetwork
 from lth_study import SettingError, preset
 from lth_study.chain import initial
+from lth_study.checked import whole_number
 from lth_study.data.augmentation import crop_and_flip
 from lth_study.data.parts import Dataset, Split
 from lth_study.devices import compute_device, cores
-from lth_study.environment import whole_number
 from lth_study.networks import build
 from lth_study.records import store_folder
 from lth_study.runner import train_missing

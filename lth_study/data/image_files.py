@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from lth_study.checked import whole_number
 from lth_study.data.augmentation import Augmentation, ResizedCrops, boxes, flipped
 from lth_study.data.image_folders import (
     Unreadable,
@@ -28,7 +29,6 @@ from lth_study.data.image_folders import (
 )
 from lth_study.data.parts import Batch, DataError, Dataset, hold_out
 from lth_study.devices import cores
-from lth_study.environment import whole_number
 from lth_study.files import StoreError, write_atomic
 from lth_study.settings import SettingError
 
