@@ -6,7 +6,6 @@ Commands call the functions that notebooks call: `runner` trains, `records` read
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,14 +73,12 @@ def run_command(
     Exit status: 0 when everything is done, 3 when it stopped early. torchrun reports an early stop as a failure.
     """
     from lth_study.commands import study_of
-    from lth_study.progress import Style
     from lth_study.records import store_folder
     from lth_study.runner import train_missing
     from lth_study.training import Stopped
 
     study = study_of(network, recipe, profile, figure, rewinds, levels, replicates, orders, dataset, settings)
-    style: Style = "bar" if sys.stderr.isatty() else "lines"
-    options: Any = {"workers": workers, "seconds": time_limit, "progress": style, "part": part}
+    options: Any = {"workers": workers, "seconds": time_limit, "progress": "bar", "part": part}
     try:
         train_missing(study, store or store_folder(), stand_in=not no_stand_in, **options)
     except Stopped as stopped:

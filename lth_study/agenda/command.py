@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -57,13 +56,11 @@ def agenda(
     if not run:
         return
     from lth_study.agenda.run import run_parts, what_is_left
-    from lth_study.progress import Style
     from lth_study.training import Stopped
 
-    style: Style = "bar" if sys.stderr.isatty() else "lines"
     goal, stopped = destination or records.results_folder(), False
     try:
-        run_parts(in_order, folder, goal, workers=workers, seconds=time_limit, progress=style)
+        run_parts(in_order, folder, goal, workers=workers, seconds=time_limit, progress="bar")
     except Stopped as reason:
         stopped = True
         print(f"{reason or 'stopped'}; the same command goes on from here")
