@@ -1,6 +1,6 @@
 """The methods: ways to make a subnetwork that is trained beside the dense network. A method is a row of `TABLE`.
 
-`extents` and `plan` ask for methods, `chain` makes their tickets, and `report` names them. Records are read without
+`extents` and `plan` ask for methods, `worker` makes their tickets, and `report` names them. Records are read without
 torch, so functions import the scores of `lth_core` when they are called.
 """
 

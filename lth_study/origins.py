@@ -1,4 +1,4 @@
-"""`Origin`: what a method can make a ticket of. `chain` makes it for a training, and functions in `methods` use it."""
+"""`Origin`: what a method can make a ticket of. `worker` makes it for a training, and functions in `methods` use it."""
 
 from __future__ import annotations
 

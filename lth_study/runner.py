@@ -98,7 +98,7 @@ def train_missing(
         return _complete(study, folder, **options)
     from lth_study import ranks
     from lth_study.devices import compute_device
-    from lth_study.worker import take_part
+    from lth_study.trainings import take_part
 
     last_word: Study | str
     with ranks.together(compute_device()) as rank:

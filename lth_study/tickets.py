@@ -18,7 +18,6 @@ from torch import Tensor
 from lth_core import Mask, Ticket, subnetwork
 from lth_core.tickets import Source
 from lth_study import plan
-from lth_study.chain import in_order, initial, rewound
 from lth_study.commands import command_for
 from lth_study.data import title
 from lth_study.extents import Study
@@ -32,6 +31,7 @@ from lth_study.report import METHOD_NAMES, METRIC_NAMES, NETWORK_NAMES
 from lth_study.settings import Setting
 from lth_study.store import StudyStore, Training, dense
 from lth_study.training.updates import AVERAGE, MOMENTS, UPDATES, State, flattened, shaped
+from lth_study.worker import in_order, initial, rewound
 
 LICENCE = "MIT"
 _L2 = ("l2_pruning", "l2_data_order")

@@ -1,4 +1,4 @@
-"""Doing one training of a study and keeping its end, its result and where it comes from; `chain` says what to train."""
+"""Doing one training of a study and keeping its end, its result and its provenance; `worker` says what to train."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from lth_study.files import Damaged, StoreError
 from lth_study.plan import length
 from lth_study.settings import Setting, SettingError
 from lth_study.store import StudyStore, Training
-from lth_study.training.train import Trained, train
+from lth_study.training import Stopped
+from lth_study.training.train import Job, Trained, train
 from lth_study.training.updates import MOMENTS, State
 
 
@@ -123,3 +124,17 @@ def images_of(setting: Setting) -> Dataset:
     if setting.batch_size % count:
         raise SettingError(f"batch_size: {setting.batch_size} cannot be shared equally by {count} processes")
     return images
+
+
+def take_part() -> Any:
+    """What a process does that trains networks together with others and is not the first of them (`ranks`).
+
+    Returns the first one's last word.
+    """
+    images: Dataset | None = None
+    while isinstance(job := ranks.receive(), Job):
+        setting = Setting.from_json(job.setting)
+        images = images or images_of(setting).to(compute_device())
+        with suppress(Stopped):
+            train(setting, images, job.ticket, replicate=job.replicate, order=job.order, stop=job.stop)
+    return job

@@ -9,7 +9,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lth_core import Mask, subnetwork
 from lth_study import SettingError, preset
-from lth_study.chain import initial
 from lth_study.checked import whole_number
 from lth_study.data.augmentation import crop_and_flip
 from lth_study.data.parts import Dataset, Split
@@ -22,6 +21,7 @@ from lth_study.store import StudyStore
 from lth_study.training.train import Trained, train
 from lth_study.training.updates import FlatNetwork
 from lth_study.trainings import Trainings, images_of
+from lth_study.worker import initial
 
 SMOKE = [preset(network, profile="smoke").setting for network in ("lenet_300_100", "resnet20")]
 every_network = pytest.mark.parametrize("setting", SMOKE, ids=lambda setting: setting.network)

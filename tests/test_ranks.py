@@ -13,8 +13,7 @@ import torch
 from doubles import write_imagenet
 
 from lth_core import Mask, subnetwork
-from lth_study import SettingError, data, preset, run, worker
-from lth_study.chain import Chain
+from lth_study import SettingError, data, preset, run, trainings
 from lth_study.networks import build, initial_weights
 from lth_study.records import store_folder
 from lth_study.runner import train_missing
@@ -23,6 +22,7 @@ from lth_study.store import StudyStore, Training, dense
 from lth_study.training.evaluation import accuracies
 from lth_study.training.train import Job, train
 from lth_study.trainings import Trainings
+from lth_study.worker import Chain
 
 STUDY = (
     preset("lenet_300_100", profile="smoke")
@@ -178,11 +178,11 @@ def test_a_process_that_takes_part_is_given_nothing_to_save_with_and_writes_noth
     handed_out = iter([Job(setting.to_json(), ticket, 1, 0, 2), "the last word"])
     trained, written = [], []
     monkeypatch.setattr("lth_study.ranks.receive", lambda: next(handed_out))
-    monkeypatch.setattr(worker, "train", lambda *job, **which: trained.append((which, train(*job, **which))))
+    monkeypatch.setattr(trainings, "train", lambda *job, **which: trained.append((which, train(*job, **which))))
     monkeypatch.setattr("lth_study.store.write_atomic", lambda path, *_: written.append(path))
     monkeypatch.setattr("lth_study.store.write_state", lambda path, *_: written.append(path))
     monkeypatch.setattr("lth_study.training.train.CHECKPOINT_SECONDS", 0.0)
-    assert worker.take_part() == "the last word"
+    assert trainings.take_part() == "the last word"
     ((which, ended),) = trained
     assert which.get("saves") is None
     assert not which.get("keep")

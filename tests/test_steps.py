@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from lth_study import Study, preset, records
-from lth_study.chain import Chain
 from lth_study.data.parts import DataError
 from lth_study.parallel import complete_side_by_side
 from lth_study.plan import distances, missing
@@ -20,7 +19,7 @@ from lth_study.store import StudyStore
 from lth_study.training import Stopped
 from lth_study.training.steps import check_compiler
 from lth_study.trainings import Trainings
-from lth_study.worker import Worker
+from lth_study.worker import Chain, Worker
 
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 

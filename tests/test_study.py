@@ -28,7 +28,6 @@ from studies import SMOKE, TINY, Done, assert_same_records, count_trainings, fil
 from lth_core import Ticket
 from lth_core.masks import Mask
 from lth_study import plan, preset, records, run, runner, seeds, worker
-from lth_study.chain import Chain
 from lth_study.data.parts import Dataset
 from lth_study.extents import Study
 from lth_study.files import StoreError, read_json, write_json
@@ -40,7 +39,7 @@ from lth_study.training import Stopped
 from lth_study.training.train import Trained, train
 from lth_study.training.updates import FlatNetwork
 from lth_study.trainings import Trainings
-from lth_study.worker import Worker
+from lth_study.worker import Chain, Worker
 
 PROJECT = Path(__file__).resolve().parents[1]
 LAYERS = ("fc1.weight", "fc2.weight", "output.weight")

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from lth_core import Mask, Ticket, one_shot_pruning, subnetwork
 from lth_study import preset, run
-from lth_study.chain import initial
 from lth_study.data.parts import Dataset, Split
 from lth_study.networks import build
 from lth_study.settings import Setting
@@ -35,6 +34,7 @@ from lth_study.training.train import (
     trainer,
 )
 from lth_study.training.updates import MOMENTS, FlatNetwork
+from lth_study.worker import initial
 
 UPDATES, EPOCH = 8, 3
 """Updates of a training, and of an epoch."""
@@ -403,6 +403,6 @@ def test_too_little_memory_where_initial_weights_are_drawn_is_explained_too(monk
     def refuse(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("lth_study.chain.initial_weights", refuse)
+    monkeypatch.setattr("lth_study.worker.initial_weights", refuse)
     with pytest.raises(OutOfMemory, match="train fewer networks side by side"):
         run(preset("lenet_300_100", profile="smoke").only("stability"), store=tmp_path / "store", workers=1)
