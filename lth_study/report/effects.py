@@ -19,8 +19,8 @@ import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
 
+from lth_study.commands import value_of
 from lth_study.methods import TABLE
-from lth_study.options import value_of
 from lth_study.records import kinds
 
 DISTANCES = ("l2_data_order", "angle_data_order", "l2_pruning", "angle_pruning")
