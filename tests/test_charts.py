@@ -494,7 +494,10 @@ def test_the_alternative_text_has_the_last_value_of_every_line_and_is_short(tabl
         "L2 to the dense network at standard: IMP 22.0, random pruning 23.0."
     )
     points = alternative(charts.accuracy_against(table, level=2, metric="l2_pruning"), "ResNet-20")
-    assert points == "ResNet-20, accuracy against stability."  # points of replicates have no last value
+    assert points == (  # points of replicates have no last value
+        "ResNet-20, accuracy against stability. "
+        "Test accuracy (%) against L2 to the dense network, a point for each subnetwork."
+    )
     uneven = table.query("rewind == 0 and (method != 'random_pruning' or level < 2)")
     assert alternative(charts.accuracy(uneven), "LeNet").endswith("at 64: IMP 97.7, random pruning 96.7 (at 80).")
     late = alternative(charts.against_k(table.replace({"rewind": {20: 20_000}}), level=2, metrics=[METRIC]), "LeNet")

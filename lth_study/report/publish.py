@@ -123,6 +123,9 @@ def alternative(chart: Chart, subject: str) -> str:
     several = len({panel.ylabel for panel in chart.panels}) > 1
     against = "" if " against " in chart.title else f" against {chart.xlabel}"
     words = [f"{subject}, {chart.title.lower()}{against}."]
+    if chart.axis == "number":
+        named = (f"{panel.ylabel[0].upper()}{panel.ylabel[1:]}" for panel in chart.panels)
+        words += [f"{name} against {chart.xlabel}, a point for each subnetwork." for name in named]
     for panel in chart.panels if chart.axis != "number" else ():
         here = numbers[(numbers["panel"] == panel.title) & (numbers["y"] == panel.ylabel)]
         ends: list[tuple[str, str]] = []
