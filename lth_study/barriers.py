@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from lth_study.data.image_files import dead_readers_explained
 from lth_study.data.parts import Dataset, Part, Split
 from lth_study.networks import build
 from lth_study.settings import Setting
+from lth_study.training import Stopped
 from lth_study.training.evaluation import EVALUATION_BATCH, SEEN, evaluated_at_once
 from lth_study.training.train import memory_explained, on, prepare, steady_arithmetic
 from lth_study.training.updates import State, products
@@ -19,7 +22,9 @@ DECIMALS = 6
 
 
 @torch.no_grad()
-def heights(setting: Setting, data: Dataset, a: State, b: State) -> dict[str, float]:
+def heights(
+    setting: Setting, data: Dataset, a: State, b: State, stop_requested: Callable[[], bool] = lambda: False
+) -> dict[str, float]:
     """The heights of the error barrier between two ends of trainings, in percentage points.
 
     Names are `train_mean`, `train_line`, `test_mean` and `test_line`: the images, and the height over the mean of the
@@ -29,6 +34,8 @@ def heights(setting: Setting, data: Dataset, a: State, b: State) -> dict[str, fl
 
     Images are not augmented: the first `SEEN` training images, and as many of the test images, evenly spaced, since
     they may come sorted by class. A training that sees fewer images than that is measured on as many as it sees.
+
+    If `stop_requested()` is true before a point, `Stopped` is raised.
 
     Weights are the ends as they are stored. Accuracies of Inception-v3 are those of an average of its weights. Its ends
     hold the weights themselves, and the barrier is between these.
@@ -43,6 +50,8 @@ def heights(setting: Setting, data: Dataset, a: State, b: State) -> dict[str, fl
         norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
         def errors(weights: State) -> dict[str, float]:
+            if stop_requested():
+                raise Stopped
             model.load_state_dict(weights)
             found = {name: _error(model, part) for name, part in parts.items()}
             if norms:

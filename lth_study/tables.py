@@ -45,14 +45,15 @@ def read(folder: Path, setting: Setting) -> tuple[pd.DataFrame, pd.DataFrame]:
     study = folder / setting.name
     if not (study / "records.csv").exists():
         return pd.DataFrame(columns=COLUMNS), pd.DataFrame(columns=PROVENANCE)
+    sums = _kept_sums(study)
     records = _read_csv(study / "records.csv", COLUMNS, KEY)
     if strangers := set(records["digest"]) - {setting.digest()}:
         raise StoreError(f"{study / 'records.csv'} has records of other studies: {', '.join(sorted(strangers))}")
     provenance = _read_csv(study / "provenance.csv", PROVENANCE, PROVENANCE_KEY)
-    sums = None
-    with suppress(FileNotFoundError):  # older folders have none
-        sums = (study / "sums.sha256").read_text(errors="replace")
-    if sums is not None and sums != _sums(study):
+    as_written = sums in (None, _sums(study))
+    if sums != _kept_sums(study):  # another process has written records meanwhile
+        return read(folder, setting)
+    if not as_written:
         raise StoreError(
             f"{study} is not as it was written: `sha256sum -c sums.sha256` there names the file; restore it, or delete "
             "sums.sha256 if the change is yours"
@@ -69,6 +70,13 @@ def write(folder: Path, setting: Setting, records: pd.DataFrame, provenance: pd.
         write_atomic(study / f"{name}.csv", table.to_csv(index=False, float_format="%.7g").encode())
     write_atomic(study / "sums.sha256", _sums(study).encode())
     return study
+
+
+def _kept_sums(study: Path) -> str | None:
+    """The checksums beside a study's tables. Older folders have none, and none is there while tables are written."""
+    with suppress(FileNotFoundError):
+        return (study / "sums.sha256").read_text(errors="replace")
+    return None
 
 
 def _sums(study: Path) -> str:

@@ -5,10 +5,11 @@ The copy is a small run store (`store`): the dense networks, W_k, and the two de
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from lth_study import records
-from lth_study.files import StoreError
+from lth_study.files import Damaged, StoreError
 from lth_study.store import ChainId, StudyStore, Training, dense
 
 LEVELS = 2
@@ -20,7 +21,8 @@ def carry(source: Path, destination: Path) -> list[str]:
 
     Copies each replicate's dense network, its states W_k with the optimiser's moments, and the `LEVELS`
     deepest levels of each chain. Files already there stay. One-shot levels are not copied: they do not build on each
-    other. Raises `StoreError` if the two stores' images differ or a file of the source is damaged.
+    other. Raises `StoreError` if the stores differ in their images or in a dense network that both have, or if a file
+    of the source is damaged.
     """
     settings = records.studies(source)
     if not settings:
@@ -44,9 +46,25 @@ def _carry_study(source: StudyStore, destination: StudyStore) -> str:
             f"{name}: trained on other images in {source.store} (fingerprint {fingerprint}) than in "
             f"{destination.store} ({destination.images(fingerprint)}); keep the two in separate folders"
         )
+    for training in unpruned:
+        if destination.saves(training).complete and not _same_end(source, destination, training):
+            raise StoreError(
+                f"{name}: replicate {training.replicate} was trained apart in {source.store} and in "
+                f"{destination.store}, and its dense networks differ; keep the two in separate folders"
+            )
     for training in [*unpruned, *(level for levels in chains.values() for level in levels[-LEVELS:])]:
         _carry_training(source, destination, training)
     return f"{name}: {len(unpruned)} dense networks and {len(chains)} chains"
+
+
+def _same_end(source: StudyStore, destination: StudyStore, training: Training) -> bool:
+    """Whether a training that both stores have gave the same bits. A damaged end is trained again, and differs in
+    nothing."""
+    here = source.saves(training).load_end()
+    with suppress(Damaged):
+        there = destination.saves(training).load_end()
+        return here.keys() == there.keys() and all(bool((here[name] == there[name]).all()) for name in here)
+    return True
 
 
 def _carry_training(source: StudyStore, destination: StudyStore, training: Training) -> None:

@@ -225,7 +225,8 @@ class Worker:
         return busy
 
     def heights(self, a: State, b: State) -> dict[str, float]:
-        return barriers.heights(self.trainings.setting, self.trainings.data, a, b)
+        trainings = self.trainings
+        return barriers.heights(trainings.setting, trainings.data, a, b, trainings.stop_requested)
 
     def wait(self, seconds: float) -> None:
         """Leave the processor to others: looking for work is work, since it loads what every level has left behind."""

@@ -261,6 +261,15 @@ def test_a_run_stops_between_two_barriers(unmeasured: Done, measured: list[Any],
     assert len(measured) == 1
 
 
+def test_a_run_stops_within_a_barrier_and_the_next_measures_it_whole(unmeasured: Done, trains_nothing: None):
+    store, asked = StudyStore(unmeasured.store, TINY.setting), iter(range(100))
+    with pytest.raises(Stopped):  # asked once before a barrier, and before each of its 11 points
+        Worker(Trainings(store, stop_requested=lambda: next(asked) == 5)).complete([], plan.barriers(TINY))
+    assert next(asked) == 6
+    assert not files(unmeasured.store, "barriers.json")
+    assert_same_records(run(TINY, store=unmeasured.store, workers=1), unmeasured.records)
+
+
 def test_a_barrier_that_another_process_is_measuring_is_left_to_it(unmeasured: Done, measured: list[Any]):
     store, barrier = StudyStore(unmeasured.store, TINY.setting), plan.barriers(TINY)[0]
     with TrainingFolder(unmeasured.folder / "replicate_1/imp/rewind_5/level_01").locked():

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -76,6 +77,25 @@ def test_a_digit_that_changed_in_a_table_is_noticed_unless_its_checksums_are_gon
         read(ours, SETTING)
     (folder / "sums.sha256").unlink()  # as in folders from before there were any
     read(ours, SETTING)
+
+
+@pytest.mark.parametrize("table_read", ["records.csv", "provenance.csv"])
+def test_what_another_process_writes_while_a_table_is_read_is_read_whole(
+    table_read: str, ours: Path, monkeypatch: pytest.MonkeyPatch
+):
+    longer, made = table([*COMPLETE, (("dense", 0, 9, 0, "0"), "test_accuracy", 97.0)]), MADE.assign(seconds=7.0)
+    really, written = tables._read_csv, []
+
+    def overtaken(file: Path, *expected: Any) -> pd.DataFrame:
+        found = really(file, *expected)
+        if file.name == table_read and not written:
+            written.append(write(ours, SETTING, longer, made))
+        return found
+
+    monkeypatch.setattr(tables, "_read_csv", overtaken)
+    back, provenance = read(ours, SETTING)
+    assert len(back) == len(longer)
+    assert set(provenance["seconds"]) == {7.0}
 
 
 def test_the_description_of_a_study_stays_as_it_was_written_first(ours: Path):

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Lth
 from studies import assert_same_records, count_trainings, files
 
@@ -11,6 +12,7 @@ from lth_study import records
 from lth_study.files import StoreError, read_json, write_json
 from lth_study.presets import preset
 from lth_study.runner import run
+from lth_study.store import StudyStore, dense
 from lth_study.weights import carry
 
 BRIEF = {"levels": 3, "compared_levels": (3,), "barriers": False}
@@ -112,3 +114,17 @@ def test_weights_of_other_images_are_refused(store: Path, tmp_path: Path):
         carry(store, tmp_path / "elsewhere")
     with pytest.raises(StoreError, match="holds no runs"):
         carry(tmp_path / "nowhere", tmp_path / "elsewhere")
+
+
+def test_a_chain_is_not_carried_to_another_dense_network(store: Path, tmp_path: Path):
+    """W_k of one and the masks of the other would make a ticket that neither search found."""
+    elsewhere = tmp_path / "elsewhere"
+    carry(store, elsewhere)
+    folder = StudyStore(elsewhere, LENET.setting).saves(dense(1))
+    result, end, mask = folder.result(), folder.load_end(), folder.load_mask()
+    end["output.bias"] = end["output.bias"].clone().index_fill_(0, torch.tensor([3]), 0.25)
+    folder.finish(result, end, mask)
+    before = bits(elsewhere)
+    with pytest.raises(StoreError, match=r"replicate 1 was trained apart in .*store and in .*elsewhere"):
+        carry(store, elsewhere)
+    assert bits(elsewhere) == before
