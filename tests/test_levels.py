@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -236,7 +237,8 @@ def described(state: Any) -> Any:
 
 def test_a_copy_keeps_what_is_shared_and_shares_nothing_with_the_original() -> None:
     weight, listed = torch.ones(3), [1]
-    state = OrderedDict(a=weight, nested={"b": [weight, (weight, listed)], 1: np.ones(2)})
+    held = SimpleNamespace(listed=listed)
+    state = OrderedDict(a=weight, nested={"b": [weight, (weight, listed)], 1: np.ones(2), "held": held})
     copy = copied(state)
     assert copy["a"] is copy["nested"]["b"][0] is copy["nested"]["b"][1][0]
     weight.zero_()
@@ -245,6 +247,7 @@ def test_a_copy_keeps_what_is_shared_and_shares_nothing_with_the_original() -> N
     assert copy["a"].tolist() == [1, 1, 1]
     assert copy["nested"]["b"][1][1] == [1]
     assert copy["nested"][1].tolist() == [1, 1]
+    assert copy["nested"]["held"].listed == [1]
 
 
 TYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.int16, torch.bool]

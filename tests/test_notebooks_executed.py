@@ -73,14 +73,14 @@ def test_the_imagenet_notebook_draws_the_laptop_profile_from_records_alone(tmp_p
         ("cifar10_accuracy", {"network": "resnet20"}),
         ("cifar10_stability", {"network": "vgg19", "recipe": "warmup", "levels": 1, "compared_levels": [1]}),
         ("cifar10_recipes", {"network": "resnet20", "levels": 1}),
-        ("imagenet", {"network": "squeezenet1_0", "densities": [], "levels": 2, "orders": 1}),
+        ("imagenet", {"network": "squeezenet1_0", "densities": [], "levels": 1, "orders": 1, "methods": ["imp"]}),
         ("cifar10_accuracy", {"network": "resnet20", "dataset": "cifar10", "levels": 1}),  # not to be had
     ],
 )
 def test_what_is_not_recorded_is_trained_on_the_embedded_images_and_says_so(
     notebook: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
-    small = {"profile": "smoke", "dataset": "mnist_embedded", "barriers": False, "missing": "train"}
+    small = {"profile": "smoke", "dataset": "mnist_embedded", "barriers": False, "replicates": 1, "missing": "train"}
     outputs = outputs_of(notebook, small | values, tmp_path)
     captions = shown(outputs, "text/markdown")
     assert captions

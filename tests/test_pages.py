@@ -24,12 +24,21 @@ NAMES = re.compile(
 """Names that have digits, and are no results."""
 
 
-@pytest.fixture
-def book(monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(scope="module")
+def made() -> Any:
     """The functions of templates, on the committed records."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LTH_RESULTS", str(PROJECT / "results"))
+        patch.setenv("LTH_STORE", str(PROJECT / "no-runs"))
+        return pages.Book()
+
+
+@pytest.fixture
+def book(made: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same, where they find these records."""
     monkeypatch.setenv("LTH_RESULTS", str(PROJECT / "results"))
     monkeypatch.setenv("LTH_STORE", str(PROJECT / "no-runs"))
-    return pages.Book()
+    return made
 
 
 def prose(text: str) -> str:

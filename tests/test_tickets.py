@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -211,6 +212,9 @@ def test_a_save_that_fails_leaves_no_half_of_a_ticket(
     with pytest.raises(ValueError, match=r"is no ticket: there is no .*ticket\.json"):
         Ticket.load(folder)
     assert not [name for name in os.listdir(folder) if name.startswith(".")]
+    monkeypatch.setattr("lth_core.states.open", full, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        ticket.save(folder.parent / "far" / "away")
 
 
 @pytest.mark.parametrize(
@@ -238,6 +242,14 @@ def changed(**changes: Any) -> Callable[[Path], None]:
 
 def cut(name: str, length: int) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length])
+
+
+def flipped(name: str) -> Callable[[Path], None]:
+    def flip(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    return flip
 
 
 def other_mask(folder: Path) -> None:
@@ -269,6 +281,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut mask": (cut("mask.safetensors", -3), r"mask\.safetensors is damaged, or not a file of lth_core"),
     "other mask": (other_mask, r"mask\.safetensors is not the file that ticket\.json tells of"),
     "cut state": (cut("rewound.safetensors", 300), r"rewound\.safetensors is damaged"),
+    "a bit": (
+        flipped("rewound.safetensors"),
+        r"damaged, or not a file of lth_core \(its content does not match its ch",
+    ),
     "no tensor": (without_a_tensor, r"rewound\.safetensors is damaged"),
     "a folder": (
         lambda folder: ((folder / "rewound.safetensors").unlink(), (folder / "rewound.safetensors").mkdir()),
@@ -296,6 +312,8 @@ def test_a_fact_that_changed_is_noticed_where_the_ticket_has_a_checksum_over_its
             ValueError, match=r"ticket\.json is altered: its facts do not match its checksum; save or do"
         ):
             Ticket.load(folder)
+    file.write_text(json.dumps(dict(reversed(facts.items()))))  # another writer's order changes no fact
+    assert Ticket.load(folder).iteration == facts["iteration"]
     del facts["checksums"]["facts"]  # as in tickets from before there was one
     file.write_text(json.dumps(facts | {"iteration": 7}))
     assert Ticket.load(folder).iteration == 7
@@ -316,25 +334,31 @@ def leaf(**of: Any) -> Any:
     return {"dict": [["fc", {"tensor": "fc", **of}]]}
 
 
+CONV = [["conv", {"tensor": "conv"}]]
+
+
 @pytest.mark.parametrize(
-    ("name", "stored", "tree"),
+    ("name", "stored", "tree", "said"),
     [
-        ("mask", torch.zeros(4), leaf(bits=[32])),
-        ("mask", torch.zeros(4), leaf(tensor="/etc/passwd")),
-        ("mask", torch.zeros(4), leaf()),
-        ("mask", torch.zeros(4), {"dict": [["fc", "text"]]}),
-        ("rewound", torch.zeros(3), leaf(mask="fc")),
-        ("rewound", torch.zeros(3), leaf(mask="other")),
-        ("rewound", torch.zeros(3), leaf()),
-        ("rewound", torch.zeros(3), {"dict": []}),
-        ("rewound", torch.zeros(3), {"dict": [["fc", "text"]]}),
-        ("rewound", torch.ones(5, 7), leaf()),
+        ("mask", torch.zeros(4), leaf(bits=[33]), r"'fc' holds 4 bytes, not the bits of shape \[33\]"),
+        ("mask", torch.zeros(1), leaf(bits=[-1, -8]), r"'fc' holds 1 bytes, not the bits of shape \[-1, -8\]"),
+        ("mask", torch.zeros(4), leaf(bits=[32]), "Expected an input array of unsigned byte"),
+        ("mask", torch.zeros(4), leaf(tensor="/etc/passwd"), "lacks '/etc/passwd'"),
+        ("mask", torch.zeros(4), leaf(), r"mask\.safetensors holds no mask; save or download the ticket again"),
+        ("mask", torch.zeros(4), {"dict": [["fc", "text"]]}, "holds no mask"),
+        ("rewound", torch.zeros(3), leaf(mask="fc"), r"'fc' holds 3 values, its mask keeps \d+"),
+        ("rewound", torch.zeros(3), leaf(mask="other"), "lacks 'other'"),
+        ("rewound", torch.zeros(3), leaf(), r"'fc': mask has shape \(5, 7\), not \(3,\)"),
+        ("rewound", torch.zeros(3), {"dict": []}, "'fc' is in the mask, but not"),
+        ("rewound", torch.zeros(3), {"dict": [["fc", "text"]]}, "'fc' is in the mask, but not"),
+        ("rewound", torch.ones(5, 7), leaf(), "'conv' is in the mask, but not"),
+        ("rewound", torch.ones(5, 7), {"dict": leaf()["dict"] + CONV}, "'fc' is not 0 where its mask prunes"),
     ],
 )
-def test_a_forged_file_is_refused(name: str, stored: torch.Tensor, tree: Any, folder: Path) -> None:
+def test_a_forged_file_is_refused(name: str, stored: torch.Tensor, tree: Any, said: str, folder: Path) -> None:
     """`test_security` has other trees that make no state."""
-    forged(folder, name, {"fc": stored}, tree)
-    with pytest.raises(ValueError, match=rf"{name}\.safetensors") as refused:
+    forged(folder, name, {"fc": stored, "conv": torch.zeros(4, 3, 3, 3)}, tree)
+    with pytest.raises(ValueError, match=said) as refused:
         Ticket.load(folder)
     assert "\n" not in str(refused.value)
 
@@ -421,6 +445,29 @@ class Hub(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def test_the_hubs_client_is_asked_for_a_tickets_own_files_and_its_errors_are_one_sentence(
+    ticket: Ticket, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def snapshot_download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision, sorted(allow_patterns)))
+        if name == "maker/none":
+            raise RuntimeError("\n404: no such thing\nand more")
+        if name == "maker/silent":
+            raise RuntimeError
+        return str(folder)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
+    assert Ticket.load("hf://maker/ticket@v1") == Ticket.load("hf://maker/ticket") == ticket
+    files = ["README.md", "mask.safetensors", "rewound.safetensors", "ticket.json", "trained.safetensors"]
+    assert asked == [("maker/ticket", "v1", files), ("maker/ticket", None, files)]
+    for source, why in (("hf://maker/none", "404: no such thing"), ("hf://maker/silent", "no reason given")):
+        said = f"{source} cannot be downloaded (RuntimeError: {why}); check its name and the network"
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+            Ticket.load(source)
 
 
 def test_a_ticket_is_loaded_from_the_hub(ticket: Ticket, folder: Path, tmp_path: Path) -> None:
