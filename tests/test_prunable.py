@@ -168,8 +168,9 @@ def test_what_is_pruned_under_a_norm_makes_zeros_of_the_weight(normed, layer) ->
 
 
 def test_a_parametrization_whose_zeros_are_others_is_left_out() -> None:
-    left_out = prunable(nn.Sequential(parametrizations.orthogonal(nn.Linear(3, 3)), nn.Linear(3, 3))).left_out
-    assert "_Orthogonal" in left_out["0.parametrizations.weight.original"]
+    weights = prunable(nn.Sequential(parametrizations.orthogonal(nn.Linear(3, 3)), nn.Linear(3, 3)))
+    assert list(weights) == ["1.weight"]
+    assert "_Orthogonal" in weights.left_out["0.parametrizations.weight.original"]
 
 
 def test_what_was_left_out_and_why_can_be_asked_for_and_is_printed() -> None:
@@ -193,6 +194,7 @@ def test_what_was_left_out_and_why_can_be_asked_for_and_is_printed() -> None:
     assert printed[1].split() == ["0.weight", "2", "x", "1", "x", "3", "x", "3"]
     assert [line.split()[0] for line in printed[3:]] == list(weights.left_out)
     assert "3.weight  frozen: requires_grad is False" in str(weights)
+    assert str(prunable(nn.ReLU())) == "to prune, 0 weights:\nleft out, 0 parameters:"
 
 
 def own(kind: str, key: str, *shape: int, base: type[nn.Module] = nn.Module) -> nn.Module:
@@ -323,6 +325,9 @@ def test_a_models_own_choice_holds_in_its_order_and_is_one_of_its_parameters() -
     assert list(Mask.ones(wrapped)) == ["second.weight", "first.weight"]
     assert list(Mask.ones(wrapped, exclude="second")) == ["first.weight"]
     assert prunable(wrapped).left_out["first.bias"] == "not named by the model's prunable()"
+    model.add_module("module", nn.Linear(2, 2))  # a name of its own, and no prefix of a wrapper
+    model.prunable = lambda: ["module.weight"]
+    assert list(Mask.ones(model)) == ["module.weight"]
     model.prunable = lambda: ["wieght"]
     with pytest.raises(ValueError, match=r"prunable\(\) names \['wieght'\]"):
         Mask.ones(wrapped)
@@ -442,6 +447,23 @@ def test_a_weight_that_layers_share_is_one_weight_however_the_state_was_copied(t
         other.load_state_dict(ticket.weights)
         assert torch.equal(other[2].weight != 0, mask["0.weight"])
         assert torch.equal(ticket.weights["0.weight"], ticket.weights["2.weight"])
+
+
+def test_a_module_in_two_places_has_two_names() -> None:
+    layer = nn.Linear(2, 2)
+    weights = prunable(nn.Sequential(layer, nn.ReLU(), layer))
+    assert weights.shared == {"2.weight": "0.weight"}
+    assert list(weights) == ["0.weight"]
+
+
+def test_a_weight_is_pruned_where_any_of_the_layers_that_share_it_is_but_for_embeddings() -> None:
+    normed, layers = own("RMSNorm", "weight", 2, 2), [nn.Linear(2, 2), nn.Linear(2, 2)]
+    layers[0].weight = normed.weight
+    assert list(prunable(nn.Sequential(normed, layers[0]))) == ["0.weight"]
+    embedding = nn.Embedding(2, 2)
+    layers[0].weight = layers[1].weight = embedding.weight
+    with pytest.warns(UserWarning, match=r"an embedding shares it with 1\.weight, 2\.weight\. To prune it"):
+        prunable(nn.Sequential(embedding, *layers))
 
 
 def test_a_search_with_a_pruning_of_ones_own_keeps_shared_weights_one() -> None:
