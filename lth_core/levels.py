@@ -126,7 +126,7 @@ class LevelFolder:
 
     def _read(self, file: Path) -> dict[str, Any]:
         kept = read_state(file)[0]
-        there = {"retrain": "weight_rewinding", "iterations": None, **kept.get("search", {})}  # older files lack both
+        there = {"retrain": "weight_rewinding", **kept.get("search", {})}  # older files lack it, and `iterations`
         differing = [name for name in self.search if there.get(name) != self.search[name]]
         if differing:
             said = "; ".join(f"{n} is {there.get(n)!s:.24} there and {self.search[n]!s:.24} here" for n in differing)

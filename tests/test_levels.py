@@ -86,6 +86,23 @@ def test_what_is_kept_is_not_trained_and_a_search_may_grow(retrain: Retrain, tmp
     assert [type(level.trained["level"]) for level in grown] == [int] * 6
 
 
+def test_a_level_prints_what_training_returned_in_one_line() -> None:
+    level = Level(ones(), weights(), weights(), {"log": "a\nb" * 100, "accuracy": 98.5})
+    assert repr(level).startswith(f"Level({level.mask}, rewound and trained: {len(weights())} tensors each, result={{")
+    assert "'accuracy': 98.5" in repr(level)
+    assert "\n" not in repr(level)
+    assert len(repr(level)) < 250
+    padded = level._replace(result=Padded())
+    assert repr(padded).endswith("result=Padded accuracy: 98.5)")
+
+
+class Padded:
+    """A result that prints on several lines, as tables do."""
+
+    def __repr__(self) -> str:
+        return "Padded\n  accuracy: 98.5"
+
+
 def test_one_shot_densities_may_grow_and_not_change(tmp_path: Path) -> None:
     def one_shot(train: Trainer, *densities: float) -> list[int]:
         levels = one_shot_pruning(train, weights(), ones(), densities=densities, saved=tmp_path)
@@ -110,6 +127,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
         "retrain is weight_rewinding there and learning_rate_rewinding here",
     ),
     "iterations": ({"iterations": 5}, "iterations is None there and 5 here"),
+    "two differences": ({"rewind": 3, "iterations": 5}, "2 there and 3 here; iterations is None there and 5 here; ch"),
     "densities": (
         {"levels": None, "densities": [0.8, 0.6, 0.5]},
         r"level_02.* keeps 13 weights, .* asked for keeps 12",
@@ -120,6 +138,13 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
         r"keeps 16 weights, and the pruning asked for keeps 16 or others; prune as before",
     ),
 }
+
+
+def test_a_state_that_no_search_wrote_is_refused(tmp_path: Path) -> None:
+    search(tmp_path)
+    write_state(tmp_path / "level_01.safetensors", {"w": torch.ones(20)})
+    with pytest.raises(ValueError, match=r"level_01\.safetensors is of another search: W_0 is None there and "):
+        search(tmp_path)
 
 
 @pytest.mark.parametrize("name", OTHERS)
