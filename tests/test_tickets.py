@@ -162,6 +162,69 @@ def test_the_card_tells_everything(ticket: Ticket, folder: Path) -> None:
     assert '\nlicense: "mit"\n---\n' in card
 
 
+WHOLE = """\
+---
+library_name: "lth-core"
+tags: ["lottery-ticket-hypothesis", "pruning"]
+---
+# Lottery ticket: a network, level 2
+
+75.0000% of the weights under the mask are left after 2 prunings. Training starts from the rewound weights at iteration 7.
+
+| layer | density |
+|---|---|
+| `w` | 75.0000% |
+
+## Network
+
+- Method: imp
+
+Build:
+
+```python
+nn.Linear(2, 2)
+```
+
+## Data
+
+Not given.
+
+## Training
+
+- Seed: 3
+- Order: 0
+
+## Results
+
+Not given.
+
+## Make it again
+
+Not given.
+
+## Licence
+
+Not given.
+
+## How to cite
+
+Not given.
+
+## Load it
+
+`lth_core.Ticket.load(folder)` checks every file. Without lth_core, run this in the folder. It leaves out what is nested, such as an optimiser's moments.
+
+```python
+"""  # noqa: E501
+
+
+def test_a_card_of_little_is_this(tmp_path: Path) -> None:
+    mask = Mask({"w": torch.tensor([[True, True], [False, True]])})
+    about = {"method": "imp", "build": "nn.Linear(2, 2)", "seed": 3, "order": 0}
+    Ticket(mask, {"w": mask["w"].float()}, 7, 2).save(tmp_path, about=about)
+    assert (tmp_path / "README.md").read_text() == f"{WHOLE}{LOADER}```\n"
+
+
 def test_a_card_has_no_empty_lines_in_a_row_and_its_maker_names_the_kind(ticket: Ticket, tmp_path: Path) -> None:
     ticket.save(tmp_path, about={"kind": "Random subnetwork", "network": "MLP", "command": "a\nb", "citation": "c"})
     card = (tmp_path / "README.md").read_text()
