@@ -337,7 +337,9 @@ def test_a_number_of_numpy_is_read_as_a_number(tmp_path: Path) -> None:
     assert read_state(tmp_path / "state")[0] == {"loss": 0.5, "step": 3}
 
 
-@pytest.mark.parametrize("value", [np.ones(2), {1, 2}, 1j, torch.zeros(2).to_sparse(), torch.Size([1])], ids=repr)
+@pytest.mark.parametrize(
+    "value", [np.ones(2), {1, 2}, 1j, torch.zeros(2).to_sparse(), torch.Size([1])], ids=lambda v: type(v).__name__
+)
 def test_other_values_are_refused(value: object, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^a/x: a file cannot keep a {type(value).__name__}"):
         write_state(tmp_path / "state", {"a": {"x": value}})
