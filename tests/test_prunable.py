@@ -167,6 +167,14 @@ def test_what_is_pruned_under_a_norm_makes_zeros_of_the_weight(normed, layer) ->
     assert torch.equal(model[0].weight != 0, kept)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize(("normed", "suffix"), [(prune.identity, "orig"), (nn.utils.weight_norm, "v")])
+def test_hooks_on_a_weight_of_another_name_are_seen(normed, suffix: str) -> None:
+    attention = nn.MultiheadAttention(4, 2)
+    assert set(prunable(normed(attention, "in_proj_weight"))) == {f"in_proj_weight_{suffix}", "out_proj.weight"}
+    assert set(prunable(normed(own("Mixer", "up_weight", 2, 3), "up_weight"))) == {f"up_weight_{suffix}"}
+
+
 def test_a_parametrization_whose_zeros_are_others_is_left_out() -> None:
     weights = prunable(nn.Sequential(parametrizations.orthogonal(nn.Linear(3, 3)), nn.Linear(3, 3)))
     assert list(weights) == ["1.weight"]
@@ -209,6 +217,7 @@ def own(kind: str, key: str, *shape: int, base: type[nn.Module] = nn.Module) -> 
     [
         ("Mixer", "weight", (2, 3), True),
         ("Mixer", "weight_up", (2, 3), True),
+        ("Mixer", "weight_g", (2, 3), True),
         ("Mixer", "up_weight", (2, 3, 4), True),
         ("Mixer", "weight", (3,), False),
         ("Mixer", "weights", (2, 3), False),
