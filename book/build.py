@@ -73,6 +73,7 @@ class Page(NamedTuple):
 JPEG_VGG19 = {"network": "vgg19", "dataset": "cifar10_jpeg", "replicates": 3}
 JPEG_VGG19 |= dict.fromkeys(("levels", "compared_levels", "orders"))
 """What is recorded of VGG-19; None stands for the profile's own."""
+FIGURE_9 = {"recipe": "warmup", "methods": ["imp", "random_reinit", "snip"], "compared_levels": "all"}
 
 PAGES = {
     "cifar10_accuracy": Page("cifar10_accuracy", "ResNet-20: accuracy, from initialisation and rewound", {}),
@@ -106,7 +107,12 @@ PAGES = {
     "figure_9": Page(
         "pruning_at_init",
         "After the paper: SNIP beside tickets, with the warmup recipe",
-        {"recipe": "warmup", "methods": ["imp", "random_reinit", "snip"], "compared_levels": "all"},
+        FIGURE_9,
+    ),
+    "figure_9_vgg19": Page(
+        "pruning_at_init",
+        "After the paper: SNIP beside tickets of VGG-19, with the warmup recipe",
+        FIGURE_9 | {"network": "vgg19", "levels": 12, "replicates": 3},
     ),
     "imagenet": Page("imagenet", "ResNet-50: one-shot pruning, from initialisation and rewound", {}),
     "imagenet_squeezenet": Page(
