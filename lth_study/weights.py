@@ -21,8 +21,8 @@ def carry(source: Path, destination: Path) -> list[str]:
 
     Copies each replicate's dense network, its states W_k with the optimiser's moments, and the `LEVELS`
     deepest levels of each chain. Files already there stay. One-shot levels are not copied: they do not build on each
-    other. Raises `StoreError` if the stores differ in their images or in a dense network that both have. So it does if a
-    file of the source is damaged.
+    other. Raises `StoreError` if the stores differ in their images or in a dense network that both have. So it does if
+    a file of the source is damaged.
     """
     settings = records.studies(source)
     if not settings:
