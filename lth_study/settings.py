@@ -175,8 +175,6 @@ class Setting(Checked):
             raise ValueError(
                 f"drops: {list(self.drops)} must be iterations from 0 to {self.iterations - 1}, before the end"
             )
-        if self.augment and self.dataset == "imagenet" and self.smallest_crop is None:
-            raise ValueError("smallest_crop: None is for images in memory; choose a share of the image, like 0.08")
         if self.pieces > self.batch_size:
             raise ValueError(f"pieces: {self.pieces} is more than the {self.batch_size} images of a batch")
         if self.drops and self.drop_factor == 1:

@@ -21,7 +21,7 @@ from lth_study.data.image_files import load_imagenet
 from lth_study.data.parts import DataError, Part
 from lth_study.files import StoreError
 from lth_study.seeds import epoch_crops, epoch_order
-from lth_study.settings import Setting
+from lth_study.settings import Setting, SettingError
 from lth_study.training.evaluation import evaluation_batches
 from lth_study.training.steps import training_batches
 
@@ -116,6 +116,12 @@ def test_a_network_trains_on_the_files_and_leaves_top_5_to_more_classes(root: Pa
     assert records.loc[records["method"] == "imp", "density"].unique() == pytest.approx([0.5], abs=1e-4)
     assert {"test_accuracy", "l2_pruning"} < set(records["metric"])
     assert "test_top5_accuracy" not in set(records["metric"])
+
+
+def test_crops_of_padded_images_are_for_images_in_memory(root: Path):
+    part = load_imagenet(root, 24).train
+    with pytest.raises(SettingError, match="smallest_crop: None is for images in memory"):
+        epoch(SETTING.updated(smallest_crop=None), part)
 
 
 def test_images_are_checked_once_and_again_when_one_changes(root: Path, monkeypatch: pytest.MonkeyPatch):

@@ -162,14 +162,6 @@ def test_settings_of_cifar_networks_are_refused_for_the_others(network, name, va
         preset(network, profile="smoke").updated(**{name: value})
 
 
-def test_crops_of_padded_images_are_refused_for_images_in_files():
-    files = preset("resnet50", profile="paper")
-    with pytest.raises(SettingError, match="smallest_crop: None is for images in memory; choose a share"):
-        files.updated(smallest_crop=None)
-    files.updated(smallest_crop=None, dataset="imagenette")
-    files.updated(smallest_crop=None, augment=False)
-
-
 @pytest.mark.parametrize("network", ["resnet50", "inception_v3", "squeezenet1_0"])
 def test_what_has_no_effect_may_have_the_presets_value_and_no_other(network):
     """Two values would give one study two digests."""

@@ -30,6 +30,7 @@ from lth_study.data.image_folders import (
 from lth_study.data.parts import Batch, DataError, Dataset, hold_out
 from lth_study.devices import cores
 from lth_study.files import StoreError, write_atomic
+from lth_study.settings import SettingError
 
 MARGIN = 256 / 224
 """For evaluation an image's shorter side is scaled to this multiple of the square's side, then the square is cut."""
@@ -90,7 +91,8 @@ class ImageFiles:
         return replace(self, files=[self.files[index] for index in examples.tolist()], labels=self.labels[examples])
 
     def batches(self, chosen: Iterable[Tensor], augment: Augmentation | None) -> Iterator[Batch]:
-        assert augment is None or isinstance(augment, ResizedCrops)  # `Setting` refuses padded crops of these images
+        if augment is not None and not isinstance(augment, ResizedCrops):
+            raise SettingError("smallest_crop: None is for images in memory; choose a share of the image, like 0.08")
         from PIL import Image
         from torchvision.transforms.v2 import functional  # noqa: F401 - import before the fork, or each reader imports it
 
