@@ -106,7 +106,7 @@ PAGES = {
     ),
     "figure_9": Page(
         "pruning_at_init",
-        "After the paper: SNIP beside tickets, with the warmup recipe",
+        "After the paper: SNIP beside tickets of ResNet-20, with the warmup recipe",
         FIGURE_9,
     ),
     "figure_9_vgg19": Page(

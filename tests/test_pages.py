@@ -38,6 +38,7 @@ def book(made: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The same, where they find these records."""
     monkeypatch.setenv("LTH_RESULTS", str(PROJECT / "results"))
     monkeypatch.setenv("LTH_STORE", str(PROJECT / "no-runs"))
+    made.shown.clear()  # figures are numbered
     return made
 
 
