@@ -460,9 +460,11 @@ def test_a_weight_that_layers_share_is_one_weight_however_the_state_was_copied(t
 
 def test_a_module_in_two_places_has_two_names() -> None:
     layer = nn.Linear(2, 2)
-    weights = prunable(nn.Sequential(layer, nn.ReLU(), layer))
+    model = nn.Sequential(layer, nn.ReLU(), layer)
+    weights = prunable(model)
     assert weights.shared == {"2.weight": "0.weight"}
     assert list(weights) == ["0.weight"]
+    assert Mask({"2.weight": torch.ones(2, 2)}).fitting(model)["2.weight"] is layer.weight
 
 
 def test_a_weight_is_pruned_where_any_of_the_layers_that_share_it_is_but_for_embeddings() -> None:
